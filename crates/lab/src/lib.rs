@@ -1,0 +1,1 @@
+//! Three nodes, a switch and a client in network namespaces of this machine.

@@ -1,0 +1,1 @@
+//! Where does this connection go? A TCP balancer.

@@ -1,0 +1,1 @@
+//! Who leads? Election of one node among several.

@@ -1,0 +1,1 @@
+//! Do I hold the address? Ownership of virtual IP addresses.

@@ -1,0 +1,3 @@
+//! One highly available endpoint for a Kubernetes control plane.
+
+fn main() {}
