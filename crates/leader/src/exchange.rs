@@ -1,0 +1,330 @@
+//! Datagrams to messages and back: signatures, sessions, and what is wrong with a peer.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fmt,
+    net::{IpAddr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use crate::{
+    message::{Gossip, Message},
+    node::{NodeId, Process},
+    session::{Session, Verdict},
+    wire::{Envelope, Key, Payload, Unreadable},
+};
+
+/// A complaint about a peer is repeated only after the cause has been away for so long.
+const COMPLAINT_MEMORY: Duration = Duration::from_secs(60);
+
+/// Answers waiting to be sent: a driver drains after every datagram, which causes two at most.
+const ANSWERS_MAX: usize = 4;
+
+/// All peers of a process, with what it takes to talk to them.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    me: Process,
+    keys: Vec<Key>,
+    links: BTreeMap<NodeId, Link>,
+    sources: BTreeMap<Source, NodeId>,
+    answers: VecDeque<(NodeId, Answer)>,
+    complaints: VecDeque<Complaint>,
+    dropped: Dropped,
+}
+
+/// An address as datagrams come from it: without what differs between two spellings of the same.
+type Source = (IpAddr, u16);
+
+fn source(address: SocketAddr) -> Source {
+    (address.ip().to_canonical(), address.port())
+}
+
+#[derive(Debug)]
+struct Link {
+    address: SocketAddr,
+    session: Session,
+    mismatch: Option<(Mismatch, Instant)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Answer {
+    Hello { challenge: u64 },
+    Welcome { echo: u64, to: crate::node::Incarnation },
+}
+
+/// How many datagrams were dropped unread, by reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Dropped {
+    /// From an address that isn't a peer's; no signature was computed for them.
+    pub strangers: u64,
+    /// Malformed, unsigned, signed wrongly, or under a wrong name.
+    pub unreadable: u64,
+    /// Copies, recordings, and mail for a predecessor of this process.
+    pub stale: u64,
+}
+
+/// Something that begins to be wrong with a peer; given once, not per datagram.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Complaint {
+    /// The peer.
+    pub peer: NodeId,
+    /// What is wrong.
+    pub mismatch: Mismatch,
+}
+
+/// What keeps a peer from taking part, in words that say the way out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Mismatch {
+    /// It speaks another layout of datagrams.
+    WireVersion {
+        /// The version it speaks.
+        theirs: u8,
+    },
+    /// Its datagrams make no sense.
+    Malformed,
+    /// It doesn't sign, and this node has keys.
+    Unsigned,
+    /// It signs, and this node has no key.
+    Signed {
+        /// The key it uses.
+        key: u8,
+    },
+    /// It signs with a key that this node doesn't have.
+    UnknownKey {
+        /// The key it uses.
+        key: u8,
+    },
+    /// Its secret for that key is another.
+    BadSignature {
+        /// The key it uses.
+        key: u8,
+    },
+    /// It calls itself by another name than this node's configuration does.
+    Name {
+        /// What it calls itself.
+        theirs: NodeId,
+    },
+    /// Its lease isn't this node's.
+    Lease {
+        /// Its lease.
+        theirs: Duration,
+        /// This node's.
+        ours: Duration,
+    },
+    /// Its member set differs by two members or more.
+    Members,
+}
+
+impl fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::WireVersion { theirs } => {
+                write!(
+                    f,
+                    "speaks version {theirs} of the peer protocol; run releases that are next to each other"
+                )
+            }
+            Self::Malformed => {
+                f.write_str("sends datagrams that make no sense; is something else using its port?")
+            }
+            Self::Unsigned => f.write_str("does not sign its messages; give it the peer keys of this node"),
+            Self::Signed { key } => {
+                write!(f, "signs with key {key}, and this node has no peer key; give it that key")
+            }
+            Self::UnknownKey { key } => {
+                write!(f, "signs with key {key}, which this node lacks; add the key here first")
+            }
+            Self::BadSignature { key } => {
+                write!(f, "has another secret for key {key}; copy the same key file to all nodes")
+            }
+            Self::Name { theirs } => write!(f, "calls itself {theirs}; use the same name on all nodes"),
+            Self::Lease { theirs, ours } if theirs > ours => {
+                write!(
+                    f,
+                    "has a lease of {theirs:?}, longer than {ours:?} here, and gets no vote; use one timing on all nodes"
+                )
+            }
+            Self::Lease { theirs, ours } => {
+                write!(
+                    f,
+                    "has a lease of {theirs:?}, shorter than {ours:?} here; use one timing on all nodes"
+                )
+            }
+            Self::Members => {
+                f.write_str("has members that differ from this node's by more than one, and gets no vote; ")?;
+                f.write_str("list the same members on all nodes, and change one member at a time")
+            }
+        }
+    }
+}
+
+impl From<Unreadable> for Mismatch {
+    fn from(unreadable: Unreadable) -> Self {
+        match unreadable {
+            Unreadable::Malformed => Self::Malformed,
+            Unreadable::Version { theirs } => Self::WireVersion { theirs },
+            Unreadable::Unsigned => Self::Unsigned,
+            Unreadable::Signed { key } => Self::Signed { key },
+            Unreadable::UnknownKey { key } => Self::UnknownKey { key },
+            Unreadable::BadSignature { key } => Self::BadSignature { key },
+        }
+    }
+}
+
+impl Exchange {
+    /// An exchange with peers at these addresses, none of which has proved to be alive yet.
+    pub(crate) fn new(
+        me: Process,
+        keys: Vec<Key>,
+        peers: &BTreeMap<NodeId, SocketAddr>,
+        hello_interval: Duration,
+    ) -> Self {
+        let link = |address: SocketAddr| {
+            let session = Session::new(me.incarnation, hello_interval);
+            Link { address, session, mismatch: None }
+        };
+        Self {
+            keys,
+            links: peers.iter().map(|(id, address)| (id.clone(), link(*address))).collect(),
+            sources: peers.iter().map(|(id, address)| (source(*address), id.clone())).collect(),
+            answers: VecDeque::new(),
+            complaints: VecDeque::new(),
+            dropped: Dropped::default(),
+            me,
+        }
+    }
+
+    /// Reads a datagram; gives the message in it if it is authentic and fresh.
+    pub(crate) fn receive(
+        &mut self,
+        from: SocketAddr,
+        datagram: &[u8],
+        now: Instant,
+    ) -> Option<(Process, Message)> {
+        let Some(peer) = self.sources.get(&source(from)).cloned() else {
+            self.dropped.strangers += 1;
+            return None;
+        };
+        let envelope = match Envelope::open(datagram, &self.keys) {
+            Ok(envelope) if envelope.from.node == peer => envelope,
+            Ok(envelope) => {
+                self.dropped.unreadable += 1;
+                self.complain(&peer, Mismatch::Name { theirs: envelope.from.node }, now);
+                return None;
+            }
+            Err(unreadable) => {
+                self.dropped.unreadable += 1;
+                self.complain(&peer, unreadable.into(), now);
+                return None;
+            }
+        };
+        match self.link(&peer).session.judge(&envelope, now) {
+            Verdict::Fresh => Some((envelope.from.clone(), envelope.into_message())),
+            Verdict::Answer { echo, to, challenge } => {
+                self.answer(&peer, Answer::Welcome { echo, to });
+                if let Some(challenge) = challenge {
+                    self.answer(&peer, Answer::Hello { challenge });
+                }
+                None
+            }
+            Verdict::Challenge(challenge) => {
+                self.dropped.stale += 1;
+                self.answer(&peer, Answer::Hello { challenge });
+                None
+            }
+            Verdict::Stale => {
+                self.dropped.stale += 1;
+                None
+            }
+        }
+    }
+
+    /// An answer that a datagram called for, with its receiver's address.
+    pub(crate) fn poll_answer(
+        &mut self,
+        gossip: impl Fn() -> Gossip,
+        out: &mut Vec<u8>,
+    ) -> Option<SocketAddr> {
+        let (peer, answer) = self.answers.pop_front()?;
+        let link = self.links.get_mut(&peer).expect("answers go to those who were heard, who have a link");
+        let (to, payload) = match answer {
+            Answer::Hello { challenge } => (link.session.theirs(), Payload::Hello { challenge }),
+            Answer::Welcome { echo, to } => (Some(to), Payload::Welcome { echo }),
+        };
+        let sequence = link.session.next_sequence();
+        Envelope { from: self.me.clone(), to, sequence, gossip: gossip(), payload }.emit(&self.keys, out);
+        Some(link.address)
+    }
+
+    /// Writes a message as a datagram; gives its receiver's address. A peer that hasn't proved to be alive is asked
+    /// for that instead, or left alone if it was asked a moment ago.
+    pub(crate) fn emit(
+        &mut self,
+        to: &NodeId,
+        message: Message,
+        now: Instant,
+        out: &mut Vec<u8>,
+    ) -> Option<SocketAddr> {
+        let link = self.links.get_mut(to)?;
+        let theirs = link.session.theirs();
+        let payload = match theirs {
+            Some(_) => Payload::Election(message.body),
+            None => Payload::Hello { challenge: link.session.challenge(now)? },
+        };
+        let sequence = link.session.next_sequence();
+        let envelope =
+            Envelope { from: self.me.clone(), to: theirs, sequence, gossip: message.gossip, payload };
+        envelope.emit(&self.keys, out);
+        Some(link.address)
+    }
+
+    /// Notes what is wrong with a peer; a complaint comes out once when that begins.
+    pub(crate) fn complain(&mut self, peer: &NodeId, mismatch: Mismatch, now: Instant) {
+        let link = self.link(peer);
+        let known = link
+            .mismatch
+            .as_ref()
+            .is_some_and(|(present, last)| *present == mismatch && now < *last + COMPLAINT_MEMORY);
+        link.mismatch = Some((mismatch.clone(), now));
+        // One per peer may wait: a driver that doesn't drain loses the log line, not the state.
+        if !known && self.complaints.len() < self.links.len() {
+            self.complaints.push_back(Complaint { peer: peer.clone(), mismatch });
+        }
+    }
+
+    /// Something that begins to be wrong with a peer.
+    pub(crate) fn poll_complaint(&mut self) -> Option<Complaint> {
+        self.complaints.pop_front()
+    }
+
+    /// What is wrong with a peer that was last heard then.
+    pub(crate) fn mismatch(&self, peer: &NodeId, heard: Option<Instant>) -> Option<&Mismatch> {
+        let (mismatch, last) = self.links.get(peer)?.mismatch.as_ref()?;
+        heard.is_none_or(|heard| heard <= *last).then_some(mismatch)
+    }
+
+    /// The peers and their addresses.
+    pub(crate) fn peers(&self) -> impl Iterator<Item = (&NodeId, SocketAddr)> {
+        self.links.iter().map(|(id, link)| (id, link.address))
+    }
+
+    /// Whether messages are signed.
+    pub(crate) fn signs(&self) -> bool {
+        !self.keys.is_empty()
+    }
+
+    /// How many datagrams were dropped.
+    pub(crate) fn dropped(&self) -> Dropped {
+        self.dropped
+    }
+
+    fn answer(&mut self, peer: &NodeId, answer: Answer) {
+        if self.answers.len() < ANSWERS_MAX {
+            self.answers.push_back((peer.clone(), answer));
+        }
+    }
+
+    fn link(&mut self, peer: &NodeId) -> &mut Link {
+        self.links.get_mut(peer).expect("every known source has a link")
+    }
+}

@@ -1,0 +1,215 @@
+//! A whole member without its loop: the election, and the datagrams it is made of.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    time::Instant,
+};
+
+use crate::{
+    Term,
+    exchange::{Complaint, Dropped, Exchange, Mismatch},
+    message::Version,
+    node::{Incarnation, NodeId, Process},
+    quorum::{self, Election},
+    wire::Key,
+};
+
+/// A peer without a session is asked for proof of life at most so often per heartbeat.
+const HELLOS_PER_HEARTBEAT: u32 = 4;
+
+/// What a member is told before it starts.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The election's part.
+    pub quorum: quorum::Config,
+    /// Where to listen, and the source of all datagrams. Best a certain address of the node: with an unspecified one
+    /// the kernel chooses the source, and peers drop what doesn't come from the address they know.
+    pub listen: SocketAddr,
+    /// All other members, and where they listen.
+    pub peers: BTreeMap<NodeId, SocketAddr>,
+    /// The first signs, all verify. Without any, whoever can send with a peer's address takes part.
+    pub keys: Vec<Key>,
+    /// The software's version, for the others' information; cut off after 32 bytes.
+    pub version: String,
+}
+
+/// Peers and keys that make no member.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// The election refuses its part.
+    #[error(transparent)]
+    Quorum(#[from] quorum::ConfigError),
+    /// A member has no address, or an address belongs to no member.
+    #[error("the address of {node} is {what}")]
+    Address {
+        /// The node.
+        node: NodeId,
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// Two peers have one address.
+    #[error("{one} and {other} have the same address; each peer needs its own")]
+    SameAddress {
+        /// The one.
+        one: NodeId,
+        /// The other.
+        other: NodeId,
+    },
+    /// Two keys have one number.
+    #[error("two peer keys have the id {id}; number them differently")]
+    SameKey {
+        /// The number.
+        id: u8,
+    },
+}
+
+impl Config {
+    fn check(&self) -> Result<(), ConfigError> {
+        let wrong = |node: &NodeId, what| Err(ConfigError::Address { node: node.clone(), what });
+        let me = &self.quorum.me;
+        if let Some(node) = self.peers.keys().find(|node| *node == me || !self.quorum.members.contains(node))
+        {
+            return wrong(node, "given, but it is no other member");
+        }
+        if let Some(node) =
+            self.quorum.members.iter().find(|node| *node != me && !self.peers.contains_key(node))
+        {
+            return wrong(node, "missing");
+        }
+        let mut seen: BTreeMap<SocketAddr, &NodeId> = BTreeMap::new();
+        for (other, address) in &self.peers {
+            let canonical = SocketAddr::new(address.ip().to_canonical(), address.port());
+            if let Some(one) = seen.insert(canonical, other) {
+                return Err(ConfigError::SameAddress { one: one.clone(), other: other.clone() });
+            }
+        }
+        let mut ids = BTreeSet::new();
+        match self.keys.iter().find(|key| !ids.insert(key.id())) {
+            Some(twice) => Err(ConfigError::SameKey { id: twice.id() }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What is known of one peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerStatus {
+    /// Its name.
+    pub id: NodeId,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// When its last fresh message came.
+    pub heard: Option<Instant>,
+    /// Whether its messages are signed and were found authentic.
+    pub authenticated: bool,
+    /// What it said last, if it was ever heard.
+    pub said: Option<Said>,
+    /// What keeps it from taking part.
+    pub mismatch: Option<Mismatch>,
+}
+
+/// What a peer says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Said {
+    /// It is fit to lead.
+    pub eligible: bool,
+    /// Its priority.
+    pub priority: u8,
+    /// The software it runs.
+    pub version: Version,
+    /// It leads.
+    pub leading: bool,
+    /// It was started lately, and doesn't vote yet.
+    pub abstaining: bool,
+    /// It does not wish to lead.
+    pub stopping: bool,
+    /// The highest term it knows.
+    pub term: Term,
+}
+
+/// One member as a pure machine over datagrams.
+#[derive(Debug)]
+pub struct Member {
+    /// The election; its other inputs are given to it directly.
+    pub election: Election,
+    exchange: Exchange,
+}
+
+impl Member {
+    /// A member in a new incarnation. The number 0 stands for "unknown" in datagrams, and is taken as 1.
+    ///
+    /// # Errors
+    ///
+    /// Refuses a configuration that makes no member.
+    pub fn new(config: &Config, incarnation: u64, seed: u64, now: Instant) -> Result<Self, ConfigError> {
+        let incarnation = Incarnation(incarnation.max(1));
+        let election = Election::new(&config.quorum, &config.version, incarnation, seed, now)?;
+        config.check()?;
+        let me = Process { node: config.quorum.me.clone(), incarnation };
+        let hello_interval = config.quorum.timing.heartbeat() / HELLOS_PER_HEARTBEAT;
+        let exchange = Exchange::new(me, config.keys.clone(), &config.peers, hello_interval);
+        Ok(Self { election, exchange })
+    }
+
+    /// Takes a datagram, whatever is in it.
+    pub fn handle_datagram(&mut self, from: SocketAddr, datagram: &[u8], now: Instant) {
+        let Some((process, message)) = self.exchange.receive(from, datagram, now) else { return };
+        let ours = self.election.lease();
+        if !self.election.agrees_on_members(&message.gossip) {
+            self.exchange.complain(&process.node, Mismatch::Members, now);
+        } else if message.gossip.lease != ours {
+            let mismatch = Mismatch::Lease { theirs: message.gossip.lease, ours };
+            self.exchange.complain(&process.node, mismatch, now);
+        }
+        self.election.handle_message(&process, message, now);
+    }
+
+    /// Writes the next datagram into an empty buffer; gives the address it is for.
+    pub fn poll_datagram(&mut self, now: Instant, out: &mut Vec<u8>) -> Option<SocketAddr> {
+        if let Some(to) = self.exchange.poll_answer(|| self.election.gossip(now), out) {
+            return Some(to);
+        }
+        while let Some(transmit) = self.election.poll_transmit() {
+            if let Some(to) = self.exchange.emit(&transmit.to, transmit.message, now, out) {
+                return Some(to);
+            }
+        }
+        None
+    }
+
+    /// Something that begins to be wrong with a peer.
+    pub fn poll_complaint(&mut self) -> Option<Complaint> {
+        self.exchange.poll_complaint()
+    }
+
+    /// How many datagrams were dropped unread.
+    pub fn dropped(&self) -> Dropped {
+        self.exchange.dropped()
+    }
+
+    /// What is known of the peers.
+    pub fn peers(&self) -> Vec<PeerStatus> {
+        let status = |(id, address): (&NodeId, SocketAddr)| {
+            let known = self.election.peer(id);
+            let heard = known.map(|(_, heard)| heard);
+            PeerStatus {
+                id: id.clone(),
+                address,
+                heard,
+                authenticated: heard.is_some() && self.exchange.signs(),
+                said: known.map(|(gossip, _)| Said {
+                    eligible: gossip.eligible,
+                    priority: gossip.priority,
+                    version: gossip.version.clone(),
+                    leading: gossip.leading,
+                    abstaining: gossip.abstaining,
+                    stopping: gossip.stopping,
+                    term: gossip.term,
+                }),
+                mismatch: self.exchange.mismatch(id, heard).cloned(),
+            }
+        };
+        self.exchange.peers().map(status).collect()
+    }
+}

@@ -1,0 +1,274 @@
+//! The loop around a [`Member`].
+
+use std::{
+    pin::pin,
+    time::{Duration, Instant},
+};
+
+use tokio::time::sleep_until;
+use tracing::{debug, info, trace, warn};
+
+use super::*;
+use crate::{
+    exchange::Complaint,
+    quorum::{Event, Segment},
+    wire::DATAGRAM_BYTES_MAX,
+};
+
+/// Datagrams taken per wake-up, before timers and the other tasks have their turn: more than 14 peers send in a
+/// heartbeat, few enough that a flood can't hold up a renewal.
+const BATCH_MAX: usize = 64;
+
+/// How stale the peers' status may be.
+const STATUS_INTERVAL: Duration = Duration::from_millis(250);
+
+/// The task that runs one member: it waits, feeds the machine, and does what comes out.
+///
+/// It waits on the socket, on one deadline, on wishes and on commands. It sends datagrams, publishes [`Leadership`] and
+/// the peers' status, and writes one log line per change. Nothing in it blocks: a datagram that can't be sent at once
+/// is lost. It may be cancelled at any point; then its lease lapses by itself.
+#[derive(Debug)]
+pub struct Driver {
+    socket: UdpSocket,
+    member: Member,
+    leadership: watch::Sender<Leadership>,
+    peers: watch::Sender<Vec<PeerStatus>>,
+    turns: Arc<AtomicU64>,
+    wishes: watch::Receiver<Wishes>,
+    commands: mpsc::Receiver<Command>,
+    leaving: Option<Leaving>,
+    status_due: Instant,
+    unsent: u64,
+}
+
+/// Somebody waits for this process to leave.
+#[derive(Debug)]
+struct Leaving {
+    deadline: Instant,
+    done: Vec<oneshot::Sender<()>>,
+}
+
+/// What the loop waits for.
+enum Woken {
+    Readable(io::Result<()>),
+    Deadline,
+    Wishes(Result<(), watch::error::RecvError>),
+    Command(Option<Command>),
+}
+
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+impl Driver {
+    /// Listens for peers. The incarnation is a random number, another one at each start of the process; the seed is
+    /// for the small random waits.
+    ///
+    /// # Errors
+    ///
+    /// If the configuration makes no member, or the socket can't be had.
+    pub async fn bind(config: Config, incarnation: u64, seed: u64) -> Result<(Self, Handle), Error> {
+        let now = now();
+        let member = Member::new(&config, incarnation, seed, now)?;
+        let socket = UdpSocket::bind(config.listen)
+            .await
+            .map_err(|source| Error::Bind { address: config.listen, source })?;
+        let turns = Arc::new(AtomicU64::new(1));
+        let (leadership, leadership_seen) = watch::channel(Leadership::Follower { leader: None });
+        let (peers, peers_seen) = watch::channel(member.peers());
+        let wishes = Wishes { eligible: true, segment: Segment::Unknown, standby_in: 0 };
+        let (wish, wishes) = watch::channel(wishes);
+        let (command, commands) = mpsc::channel(COMMANDS_MAX);
+        let handle = Handle {
+            leadership: leadership_seen,
+            peers: peers_seen,
+            turns: turns.clone(),
+            wishes: Arc::new(wish),
+            commands: command,
+        };
+        let driver = Self {
+            socket,
+            member,
+            leadership,
+            peers,
+            turns,
+            wishes,
+            commands,
+            leaving: None,
+            status_due: now,
+            unsent: 0,
+        };
+        Ok((driver, handle))
+    }
+
+    /// Takes part in the election until it is shut down, or nobody is left to tell.
+    ///
+    /// # Errors
+    ///
+    /// If the socket breaks. The lease lapses by itself then.
+    pub async fn run(mut self) -> Result<(), Error> {
+        loop {
+            self.drain(now());
+            if self.has_left(now()) {
+                return Ok(());
+            }
+            let deadline = self.deadline();
+            let woken = {
+                let timeout = pin!(sleep_until(deadline.into()));
+                tokio::select! {
+                    // What comes from outside first: a grant that has arrived counts before the lease it extends ends.
+                    biased;
+                    command = self.commands.recv() => Woken::Command(command),
+                    wishes = self.wishes.changed() => Woken::Wishes(wishes),
+                    readable = self.socket.readable() => Woken::Readable(readable),
+                    () = timeout => Woken::Deadline,
+                }
+            };
+            match woken {
+                Woken::Readable(readable) => {
+                    readable.map_err(Error::Socket)?;
+                    self.receive();
+                }
+                Woken::Deadline => {}
+                Woken::Wishes(Ok(())) => self.heed_wishes(),
+                Woken::Command(Some(command)) => self.obey(command),
+                // The last handle is gone, and with it whoever acted upon this election.
+                Woken::Wishes(Err(_)) | Woken::Command(None) => return Ok(()),
+            }
+            // Under a flood the socket is always readable; what is due is done all the same.
+            let now = now();
+            if self.member.election.poll_timeout().is_some_and(|due| due <= now) {
+                self.member.election.handle_timeout(now);
+            }
+        }
+    }
+
+    fn deadline(&self) -> Instant {
+        let due = self.member.election.poll_timeout().unwrap_or(self.status_due);
+        let leaving = self.leaving.as_ref().map_or(due, |leaving| leaving.deadline);
+        due.min(leaving).min(self.status_due)
+    }
+
+    /// Takes the datagrams that have arrived.
+    fn receive(&mut self) {
+        // One more than allowed, so that a longer datagram is seen as such.
+        let mut buffer = [0; DATAGRAM_BYTES_MAX + 1];
+        for _ in 0..BATCH_MAX {
+            match self.socket.try_recv_from(&mut buffer) {
+                Ok((len, from)) => {
+                    let now = now();
+                    trace!(%from, len, "datagram");
+                    self.member.handle_datagram(from, &buffer[..len], now);
+                    self.drain(now);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // An ICMP answer to something sent before, such as "port unreachable": the peer isn't up.
+                Err(error) => trace!(%error, "datagram failed"),
+            }
+        }
+    }
+
+    fn heed_wishes(&mut self) {
+        let now = now();
+        let Wishes { eligible, segment, standby_in } = *self.wishes.borrow_and_update();
+        self.member.election.set_eligible(eligible, now);
+        self.drain(now);
+        self.member.election.set_segment(segment, now);
+        self.drain(now);
+        if standby_in >= self.turns.load(Ordering::Relaxed) {
+            self.member.election.confirm_standby(now);
+            self.drain(now);
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        let now = now();
+        match command {
+            Command::StepDown(answer) => {
+                let outcome = self.member.election.step_down(now);
+                self.drain(now);
+                // Whoever asked may have gone; what was asked is done.
+                let _gone = answer.send(outcome);
+            }
+            Command::Shutdown(done) => {
+                let deadline = now + self.member.election.lease();
+                let leaving = self.leaving.get_or_insert(Leaving { deadline, done: Vec::new() });
+                leaving.done.push(done);
+                self.member.election.stop(now);
+                self.drain(now);
+            }
+        }
+    }
+
+    fn has_left(&mut self, now: Instant) -> bool {
+        let left = self
+            .leaving
+            .as_ref()
+            .is_some_and(|leaving| leaving.deadline <= now || self.member.election.has_left(now));
+        if left {
+            for done in self.leaving.take().map(|leaving| leaving.done).unwrap_or_default() {
+                // Whoever asked may have gone.
+                let _gone = done.send(());
+            }
+        }
+        left
+    }
+
+    /// Does all that the last input led to. Leadership first: it is what others wait for.
+    fn drain(&mut self, now: Instant) {
+        self.publish(now);
+        let mut datagram = Vec::with_capacity(DATAGRAM_BYTES_MAX);
+        while let Some(to) = self.member.poll_datagram(now, &mut datagram) {
+            if let Err(error) = self.socket.try_send_to(&datagram, to) {
+                self.unsent += 1;
+                trace!(%to, %error, unsent = self.unsent, "failed to send a datagram");
+            }
+            datagram.clear();
+        }
+        let mut changed = false;
+        while let Some(event) = self.member.election.poll_event() {
+            changed = true;
+            log(&event);
+        }
+        while let Some(Complaint { peer, mismatch }) = self.member.poll_complaint() {
+            changed = true;
+            warn!(%peer, "peer {mismatch}");
+        }
+        if changed || self.status_due <= now {
+            self.status_due = now + STATUS_INTERVAL;
+            self.peers.send_replace(self.member.peers());
+        }
+    }
+
+    fn publish(&mut self, now: Instant) {
+        let leadership = self.member.election.leadership(now);
+        let turns = &self.turns;
+        self.leadership.send_if_modified(|published| {
+            if *published == leadership {
+                return false;
+            }
+            if let Leadership::Follower { leader: Some(leader) } = &leadership {
+                info!(%leader, "follows");
+            }
+            if std::mem::discriminant(published) != std::mem::discriminant(&leadership) {
+                turns.fetch_add(1, Ordering::Relaxed);
+            }
+            *published = leadership;
+            true
+        });
+    }
+}
+
+/// Writes a change down, once.
+fn log(event: &Event) {
+    match event {
+        Event::Elected { term, alone } => info!(%term, alone, "became leader"),
+        Event::Lost { term, loss } => info!(%term, ?loss, "lost leadership"),
+        Event::HandingOver { term, cause, to } => {
+            info!(%term, ?cause, to = to.as_ref().map(NodeId::as_str), "handing over");
+        }
+        Event::Released { term, to } => debug!(%term, to = to.as_ref().map(NodeId::as_str), "released"),
+        Event::PeerHeard(peer) => info!(%peer, "peer heard"),
+        Event::PeerLost(peer) => info!(%peer, "peer lost"),
+    }
+}

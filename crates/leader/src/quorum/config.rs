@@ -1,0 +1,72 @@
+//! What an election is told before it starts.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use crate::{
+    Timing,
+    node::{MEMBERS_MAX, NodeId},
+};
+
+/// What one member is told about itself and the others.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// This node.
+    pub me: NodeId,
+    /// All members, this node included.
+    pub members: BTreeSet<NodeId>,
+    /// How fast the election runs; the same for all members.
+    pub timing: Timing,
+    /// Higher is preferred among members that are equally eligible.
+    pub priority: u8,
+    /// Whether this node takes the lead from a leader of lower priority.
+    pub preempt: bool,
+    /// How long it has to be eligible before it does so.
+    pub preempt_delay: Duration,
+    /// Whether it may lead alone before another member was heard; one member at most.
+    pub start_as_leader: bool,
+}
+
+impl Config {
+    /// Whether an election can be held with it.
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        if !self.members.contains(&self.me) {
+            return Err(ConfigError::NotMember { me: self.me.clone() });
+        }
+        if self.members.len() > MEMBERS_MAX {
+            return Err(ConfigError::TooMany { members: self.members.len() });
+        }
+        let mut earlier: Vec<&NodeId> = Vec::with_capacity(self.members.len());
+        for member in &self.members {
+            if let Some(other) = earlier.iter().find(|other| other.hash4() == member.hash4()) {
+                return Err(ConfigError::Alike { one: (*other).clone(), other: member.clone() });
+            }
+            earlier.push(member);
+        }
+        Ok(())
+    }
+}
+
+/// A configuration that makes no election.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// The node itself isn't a member.
+    #[error("this node, {me}, is not among the members; add it")]
+    NotMember {
+        /// This node.
+        me: NodeId,
+    },
+    /// More members than a message has room for.
+    #[error("{members} members are too many; at most {MEMBERS_MAX} can take part")]
+    TooMany {
+        /// How many.
+        members: usize,
+    },
+    /// Two names have the same short hash, by a chance of one in forty million for fifteen members.
+    #[error("the names {one} and {other} can't be told apart in messages; rename one of the two")]
+    Alike {
+        /// The one.
+        one: NodeId,
+        /// The other.
+        other: NodeId,
+    },
+}

@@ -1,0 +1,451 @@
+//! Datagrams: one message each, at most 512 bytes, signed with HMAC-SHA256.
+//!
+//! ```text
+//!  0        1        2        3        4                 12                20                28
+//!  ├version─┼─key id─┼─type───┼─flags──┼─from incarnation─┼─to incarnation──┼─sequence────────┤
+//!  ├priority u8, term u64, lease u32 (µs)
+//!  ├name: len u8, bytes ├ version: len u8, bytes ├ members: count u8, hash u32 each
+//!  ├body, as the type says
+//!  ├extensions: (tag u8, len u8, bytes)*, skipped if unknown
+//!  └tag: 32 bytes, absent when the key id is 0
+//! ```
+//!
+//! Numbers are big-endian. Extensions are where later versions say more without a new version byte.
+
+use std::{fmt, time::Duration};
+
+use ring::hmac;
+
+use crate::{
+    Term,
+    message::{Ballot, Body, Gossip, Message, Objection, Round, Version},
+    node::{Incarnation, Instance, MEMBERS_MAX, MemberSet, NodeId, Process},
+    timing::LEASE_MAX,
+};
+
+/// No datagram is longer: it fits into every network's smallest packet with room for tunnels.
+pub(crate) const DATAGRAM_BYTES_MAX: usize = 512;
+
+/// The layout above.
+const WIRE_VERSION: u8 = 1;
+
+const TAG_BYTES: usize = 32;
+
+/// Shorter secrets can be guessed.
+const SECRET_BYTES_MIN: usize = 16;
+
+/// A secret that peers share. Prints nothing of itself.
+#[derive(Clone)]
+pub struct Key {
+    id: u8,
+    hmac: hmac::Key,
+}
+
+impl Key {
+    /// Takes a number that names the key in datagrams (1 to 255) and a secret of 16 bytes or more.
+    ///
+    /// # Errors
+    ///
+    /// Refuses the number 0, which means "not signed", and short secrets.
+    pub fn new(id: u8, secret: &[u8]) -> Result<Self, KeyError> {
+        if id == 0 {
+            return Err(KeyError::Zero);
+        }
+        if secret.len() < SECRET_BYTES_MIN {
+            return Err(KeyError::Short { id, bytes: secret.len() });
+        }
+        Ok(Self { id, hmac: hmac::Key::new(hmac::HMAC_SHA256, secret) })
+    }
+
+    /// The number that names the key.
+    pub fn id(&self) -> u8 {
+        self.id
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Key").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// A number and secret that make no key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    /// The number 0 is taken.
+    #[error("a peer key has the id 0, which means \"not signed\"; number keys from 1")]
+    Zero,
+    /// The secret is too short.
+    #[error(
+        "the secret of peer key {id} has {bytes} bytes; it needs {SECRET_BYTES_MIN} or more, \
+         for example from `head -c 32 /dev/urandom | base64`"
+    )]
+    Short {
+        /// Which key.
+        id: u8,
+        /// Its length.
+        bytes: usize,
+    },
+}
+
+/// A datagram's content.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Envelope {
+    pub(crate) from: Process,
+    /// The incarnation it is meant for; `None` while the sender knows of none.
+    pub(crate) to: Option<Incarnation>,
+    pub(crate) sequence: u64,
+    pub(crate) gossip: Gossip,
+    pub(crate) payload: Payload,
+}
+
+/// The part of a datagram that differs by type.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Payload {
+    /// Prove that you live now: repeat this number.
+    Hello { challenge: u64 },
+    /// The proof.
+    Welcome { echo: u64 },
+    /// A message of the election.
+    Election(Body),
+}
+
+impl Envelope {
+    /// The message inside, if the payload is one of the election's; a [`Payload::Welcome`] still shows life.
+    pub(crate) fn into_message(self) -> Message {
+        let body = match self.payload {
+            Payload::Election(body) => body,
+            Payload::Hello { .. } | Payload::Welcome { .. } => Body::Alive,
+        };
+        Message { gossip: self.gossip, body }
+    }
+
+    /// Appends the datagram to an empty buffer, signed with the first key.
+    pub(crate) fn emit(&self, keys: &[Key], out: &mut Vec<u8>) {
+        assert!(out.is_empty(), "a datagram starts at the start");
+        let kind = match &self.payload {
+            Payload::Hello { .. } => kind::HELLO,
+            Payload::Welcome { .. } => kind::WELCOME,
+            Payload::Election(body) => kind::of(body),
+        };
+        out.extend([WIRE_VERSION, keys.first().map_or(0, Key::id), kind, flags(&self.gossip)]);
+        put_u64(out, self.from.incarnation.0);
+        put_u64(out, self.to.map_or(0, |incarnation| incarnation.0));
+        put_u64(out, self.sequence);
+        out.push(self.gossip.priority);
+        put_u64(out, self.gossip.term.0);
+        put_micros(out, self.gossip.lease);
+        put_text(out, self.from.node.as_str());
+        put_text(out, self.gossip.version.as_str());
+        put_members(out, &self.gossip.members);
+        match &self.payload {
+            Payload::Hello { challenge: number } | Payload::Welcome { echo: number } => put_u64(out, *number),
+            Payload::Election(body) => put_body(out, body),
+        }
+        if let Some(key) = keys.first() {
+            let tag = hmac::sign(&key.hmac, out);
+            out.extend_from_slice(tag.as_ref());
+        }
+        assert!(out.len() <= DATAGRAM_BYTES_MAX, "all parts at their longest make 411 bytes");
+    }
+
+    /// Reads a datagram: first its version and signature, and only then the rest.
+    pub(crate) fn open(datagram: &[u8], keys: &[Key]) -> Result<Self, Unreadable> {
+        let malformed = Unreadable::Malformed;
+        if datagram.len() > DATAGRAM_BYTES_MAX {
+            return Err(malformed);
+        }
+        let &[version, key, ..] = datagram else { return Err(malformed) };
+        if version != WIRE_VERSION {
+            return Err(Unreadable::Version { theirs: version });
+        }
+        let content = verify(datagram, key, keys)?;
+        Reader(&content[2..]).envelope().ok_or(malformed)
+    }
+}
+
+/// Checks the signature, and takes it off.
+fn verify<'a>(datagram: &'a [u8], id: u8, keys: &[Key]) -> Result<&'a [u8], Unreadable> {
+    if id == 0 {
+        return if keys.is_empty() { Ok(datagram) } else { Err(Unreadable::Unsigned) };
+    }
+    if keys.is_empty() {
+        return Err(Unreadable::Signed { key: id });
+    }
+    let key = keys.iter().find(|key| key.id == id).ok_or(Unreadable::UnknownKey { key: id })?;
+    let (content, tag) = datagram
+        .split_last_chunk::<TAG_BYTES>()
+        .filter(|(content, _)| content.len() >= 2)
+        .ok_or(Unreadable::Malformed)?;
+    hmac::verify(&key.hmac, content, tag).map_err(|_| Unreadable::BadSignature { key: id })?;
+    Ok(content)
+}
+
+/// Why a datagram can't be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unreadable {
+    Malformed,
+    Version { theirs: u8 },
+    Unsigned,
+    Signed { key: u8 },
+    UnknownKey { key: u8 },
+    BadSignature { key: u8 },
+}
+
+mod kind {
+    use crate::message::Body;
+
+    pub(super) const HELLO: u8 = 1;
+    pub(super) const WELCOME: u8 = 2;
+    pub(super) const ALIVE: u8 = 3;
+    pub(super) const CANVASS: u8 = 4;
+    pub(super) const SUPPORT: u8 = 5;
+    pub(super) const REQUEST: u8 = 6;
+    pub(super) const GRANT: u8 = 7;
+    pub(super) const REFUSE: u8 = 8;
+    pub(super) const RELEASE: u8 = 9;
+
+    pub(super) fn of(body: &Body) -> u8 {
+        match body {
+            Body::Alive => ALIVE,
+            Body::Canvass { .. } => CANVASS,
+            Body::Support { .. } => SUPPORT,
+            Body::Request { .. } => REQUEST,
+            Body::Grant { .. } => GRANT,
+            Body::Refuse { .. } => REFUSE,
+            Body::Release { .. } => RELEASE,
+        }
+    }
+}
+
+/// The flags, from the lowest bit; bits that this version doesn't know are ignored.
+fn flags(gossip: &Gossip) -> u8 {
+    let Gossip { eligible, start_as_leader, preempting, abstaining, stopping, leading, .. } = gossip;
+    [eligible, start_as_leader, preempting, abstaining, stopping, leading]
+        .iter()
+        .enumerate()
+        .fold(0, |flags, (bit, set)| flags | u8::from(**set) << bit)
+}
+
+fn put_u64(out: &mut Vec<u8>, number: u64) {
+    out.extend_from_slice(&number.to_be_bytes());
+}
+
+/// Rounds up, so that a remaining time is never told too short; an hour and more is told as an hour.
+fn put_micros(out: &mut Vec<u8>, duration: Duration) {
+    let micros = u32::try_from(duration.as_nanos().div_ceil(1_000)).unwrap_or(u32::MAX);
+    out.extend_from_slice(&micros.to_be_bytes());
+}
+
+fn put_text(out: &mut Vec<u8>, text: &str) {
+    let len = u8::try_from(text.len()).expect("names and versions are bounded by their constructors");
+    out.push(len);
+    out.extend_from_slice(text.as_bytes());
+}
+
+fn put_members(out: &mut Vec<u8>, members: &MemberSet) {
+    let hashes = members.hashes();
+    out.push(u8::try_from(hashes.len()).expect("a member set is bounded by its constructor"));
+    for hash in hashes {
+        out.extend_from_slice(&hash.to_be_bytes());
+    }
+}
+
+fn put_instance(out: &mut Vec<u8>, instance: Option<&Instance>) {
+    match instance {
+        None => out.push(0),
+        Some(instance) => {
+            put_text(out, instance.holder.node.as_str());
+            put_u64(out, instance.holder.incarnation.0);
+            put_u64(out, instance.term.0);
+        }
+    }
+}
+
+fn put_body(out: &mut Vec<u8>, body: &Body) {
+    match body {
+        Body::Alive => {}
+        Body::Canvass { round } | Body::Support { round } => put_u64(out, round.0),
+        Body::Request { term, round, released } => {
+            put_u64(out, term.0);
+            put_u64(out, round.0);
+            put_instance(out, released.as_ref());
+        }
+        Body::Grant { term, round } => {
+            put_u64(out, term.0);
+            put_u64(out, round.0);
+        }
+        Body::Refuse { ballot, objection } => {
+            let (kind, term, round) = match ballot {
+                Ballot::Canvass { round } => (0, Term(0), round),
+                Ballot::Request { term, round } => (1, *term, round),
+            };
+            out.push(kind);
+            put_u64(out, term.0);
+            put_u64(out, round.0);
+            let (reason, remaining) = match objection {
+                Objection::Promised { remaining } => (0, *remaining),
+                Objection::Abstaining { remaining } => (1, *remaining),
+                Objection::Members => (2, Duration::ZERO),
+                Objection::Lease => (3, Duration::ZERO),
+                Objection::Released => (4, Duration::ZERO),
+            };
+            out.push(reason);
+            put_micros(out, remaining);
+        }
+        Body::Release { term, successor } => {
+            put_u64(out, term.0);
+            put_text(out, successor.as_ref().map_or("", NodeId::as_str));
+        }
+    }
+}
+
+/// What is left of a datagram. `None` from any method means that it is malformed.
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn envelope(&mut self) -> Option<Envelope> {
+        let kind = self.u8()?;
+        let flags = self.u8()?;
+        let incarnation = self.incarnation()?;
+        let to = Some(self.u64()?).filter(|to| *to != 0).map(Incarnation);
+        let sequence = self.u64()?;
+        let flag = |bit: u8| flags >> bit & 1 == 1;
+        let priority = self.u8()?;
+        let term = self.term()?;
+        let lease = self.micros()?;
+        let node = NodeId::new(self.text()?).ok()?;
+        let version = self.version()?;
+        let gossip = Gossip {
+            eligible: flag(0),
+            start_as_leader: flag(1),
+            preempting: flag(2),
+            abstaining: flag(3),
+            stopping: flag(4),
+            leading: flag(5),
+            priority,
+            term,
+            lease: (lease <= LEASE_MAX).then_some(lease)?,
+            members: self.members()?,
+            version,
+        };
+        let payload = self.payload(kind)?;
+        while !self.0.is_empty() {
+            let (_tag, len) = (self.u8()?, self.u8()?);
+            self.bytes(usize::from(len))?;
+        }
+        Some(Envelope { from: Process { node, incarnation }, to, sequence, gossip, payload })
+    }
+
+    fn payload(&mut self, kind: u8) -> Option<Payload> {
+        let body = match kind {
+            kind::HELLO => return Some(Payload::Hello { challenge: self.u64()? }),
+            kind::WELCOME => return Some(Payload::Welcome { echo: self.u64()? }),
+            kind::ALIVE => Body::Alive,
+            kind::CANVASS => Body::Canvass { round: self.round()? },
+            kind::SUPPORT => Body::Support { round: self.round()? },
+            kind::REQUEST => {
+                Body::Request { term: self.term()?, round: self.round()?, released: self.instance()? }
+            }
+            kind::GRANT => Body::Grant { term: self.term()?, round: self.round()? },
+            kind::REFUSE => Body::Refuse { ballot: self.ballot()?, objection: self.objection()? },
+            kind::RELEASE => Body::Release {
+                term: self.term()?,
+                successor: match self.text()? {
+                    "" => None,
+                    name => Some(NodeId::new(name).ok()?),
+                },
+            },
+            _ => return None,
+        };
+        Some(Payload::Election(body))
+    }
+
+    fn ballot(&mut self) -> Option<Ballot> {
+        let (kind, term, round) = (self.u8()?, self.term()?, self.round()?);
+        match kind {
+            0 => Some(Ballot::Canvass { round }),
+            1 => Some(Ballot::Request { term, round }),
+            _ => None,
+        }
+    }
+
+    fn objection(&mut self) -> Option<Objection> {
+        let (reason, remaining) = (self.u8()?, self.micros()?);
+        match reason {
+            0 => Some(Objection::Promised { remaining }),
+            1 => Some(Objection::Abstaining { remaining }),
+            2 => Some(Objection::Members),
+            3 => Some(Objection::Lease),
+            4 => Some(Objection::Released),
+            _ => None,
+        }
+    }
+
+    fn instance(&mut self) -> Option<Option<Instance>> {
+        let name = self.text()?;
+        if name.is_empty() {
+            return Some(None);
+        }
+        let holder = Process { node: NodeId::new(name).ok()?, incarnation: self.incarnation()? };
+        Some(Some(Instance { holder, term: self.term()? }))
+    }
+
+    fn members(&mut self) -> Option<MemberSet> {
+        let count = usize::from(self.u8()?);
+        if count > MEMBERS_MAX {
+            return None;
+        }
+        let (hashes, _) = self.bytes(count * 4)?.as_chunks::<4>();
+        MemberSet::from_hashes(hashes.iter().map(|hash| u32::from_be_bytes(*hash)))
+    }
+
+    fn version(&mut self) -> Option<Version> {
+        let text = self.text()?;
+        Some(Version::new(text)).filter(|version| version.as_str() == text)
+    }
+
+    fn text(&mut self) -> Option<&'a str> {
+        let len = self.u8()?;
+        std::str::from_utf8(self.bytes(usize::from(len))?).ok()
+    }
+
+    fn incarnation(&mut self) -> Option<Incarnation> {
+        self.u64().filter(|number| *number != 0).map(Incarnation)
+    }
+
+    fn round(&mut self) -> Option<Round> {
+        self.u64().map(Round)
+    }
+
+    fn term(&mut self) -> Option<Term> {
+        self.u64().map(Term).filter(|term| *term <= Term::MAX)
+    }
+
+    fn micros(&mut self) -> Option<Duration> {
+        let (bytes, rest) = self.0.split_first_chunk::<4>()?;
+        self.0 = rest;
+        Some(Duration::from_micros(u64::from(u32::from_be_bytes(*bytes))))
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        let (bytes, rest) = self.0.split_first_chunk::<8>()?;
+        self.0 = rest;
+        Some(u64::from_be_bytes(*bytes))
+    }
+
+    fn u8(&mut self) -> Option<u8> {
+        let (byte, rest) = self.0.split_first()?;
+        self.0 = rest;
+        Some(*byte)
+    }
+
+    fn bytes(&mut self, count: usize) -> Option<&'a [u8]> {
+        let (bytes, rest) = self.0.split_at_checked(count)?;
+        self.0 = rest;
+        Some(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests;
