@@ -179,6 +179,10 @@ impl Election {
             }
             Standing::Requesting { candidacy, .. } => {
                 let (term, candidacy) = (candidacy.term, candidacy.clone());
+                if let Some((_, heir)) = self.heir(now) {
+                    self.pass_on(term, heir, now);
+                    return;
+                }
                 self.standing = Standing::Leading { candidacy, until: end, alone };
                 self.failures = 0;
                 self.tell(Event::Elected { term, alone });

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::{
     Term,
-    message::Body,
+    message::{Body, Gossip},
     node::{Instance, NodeId, Process},
 };
 
@@ -89,23 +89,34 @@ impl Election {
         self.settle(now);
     }
 
+    /// Who should lead in place of this member, and why, as the members are now.
+    pub(super) fn heir(&self, now: Instant) -> Option<(Cause, usize)> {
+        let successor = |wanted: &dyn Fn(&Gossip) -> bool| {
+            self.roster.successor(&self.members, self.lease(), now, wanted)
+        };
+        if self.eligible {
+            let challenger =
+                successor(&|gossip| gossip.preempting && gossip.eligible && self.outranks_me(gossip));
+            challenger.map(|heir| (Cause::Preempted, heir))
+        } else {
+            // Nobody healthier: better an unfit leader than none.
+            successor(&|gossip| gossip.eligible).map(|heir| (Cause::Ineligible, heir))
+        }
+    }
+
     /// Hands over where the state of the members asks for it.
     pub(super) fn yield_lead(&mut self, now: Instant) {
-        let lease = self.lease();
-        if !self.eligible {
-            // Nobody healthier: better an unfit leader than none.
-            if let Some(healthy) = self.roster.successor(&self.members, lease, now, |gossip| gossip.eligible)
-            {
-                self.begin_hand_over(Cause::Ineligible, Some(healthy), now);
-            }
-            return;
+        if let Some((cause, heir)) = self.heir(now) {
+            self.begin_hand_over(cause, Some(heir), now);
         }
-        let challenger = self.roster.successor(&self.members, lease, now, |gossip| {
-            gossip.preempting && gossip.eligible && self.outranks_me(gossip)
-        });
-        if let Some(challenger) = challenger {
-            self.begin_hand_over(Cause::Preempted, Some(challenger), now);
-        }
+    }
+
+    /// Passes a lead on that was won in this very input: nobody has seen it, so nobody has to let go of anything.
+    pub(super) fn pass_on(&mut self, term: Term, heir: usize, now: Instant) {
+        self.standing = Standing::Following;
+        self.quiet_until = now + self.lease() / 2;
+        self.release(term, Some(heir), now);
+        self.tell(Event::Released { term, to: Some(self.members.name(heir).clone()) });
     }
 
     /// Leads no more, by word of its own. The voters' promises stand until the release, or until they lapse.
