@@ -22,7 +22,19 @@ pub struct Config {
     pub preempt: bool,
     /// How long it has to be eligible before it does so.
     pub preempt_delay: Duration,
-    /// Whether it may lead alone before another member was heard; one member at most.
+    /// Whether it may lead alone before another member was heard; true at one member at most.
+    ///
+    /// It is for the hour when the first node is installed and needs the address that all others will use. The right is
+    /// there only while no member that can vote was heard since the process began, and only after a probe found nobody
+    /// answering for the address ([`Segment::Free`](super::Segment::Free)). The first such member, or anybody who
+    /// answers for the address, ends it for the life of the process.
+    ///
+    /// Members that start later abstain for one exclusion, and keep their vote for the leader they hear in that time. So
+    /// with two or three members the lead doesn't move when the second joins. With four or more there is no majority
+    /// between the second and the third: list as members only the nodes that exist, and add one at a time.
+    ///
+    /// What this can't promise: a node that is restarted, hears no member *and* sees nobody answer for the address
+    /// leads, though the others may have a leader behind the same broken link.
     pub start_as_leader: bool,
 }
 

@@ -514,6 +514,7 @@ impl Election {
     fn draw_jitter(&mut self) {
         let step = self.settings.timing.rank_step();
         let limit = match self.failures {
+            _ if self.members.count() == 1 => Duration::ZERO,
             0 => step / 4,
             failures => step * (1 << failures.min(3)),
         };

@@ -96,14 +96,25 @@ pub(crate) enum What {
 
 impl World {
     pub(crate) fn new(seed: u64, nodes: usize, timing: Timing, transcript: bool) -> Self {
+        Self::with(seed, nodes, timing, transcript, |_| {})
+    }
+
+    pub(crate) fn with(
+        seed: u64,
+        nodes: usize,
+        timing: Timing,
+        transcript: bool,
+        change: impl Fn(&mut quorum::Config),
+    ) -> Self {
         let mut rng = Rng::with_seed(seed);
         #[expect(clippy::disallowed_methods, reason = "any instant will do as an origin")]
         let origin = Instant::now();
         let lease = nanos(timing.lease());
         let signed = rng.u8(0..8) == 0;
         let preempt = rng.bool();
-        let configs =
-            (0..nodes).map(|n| config(&mut rng, n, nodes, timing, (signed, preempt))).collect::<Vec<_>>();
+        let mut configs: Vec<Config> =
+            (0..nodes).map(|n| config(&mut rng, n, nodes, timing, (signed, preempt))).collect();
+        configs.iter_mut().for_each(|config| change(&mut config.quorum));
         let nodes = configs
             .into_iter()
             .map(|config| Node {
@@ -145,9 +156,9 @@ impl World {
     }
 
     pub(crate) fn note(&mut self, line: impl FnOnce(&Self) -> String) {
-        if self.transcript.is_some() {
-            let line = format!("{:>10.3} ms  {}", self.now as f64 / 1e6, line(self));
-            self.transcript.as_mut().expect("checked").push(line);
+        if let Some(mut lines) = self.transcript.take() {
+            lines.push(format!("{:>10.3} ms  {}", self.now as f64 / 1e6, line(self)));
+            self.transcript = Some(lines);
         }
     }
 
@@ -291,6 +302,11 @@ impl World {
             self.deliver(datagram);
         }
         self.input(n, |member, now| member.election.handle_timeout(now));
+    }
+
+    pub(crate) fn find_segment_free(&mut self, n: usize) {
+        self.note(|world| format!("{} finds the segment free", world.name(n)));
+        self.input(n, |member, now| member.election.set_segment(quorum::Segment::Free, now));
     }
 
     pub(crate) fn step_down(&mut self, n: usize) {
