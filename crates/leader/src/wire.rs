@@ -146,7 +146,7 @@ impl Envelope {
             let tag = hmac::sign(&key.hmac, out);
             out.extend_from_slice(tag.as_ref());
         }
-        assert!(out.len() <= DATAGRAM_BYTES_MAX, "all parts at their longest make 411 bytes");
+        assert!(out.len() <= DATAGRAM_BYTES_MAX, "all parts at their longest make 327 bytes");
     }
 
     /// Reads a datagram: first its version and signature, and only then the rest.

@@ -1,0 +1,279 @@
+//! Every order of events among three members, up to a horizon: at most one of them holds a lease.
+//!
+//! The members are the real machines. Whatever was sent may arrive at any time while it is fresh enough, any number of
+//! times, or never; a member may be late for its own deadlines by any time; one may be restarted, one told to step down.
+//! What is left out are messages that change no vote: heartbeats of followers, and refusals.
+
+use std::{
+    collections::{BTreeSet, hash_map::DefaultHasher},
+    fmt,
+    hash::{Hash, Hasher},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use leader::{
+    NodeId, Timing,
+    message::{Body, Message},
+    node::{Incarnation, Process},
+    quorum::{Config, Election},
+};
+use stateright::{Checker, HasDiscoveries, Model, Property};
+
+const NAMES: [&str; 3] = ["a", "b", "c"];
+
+/// The grain of the model's time. A lease is two and a half, the exclusion exactly three of it.
+const TICK: Duration = Duration::from_millis(6);
+const LEASE: Duration = Duration::from_millis(15);
+const HEARTBEAT: Duration = Duration::from_millis(5);
+/// The abstention after the common start is over.
+const BEGIN: u32 = 3;
+
+struct Cluster {
+    origin: Instant,
+    /// When it ends: two terms of office, one after the other, fit in.
+    end: u32,
+    /// How long a message may be under way.
+    delay: u32,
+    restarts: u8,
+    step_downs: u8,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct State {
+    now: u32,
+    nodes: Vec<Node>,
+    mail: BTreeSet<Letter>,
+    restarts: u8,
+    step_downs: u8,
+    /// Members that led, as bits.
+    led: u8,
+}
+
+/// A member, shared between the states in which it is the same, with a digest that stands for it.
+#[derive(Clone)]
+struct Node {
+    election: Arc<Election>,
+    process: Process,
+    digest: u64,
+}
+
+#[derive(Clone)]
+struct Letter {
+    from: Process,
+    to: usize,
+    message: Arc<Message>,
+    sent: u32,
+    digest: u64,
+}
+
+#[derive(Clone, Debug)]
+enum Action {
+    Deliver(Letter),
+    Wake(usize),
+    Tick,
+    Restart(usize),
+    StepDown(usize),
+    Confirm(usize),
+}
+
+fn digest(what: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    what.hash(&mut hasher);
+    hasher.finish()
+}
+
+impl Cluster {
+    fn at(&self, tick: u32) -> Instant {
+        self.origin + TICK * tick
+    }
+
+    fn election(&self, n: usize, incarnation: u64, now: Instant) -> Node {
+        let name = |n: usize| NodeId::new(NAMES[n]).expect("a good name");
+        let config = Config {
+            me: name(n),
+            members: (0..NAMES.len()).map(name).collect(),
+            timing: Timing::new(HEARTBEAT, LEASE).expect("three heartbeats"),
+            priority: 0,
+            preempt: false,
+            preempt_delay: Duration::ZERO,
+            start_as_leader: false,
+        };
+        let process = Process { node: name(n), incarnation: Incarnation(incarnation) };
+        let election = Election::new(&config, "", process.incarnation, 1, now).expect("a good configuration");
+        Node { digest: digest(&election), election: Arc::new(election), process }
+    }
+
+    /// Gives one input to a member, and posts what it sends.
+    fn input(&self, state: &mut State, n: usize, give: impl FnOnce(&mut Election, Instant)) {
+        let now = self.at(state.now);
+        let node = &mut state.nodes[n];
+        let election = Arc::make_mut(&mut node.election);
+        give(election, now);
+        while election.poll_event().is_some() {}
+        while let Some(transmit) = election.poll_transmit() {
+            if matches!(transmit.message.body, Body::Alive | Body::Refuse { .. }) {
+                continue;
+            }
+            let to = NAMES.iter().position(|name| *name == transmit.to.as_str()).expect("a member");
+            let digest = digest(&(&node.process, to, &transmit.message, state.now));
+            let message = Arc::new(transmit.message);
+            state.mail.insert(Letter { from: node.process.clone(), to, message, sent: state.now, digest });
+        }
+        node.digest = digest(&*node.election);
+        if node.election.lease_end(now).is_some() {
+            state.led |= 1 << n;
+        }
+    }
+}
+
+impl Model for Cluster {
+    type State = State;
+    type Action = Action;
+
+    fn init_states(&self) -> Vec<State> {
+        let nodes = (0..NAMES.len()).map(|n| self.election(n, 1, self.origin)).collect();
+        let (restarts, step_downs) = (self.restarts, self.step_downs);
+        vec![State { now: BEGIN, nodes, mail: BTreeSet::new(), restarts, step_downs, led: 0 }]
+    }
+
+    fn actions(&self, state: &State, actions: &mut Vec<Action>) {
+        let now = self.at(state.now);
+        actions.extend(state.mail.iter().cloned().map(Action::Deliver));
+        for (n, node) in state.nodes.iter().enumerate() {
+            if node.election.poll_timeout().is_some_and(|due| due <= now) {
+                actions.push(Action::Wake(n));
+            }
+            if state.restarts > 0 {
+                actions.push(Action::Restart(n));
+            }
+            if state.step_downs > 0 && node.election.lease_end(now).is_some() {
+                actions.push(Action::StepDown(n));
+            }
+            if state.step_downs < self.step_downs {
+                actions.push(Action::Confirm(n));
+            }
+        }
+        if state.now < self.end {
+            actions.push(Action::Tick);
+        }
+    }
+
+    fn next_state(&self, last: &State, action: Action) -> Option<State> {
+        let mut state = last.clone();
+        match action {
+            Action::Deliver(letter) => {
+                let Letter { from, to, message, .. } = letter;
+                self.input(&mut state, to, |election, now| {
+                    election.handle_message(&from, (*message).clone(), now);
+                });
+            }
+            Action::Wake(n) => self.input(&mut state, n, Election::handle_timeout),
+            Action::Tick => {
+                state.now += 1;
+                let oldest = state.now.saturating_sub(self.delay);
+                state.mail.retain(|letter| letter.sent >= oldest);
+            }
+            Action::Restart(n) => {
+                state.restarts -= 1;
+                state.nodes[n] = self.election(n, 2, self.at(state.now));
+            }
+            Action::StepDown(n) => {
+                state.step_downs -= 1;
+                self.input(&mut state, n, |election, now| {
+                    // Nobody may have been heard; then it leads on.
+                    let _outcome = election.step_down(now);
+                });
+            }
+            Action::Confirm(n) => self.input(&mut state, n, Election::confirm_standby),
+        }
+        (state != *last).then_some(state)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        vec![
+            Property::always("at most one member holds a lease", |cluster: &Self, state: &State| {
+                let now = cluster.at(state.now);
+                state.nodes.iter().filter(|node| node.election.lease_end(now).is_some()).count() <= 1
+            }),
+            Property::sometimes("a member leads", |_, state: &State| state.led != 0),
+            Property::sometimes("another leads after it", |_, state: &State| state.led.count_ones() > 1),
+        ]
+    }
+}
+
+fn check(cluster: Cluster, limit: Duration) {
+    let begun = std::time::SystemTime::UNIX_EPOCH;
+    let _ = begun;
+    let checker = cluster.checker().finish_when(HasDiscoveries::AnyFailures).timeout(limit).spawn_dfs().join();
+    println!("{} states, {} of them different", checker.state_count(), checker.unique_state_count());
+    checker.assert_properties();
+    assert!(checker.is_done(), "the states are not exhausted");
+}
+
+fn cluster(end: u32, delay: u32, restarts: u8, step_downs: u8) -> Cluster {
+    #[expect(clippy::disallowed_methods, reason = "any instant will do as an origin")]
+    let origin = Instant::now();
+    Cluster { origin, end: BEGIN + end, delay, restarts, step_downs }
+}
+
+#[test]
+fn at_most_one_holds_whatever_the_order_of_events() {
+    let n = |v: &str, d: u32| std::env::var(v).ok().map_or(d, |s| s.parse().unwrap());
+    check(
+        cluster(n("E", 3), n("D", 1), n("R", 0) as u8, n("S", 0) as u8),
+        Duration::from_secs(100),
+    );
+}
+
+impl PartialEq for Node {
+    fn eq(&self, other: &Self) -> bool {
+        self.digest == other.digest
+    }
+}
+
+impl Eq for Node {}
+
+impl Hash for Node {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.digest.hash(state);
+    }
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.election.fmt(f)
+    }
+}
+
+impl PartialEq for Letter {
+    fn eq(&self, other: &Self) -> bool {
+        self.digest == other.digest
+    }
+}
+
+impl Eq for Letter {}
+
+impl PartialOrd for Letter {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Letter {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.digest.cmp(&other.digest)
+    }
+}
+
+impl Hash for Letter {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.digest.hash(state);
+    }
+}
+
+impl fmt::Debug for Letter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}→{} {:?}", self.from.node, NAMES[self.to], self.message.body)
+    }
+}
