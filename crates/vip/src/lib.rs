@@ -1,1 +1,13 @@
 //! Do I hold the address? Ownership of virtual IP addresses.
+//!
+//! A lease, whoever grants it, comes in as "you may hold them until T"; virtual IPs on an interface and the frames that
+//! tell the neighbours come out. What is decided when stands in [`ownership`] and [`announce`], which know no socket and no clock.
+
+pub mod address;
+pub mod announce;
+pub mod arp;
+pub mod ndp;
+pub mod ownership;
+
+pub use address::{Address, Mac};
+pub use ownership::{Ownership, State};
