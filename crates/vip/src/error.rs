@@ -1,0 +1,103 @@
+//! What can go wrong between this crate and the kernel.
+
+use crate::address::Address;
+use std::io;
+
+/// Why an operation on the network failed. Unless a variant says otherwise, nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No netlink socket: not a network namespace of Linux, or no file descriptors left.
+    #[error("failed to open a netlink socket")]
+    Netlink(#[source] io::Error),
+
+    /// No interface has this name.
+    #[error("failed to find interface {interface}")]
+    NoInterface {
+        /// The name.
+        interface: String,
+    },
+
+    /// The interface can't carry ARP or neighbour discovery as this crate speaks it.
+    #[error("failed to use interface {interface}: its hardware address has {octets} octets, Ethernet has 6")]
+    NotEthernet {
+        /// The name.
+        interface: String,
+        /// Length of its hardware address.
+        octets: usize,
+    },
+
+    /// The kernel did not tell the state of the interfaces or their addresses.
+    #[error("failed to list {what}")]
+    List {
+        /// What was asked for.
+        what: &'static str,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+
+    /// An address that is to be owned is there already, and isn't a leftover of ours.
+    #[error(
+        "failed to take {address}: {interface} carries it already as {found}, and not from us; \
+         take it out of the node's own network configuration, or choose another virtual IP"
+    )]
+    Foreign {
+        /// The virtual IP.
+        address: Address,
+        /// As what it stands on the interface.
+        found: Address,
+        /// The interface that has it: the wanted one or another of this node.
+        interface: String,
+    },
+
+    /// The kernel did not add or renew an address, which may now be there or not.
+    #[error("failed to add {address} to {interface}")]
+    Hold {
+        /// The address.
+        address: Address,
+        /// The interface.
+        interface: String,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+
+    /// The kernel did not remove an address, which may still be there until its lifetime ends.
+    #[error("failed to remove {address} from {interface}")]
+    Withdraw {
+        /// The address.
+        address: Address,
+        /// The interface.
+        interface: String,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+
+    /// No packet socket on the interface: usually a missing `CAP_NET_RAW`.
+    #[error("failed to open a packet socket on {interface}")]
+    Packets {
+        /// The interface.
+        interface: String,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+
+    /// A frame did not leave.
+    #[error("failed to send a frame on {interface}")]
+    Send {
+        /// The interface.
+        interface: String,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+
+    /// The network's events have ended: the driver is blind, and has withdrawn the addresses.
+    #[error("failed to follow interface {interface}: its event sources ended")]
+    Blind {
+        /// The interface.
+        interface: String,
+    },
+}

@@ -1,0 +1,190 @@
+//! The kernel's side: addresses by rtnetlink(7), frames by packet(7).
+
+mod claims;
+mod filter;
+mod monitor;
+mod requests;
+
+pub use crate::network::Link;
+pub use requests::ADDRESS_PROTOCOL;
+
+pub(crate) use claims::{LONGEST_FRAME, claim, open as open_listener};
+pub(crate) use filter::Protocol;
+
+use crate::address::Address;
+use crate::announce::Frame;
+use crate::error::Error;
+use crate::network::{Events, Network};
+use crate::rawsock::Sender;
+use claims::Claims;
+use monitor::{Monitor, Notifications};
+use requests::Requests;
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// One interface of this network namespace, by its name: if it is deleted and another gets the name, that is followed.
+#[derive(Debug)]
+pub struct Linux {
+    interface: String,
+    requests: Requests,
+    sender: Sender,
+    link: watch::Receiver<Option<Link>>,
+    /// Where the addresses were last put; 0 is nowhere. The interface of our name may have become another meanwhile
+    /// (renamed, made anew), and what was put on the old one has to be taken from there.
+    held_on: AtomicU32,
+}
+
+impl Linux {
+    /// Opens the interface, and listens for stations that claim one of the addresses.
+    ///
+    /// Changes nothing. The tasks that feed the events end when they are dropped.
+    ///
+    /// # Errors
+    ///
+    /// There is no such interface, it isn't Ethernet, or a socket can't be had, for which `CAP_NET_RAW` is needed.
+    pub async fn open(interface: &str, addresses: &[Address]) -> Result<(Self, Events), Error> {
+        let packets = |source| Error::Packets { interface: interface.to_owned(), source };
+        // Before the link is looked at: what changes in between is told.
+        let notifications = Notifications::open().map_err(Error::Netlink)?;
+        let requests = Requests::open()?;
+        let found = requests.link(interface).await?;
+        let link = found.ok_or_else(|| Error::NoInterface { interface: interface.to_owned() })?;
+        let sender = Sender::open().map_err(packets)?;
+        let (sends, mut events) = Events::new();
+        let (link_sender, link) = watch::channel(Some(link));
+        for protocol in [Protocol::Arp, Protocol::NeighborDiscovery] {
+            let addresses: Vec<_> =
+                addresses.iter().copied().filter(|address| Protocol::of(address.ip) == protocol).collect();
+            if !addresses.is_empty() {
+                events.feed(Claims { protocol, addresses, link: link.clone(), events: sends.clone() }.run());
+            }
+        }
+        let handle = requests.handle();
+        let interface = interface.to_owned();
+        events.feed(
+            Monitor { interface: interface.clone(), handle, link: link_sender, events: sends, notifications }
+                .run(),
+        );
+        Ok((Self { interface, requests, sender, link, held_on: AtomicU32::new(0) }, events))
+    }
+
+    /// Returns the interface as it is now; `None` while none has its name.
+    #[must_use]
+    pub fn link(&self) -> Option<Link> {
+        self.link.borrow().clone()
+    }
+
+    /// Checks that none of the addresses is there already from another hand, on this interface or another.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Foreign`] if one is.
+    pub async fn refuse_foreign(&self, addresses: &[Address]) -> Result<(), Error> {
+        let entries = self.requests.entries(None).await?;
+        for address in addresses {
+            if let Some(entry) = requests::foreign(&entries, *address) {
+                let links = self.requests.links().await?;
+                let name = links.into_iter().find(|link| link.index == entry.index).map(|link| link.name);
+                return Err(Error::Foreign {
+                    address: *address,
+                    found: entry.address,
+                    interface: name.unwrap_or_else(|| format!("interface {}", entry.index)),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what an earlier life of this program has left on the interface; returns it.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses; some of it may be gone.
+    pub async fn clean(&self) -> Result<Vec<Address>, Error> {
+        let Some(Link { index, .. }) = self.link() else {
+            return Ok(Vec::new());
+        };
+        // All interfaces are listed: the loopback's own addresses show whether this kernel keeps origins.
+        let entries = self.requests.entries(None).await?;
+        let leftovers: Vec<_> = requests::leftovers(&entries, index).map(|entry| entry.address).collect();
+        for address in &leftovers {
+            self.remove(index, *address).await?;
+        }
+        Ok(leftovers)
+    }
+
+    async fn remove(&self, index: u32, address: Address) -> Result<(), Error> {
+        let removed = self.requests.withdraw(index, address).await;
+        removed.map_err(|source| Error::Withdraw { address, interface: self.interface.clone(), source })
+    }
+}
+
+impl Network for Linux {
+    async fn addresses(&self) -> Result<BTreeSet<Address>, Error> {
+        match self.link() {
+            Some(Link { index, .. }) => {
+                let entries = self.requests.entries(Some(index)).await?;
+                Ok(entries.into_iter().map(|entry| entry.address).collect())
+            }
+            None => Ok(BTreeSet::new()),
+        }
+    }
+
+    async fn hold(&self, address: Address, valid_for: Duration) -> Result<(), Error> {
+        let Some(Link { index, .. }) = self.link() else {
+            return Err(Error::NoInterface { interface: self.interface.clone() });
+        };
+        self.held_on.store(index, Ordering::Relaxed);
+        let held = self.requests.hold(index, address, valid_for).await;
+        held.map_err(|source| Error::Hold { address, interface: self.interface.clone(), source })
+    }
+
+    async fn withdraw(&self, address: Address) -> Result<(), Error> {
+        match self.held_on.load(Ordering::Relaxed) {
+            0 => Ok(()),
+            index => self.remove(index, address).await,
+        }
+    }
+
+    async fn announce(&self, frame: Frame) -> Result<(), Error> {
+        let Some(Link { index, .. }) = self.link() else {
+            return Err(Error::NoInterface { interface: self.interface.clone() });
+        };
+        let sent = self.sender.send(index, &frame.0);
+        sent.map_err(|source| Error::Send { interface: self.interface.clone(), source })
+    }
+}
+
+/// Returns the interface of this name.
+///
+/// # Errors
+///
+/// There is none, it isn't Ethernet, or the kernel does not answer.
+pub async fn interface(name: &str) -> Result<Link, Error> {
+    let found = Requests::open()?.link(name).await?;
+    found.ok_or_else(|| Error::NoInterface { interface: name.to_owned() })
+}
+
+/// Returns all interfaces with an Ethernet address, the loopback among them.
+///
+/// # Errors
+///
+/// The kernel does not answer.
+pub async fn interfaces() -> Result<Vec<Link>, Error> {
+    Requests::open()?.links().await
+}
+
+/// Returns the addresses of an interface, whoever put them there.
+///
+/// # Errors
+///
+/// There is no such interface, it isn't Ethernet, or the kernel does not answer.
+pub async fn interface_addresses(name: &str) -> Result<Vec<Address>, Error> {
+    let requests = Requests::open()?;
+    let found = requests.link(name).await?;
+    let link = found.ok_or_else(|| Error::NoInterface { interface: name.to_owned() })?;
+    let entries = requests.entries(Some(link.index)).await?;
+    Ok(entries.into_iter().map(|entry| entry.address).collect())
+}

@@ -1,0 +1,192 @@
+//! Follows the interface over rtnetlink(7): its link, and the removal of its addresses.
+
+use super::requests::{find_link, is_up};
+use crate::error::Error;
+use crate::network::{Event, Link};
+use futures_util::FutureExt as _;
+use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
+use rtnetlink::sys::{AsyncSocket as _, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE};
+use rtnetlink::{Handle, MulticastGroup};
+use std::future::poll_fn;
+use std::io;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+
+/// The task that follows the interface.
+///
+/// It waits on the kernel's notifications and sends [`Event`]s. What a notification says is only the reason to look:
+/// the link's state is asked anew, so that none has to be in order or complete, and a notification that was lost (the
+/// socket's buffer overflowed) is one more reason. May be cancelled at any time: it leaves nothing behind.
+pub(super) struct Monitor {
+    pub(super) interface: String,
+    pub(super) handle: Handle,
+    pub(super) link: watch::Sender<Option<Link>>,
+    pub(super) events: mpsc::Sender<Event>,
+    pub(super) notifications: Notifications,
+}
+
+/// The socket on which the kernel tells changes, and the buffer for one datagram.
+pub(super) struct Notifications {
+    socket: TokioSocket,
+    buffer: Vec<u8>,
+}
+
+/// What a batch of notifications is a reason for.
+#[derive(Clone, Copy, Debug, Default)]
+struct News {
+    addresses: bool,
+    link: bool,
+    /// The link was down in between.
+    flapped: bool,
+}
+
+impl Monitor {
+    pub(super) async fn run(mut self) {
+        loop {
+            let news = match self.read_batch().await {
+                Ok(news) => news,
+                Err(error) => {
+                    tracing::warn!(interface = self.interface, %error, "the kernel's notifications failed");
+                    self.reopen().await;
+                    News { addresses: true, link: true, flapped: false }
+                }
+            };
+            if news.link && self.tell_link(news.flapped).await.is_none() {
+                return;
+            }
+            if news.addresses && self.events.send(Event::AddressesChanged).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Waits for a notification and takes all that are there with it.
+    async fn read_batch(&mut self) -> io::Result<News> {
+        let mut news = News::default();
+        let first = self.notifications.read().await;
+        self.weigh(first, &mut news)?;
+        for _ in 1..BATCH {
+            let Some(next) = self.notifications.read().now_or_never() else {
+                break;
+            };
+            self.weigh(next, &mut news)?;
+        }
+        Ok(news)
+    }
+
+    fn weigh(&self, read: io::Result<Vec<RouteNetlinkMessage>>, news: &mut News) -> io::Result<()> {
+        let messages = match read {
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NOBUFS.raw_os_error()) => {
+                tracing::debug!(interface = self.interface, "the kernel's notifications overflowed");
+                *news = News { addresses: true, link: true, ..*news };
+                return Ok(());
+            }
+            other => other?,
+        };
+        let link = self.link.borrow();
+        let index = link.as_ref().map(|link| link.index);
+        for message in messages {
+            if let RouteNetlinkMessage::DelAddress(message) = message {
+                news.addresses |= Some(message.header.index) == index;
+            } else if let RouteNetlinkMessage::NewLink(message) | RouteNetlinkMessage::DelLink(message) =
+                message
+            {
+                let ours = Some(message.header.index) == index;
+                news.link |= ours || index.is_none() || name(&message) == Some(&self.interface);
+                news.flapped |= ours && !is_up(message.header.flags);
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks for the link and tells it, if it is another; `None` when nobody listens any more.
+    async fn tell_link(&mut self, flapped: bool) -> Option<()> {
+        let found = loop {
+            match find_link(&self.handle, &self.interface).await {
+                Ok(found) => break found,
+                // Some other kind of interface has the name now: as good as none.
+                Err(Error::NotEthernet { .. }) => break None,
+                Err(error) => {
+                    tracing::warn!(interface = self.interface, %error, "the link's state is unknown");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        };
+        let before = self.link.borrow().clone();
+        let stays_up = [&before, &found].iter().all(|link| link.as_ref().is_some_and(|link| link.up));
+        let is_another = before.as_ref().map(|link| link.index) != found.as_ref().map(|link| link.index);
+        if stays_up && (flapped || is_another) {
+            let down = before.clone().map(|link| Link { up: false, ..link });
+            self.events.send(Event::Link(down)).await.ok()?;
+        } else if found == before {
+            return Some(());
+        }
+        self.link.send_replace(found.clone());
+        self.events.send(Event::Link(found)).await.ok()
+    }
+
+    async fn reopen(&mut self) {
+        loop {
+            tokio::time::sleep(PAUSE).await;
+            match Notifications::open() {
+                Ok(notifications) => {
+                    self.notifications = notifications;
+                    return;
+                }
+                Err(error) => tracing::warn!(interface = self.interface, %error, "no notifications yet"),
+            }
+        }
+    }
+}
+
+impl Notifications {
+    pub(super) fn open() -> io::Result<Self> {
+        let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
+        let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
+        let mask = groups.iter().fold(0, |mask, group| mask | 1 << (*group as u32 - 1));
+        socket.socket_mut().bind(&SocketAddr::new(0, mask))?;
+        Ok(Self { socket, buffer: Vec::with_capacity(DATAGRAM) })
+    }
+
+    /// Receives one datagram. May be cancelled: none is lost.
+    async fn read(&mut self) -> io::Result<Vec<RouteNetlinkMessage>> {
+        self.buffer.clear();
+        let Self { socket, buffer } = self;
+        poll_fn(|context| socket.poll_recv(context, buffer)).await?;
+        Ok(decode(buffer))
+    }
+}
+
+/// Reads the messages of a datagram up to the first that is none.
+fn decode(mut datagram: &[u8]) -> Vec<RouteNetlinkMessage> {
+    let mut messages = Vec::new();
+    while let Ok(message) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(datagram) {
+        let length = usize::try_from(message.header.length).unwrap_or(usize::MAX).next_multiple_of(4);
+        if let NetlinkPayload::InnerMessage(inner) = message.payload {
+            messages.push(inner);
+        }
+        match datagram.get(length..) {
+            Some(rest) if length > 0 => datagram = rest,
+            _ => break,
+        }
+    }
+    messages
+}
+
+fn name(message: &LinkMessage) -> Option<&String> {
+    message
+        .attributes
+        .iter()
+        .find_map(|attribute| if let LinkAttribute::IfName(name) = attribute { Some(name) } else { None })
+}
+
+/// Notifications that are taken together: when a node starts its pods there are hundreds, and one look is enough.
+const BATCH: usize = 64;
+
+/// A notification about an interface with many virtual functions is the longest; the kernel sends up to 32 kB.
+const DATAGRAM: usize = 64 * 1024;
+
+/// Between tries while the kernel fails us, which happens when it is out of memory or descriptors.
+const PAUSE: Duration = Duration::from_secs(1);
