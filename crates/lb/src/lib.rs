@@ -1,1 +1,135 @@
-//! Where does this connection go? A TCP balancer.
+//! Where does this connection go? A TCP balancer with three-answer health checks.
+//!
+//! ```text
+//!  client ──accept──▶ worker ──candidates──▶ Pool ◀──health── probe ──TLS──▶ backend
+//!                       │                                       │
+//!                       └──────────── flow: relay ──────────────┴────TCP───▶ backend
+//! ```
+//!
+//! * [`health`], [`policy`], [`pool`], `http` and `first_flight` are pure: they name no socket, no clock
+//!   and no runtime.
+//! * `probe` asks the backends, `tcp` and `relay` move the bytes, `control` and `drain` begin and end it all.
+//!
+//! Each worker is an OS thread with its own runtime and its own listening sockets, so a flow lives its whole
+//! life on one thread and shares nothing but counters. Probes live on a thread of their own: a worker busy
+//! with bulk data must not make a healthy backend look late.
+
+mod config;
+mod control;
+mod drain;
+mod error;
+mod first_flight;
+mod frontend;
+pub mod health;
+mod http;
+mod lane;
+mod listen;
+pub mod policy;
+pub mod pool;
+mod probe;
+mod relay;
+mod socket;
+mod status;
+mod tcp;
+mod tls;
+mod worker;
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+pub use config::{
+    Backend, Ca, Check, CheckKind, Config, Frontend, Limits, Listen, MAX_BACKENDS, Policy, Timeouts,
+};
+pub use drain::Drained;
+pub use error::Error;
+pub use health::Health;
+pub use status::{BackendStatus, FrontendStatus, Monitor, Status};
+
+use control::{Command, Control};
+
+/// A running balancer: its worker threads, its probes and its listening sockets.
+///
+/// Dropping it resets every flow and joins the threads; [`Balancer::drain`] is the gentle end.
+#[derive(Debug)]
+pub struct Balancer {
+    monitor: Monitor,
+    usable: watch::Receiver<bool>,
+    /// `None` once dropped, which is the order to stop.
+    commands: Option<mpsc::Sender<Command>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Balancer {
+    /// Binds every frontend and starts the threads; no port conflict is left to show later.
+    ///
+    /// When `vip_active` goes from true to false, the flows whose client reached one of the frontend's
+    /// `virtual_ips` are reset at once. A dropped sender changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// An address that can't be bound, a configuration that can't work, or a thread that can't be started.
+    /// Nothing is left running or bound.
+    pub fn start(config: Config, vip_active: watch::Receiver<bool>) -> Result<Self, Error> {
+        let (commands, control) = Control::prepare(config, vip_active)?;
+        let monitor = control.monitor();
+        let usable = control.usable();
+        // On an error in here the returned parts are dropped: workers stop because nobody commands them.
+        let threads = control.spawn()?;
+        Ok(Self { monitor, usable, commands: Some(commands), threads })
+    }
+
+    /// The state of every frontend and backend as of now.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.monitor.status()
+    }
+
+    /// A handle that reads the status from elsewhere, also while this balancer drains.
+    #[must_use]
+    pub fn monitor(&self) -> Monitor {
+        self.monitor.clone()
+    }
+
+    /// False while all backends of some frontend are dead.
+    #[must_use]
+    pub fn usable(&self) -> watch::Receiver<bool> {
+        self.usable.clone()
+    }
+
+    /// Stops accepting, lets the flows end by themselves until `deadline` has passed, resets the rest and joins
+    /// every thread.
+    ///
+    /// Connections already waiting in the accept queues are served. Dropping the future resets everything at once.
+    pub async fn drain(mut self, deadline: Duration) -> Drained {
+        let (reply, done) = oneshot::channel();
+        let Some(commands) = self.commands.as_ref() else { return Drained::default() };
+        if commands.send(Command::Drain { deadline, reply }).await.is_err() {
+            return Drained::default();
+        }
+        let drained = done.await.unwrap_or_default();
+        self.join();
+        drained
+    }
+
+    fn join(&mut self) {
+        self.commands = None;
+        for thread in self.threads.drain(..) {
+            let name = thread.thread().name().unwrap_or_default().to_owned();
+            if thread.join().is_err() {
+                tracing::error!(thread = name, "balancer thread panicked");
+            }
+        }
+    }
+}
+
+impl Drop for Balancer {
+    fn drop(&mut self) {
+        self.join();
+    }
+}
+
+/// The state that every thread of one balancer shares.
+type Frontends = Arc<[Arc<frontend::Shared>]>;

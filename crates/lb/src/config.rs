@@ -1,0 +1,268 @@
+//! What a balancer is told: plain data, with the defaults in one place.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use rustix::process::{Resource, getrlimit};
+
+use crate::Error;
+
+/// Backends of one frontend. Candidates are ordered per connection, so the list must stay short; 255 control-plane
+/// nodes are more than etcd could ever serve.
+pub const MAX_BACKENDS: usize = 255;
+
+/// File descriptors kept back from [`Limits::default`]: listeners, held probe connections, runtimes, log, netlink.
+const RESERVED_FILES: u64 = 256;
+
+/// File descriptors of one flow: the client's connection and the backend's.
+const FILES_PER_FLOW: u64 = 2;
+
+/// Upper end of the default limit where the file limit is huge or absent; at about 2 kB each this is 2 GB.
+const MOST_FLOWS: u64 = 1 << 20;
+
+/// A whole balancer.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The ports it serves.
+    pub frontends: Vec<Frontend>,
+    /// Threads that carry flows, at least 1. One per core is best for throughput.
+    pub workers: usize,
+}
+
+/// One port and the backends behind it.
+#[derive(Debug, Clone)]
+pub struct Frontend {
+    /// Its name in logs and status.
+    pub name: String,
+    /// Where clients reach it.
+    pub listen: Listen,
+    /// Where its connections go: 1 to [`MAX_BACKENDS`].
+    pub backends: Vec<Backend>,
+    /// How a backend is chosen among equally healthy ones.
+    pub policy: Policy,
+    /// How the health of its backends is found out.
+    pub check: Check,
+    /// How long things may take.
+    pub timeouts: Timeouts,
+    /// How much it may hold.
+    pub limits: Limits,
+    /// Flows whose client connected to one of these are reset when the virtual IP leaves this node.
+    pub virtual_ips: Vec<IpAddr>,
+}
+
+/// The addresses a frontend binds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listen {
+    /// Every address of the host, IPv4 and IPv6 (IPv4 alone where IPv6 is off).
+    Any {
+        /// TCP port; 0 lets the kernel choose.
+        port: u16,
+    },
+    /// These addresses only. They need not exist yet (`IP_FREEBIND`), so a standby binds the virtual IP too.
+    Addresses {
+        /// Addresses, at least one.
+        ips: Vec<IpAddr>,
+        /// TCP port; 0 lets the kernel choose one per address.
+        port: u16,
+    },
+}
+
+/// One server that connections can go to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Backend {
+    /// Its name in logs and status.
+    pub name: String,
+    /// Where it listens.
+    pub address: SocketAddr,
+}
+
+/// The rule that orders equally healthy backends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Policy {
+    /// Of two random backends the one with fewer open connections (“power of two choices”).
+    #[default]
+    LeastConnections,
+    /// Each in turn, over all workers.
+    RoundRobin,
+}
+
+/// How backends are asked for their health.
+#[derive(Debug, Clone)]
+pub struct Check {
+    /// What is asked.
+    pub kind: CheckKind,
+    /// From the start of one check to the start of the next; 1 s.
+    pub interval: Duration,
+    /// For connecting, the TLS handshake and the answer together; 2 s, which is what etcd's own check inside
+    /// `/readyz` may take.
+    pub timeout: Duration,
+    /// Better results in a row that a backend needs to be judged better; 2.
+    pub rise: u32,
+    /// Worse results in a row that a backend needs to be judged worse; 3. A refused connection needs no second.
+    pub fall: u32,
+}
+
+/// What a check asks a backend.
+#[derive(Debug, Clone)]
+pub enum CheckKind {
+    /// As [`CheckKind::Https`]; but a backend that speaks no TLS or no HTTP, or does not know the path (404), is
+    /// judged by its connection alone. Suits any TCP service.
+    Auto {
+        /// Path of the request.
+        path: String,
+        /// Who must have signed the backend's certificate.
+        ca: Ca,
+    },
+    /// A TCP connection must be possible, and stay.
+    Tcp,
+    /// `GET path` over TLS must be answered: 2xx and 3xx are ready, 401 and 403 are alive and count as ready, anything
+    /// else is draining.
+    Https {
+        /// Path of the request.
+        path: String,
+        /// Who must have signed the backend's certificate.
+        ca: Ca,
+    },
+    /// Nothing is asked; every backend counts as ready, and failed connects go to the next one.
+    None,
+}
+
+/// Who must have signed a backend's certificate for its health answer to count.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ca {
+    /// Anyone. An attacker who can answer in a backend's place can then make it look healthy; he gains no data by that,
+    /// because clients do their own TLS through the balancer and check for themselves.
+    None,
+    /// One of these certificates, in PEM.
+    Pem(Vec<u8>),
+}
+
+/// How long the parts of a flow may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// For connecting to one backend, before the next is tried; 2 s (one lost SYN is repeated after 1 s).
+    pub connect: Duration,
+    /// Without a byte in either direction until a flow is reset; 1 h (watches, `exec`, `logs -f`). `None`: for ever. Up to an
+    /// eighth more may pass.
+    pub idle: Option<Duration>,
+    /// `TCP_USER_TIMEOUT` of both legs: unacknowledged data, or a receive window that stays closed, for this long
+    /// ends a flow; 2 min. The kernel also counts a live peer that does not read (a paused pager), so shorter
+    /// values cut such clients off.
+    pub user_timeout: Duration,
+    /// Silence before a TCP keepalive probe is sent, and from one to the next, on both legs; 15 s. The flow ends when they
+    /// stay unanswered for `user_timeout`.
+    pub keepalive: Duration,
+}
+
+/// How much a frontend may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Flows at one time. Beyond it connections wait in the kernel's accept queue.
+    ///
+    /// Default: (soft limit of open files − 256) / 2, at least 1 and at most 1 048 576.
+    pub max_connections: usize,
+}
+
+impl Default for Check {
+    fn default() -> Self {
+        Self {
+            kind: CheckKind::Auto { path: "/readyz".into(), ca: Ca::None },
+            interval: Duration::from_secs(1),
+            timeout: Duration::from_secs(2),
+            rise: 2,
+            fall: 3,
+        }
+    }
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(2),
+            idle: Some(Duration::from_secs(3600)),
+            user_timeout: Duration::from_secs(120),
+            keepalive: Duration::from_secs(15),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { max_connections: flows_within(getrlimit(Resource::Nofile).current) }
+    }
+}
+
+/// Flows that fit under a soft limit of open files.
+fn flows_within(files: Option<u64>) -> usize {
+    let flows = files.map_or(MOST_FLOWS, |files| files.saturating_sub(RESERVED_FILES) / FILES_PER_FLOW);
+    usize::try_from(flows.clamp(1, MOST_FLOWS)).unwrap_or(usize::MAX)
+}
+
+impl Config {
+    /// Refuses what can't work, before anything is bound.
+    pub(crate) fn validate(&self) -> Result<(), Error> {
+        if self.workers == 0 {
+            return Err(Error::NoWorkers);
+        }
+        self.frontends.iter().try_for_each(Frontend::validate)
+    }
+}
+
+impl Frontend {
+    fn validate(&self) -> Result<(), Error> {
+        let refuse = |reason: &'static str| Err(Error::Impossible { frontend: self.name.clone(), reason });
+        if self.backends.is_empty() {
+            return refuse("it has no backends");
+        }
+        if self.backends.len() > MAX_BACKENDS {
+            return refuse("it has more than 255 backends");
+        }
+        if matches!(&self.listen, Listen::Addresses { ips, .. } if ips.is_empty()) {
+            return refuse("it has no address to listen on");
+        }
+        if self.limits.max_connections == 0 {
+            return refuse("it may hold no connection (maxConnections is 0)");
+        }
+        if self.check.rise == 0 || self.check.fall == 0 {
+            return refuse("rise and fall of the check count from 1");
+        }
+        if self.check.interval.is_zero() || self.check.timeout.is_zero() {
+            return refuse("interval and timeout of the check must be longer than 0");
+        }
+        if self.timeouts.connect.is_zero() || self.timeouts.idle.is_some_and(|idle| idle.is_zero()) {
+            return refuse("the connect and idle timeouts must be longer than 0");
+        }
+        match &self.check.kind {
+            CheckKind::Auto { path, .. } | CheckKind::Https { path, .. } if !is_request_path(path) => {
+                refuse("the path of the check must begin with / and hold no blanks or control characters")
+            }
+            CheckKind::Auto { .. } | CheckKind::Https { .. } | CheckKind::Tcp | CheckKind::None => Ok(()),
+        }
+    }
+}
+
+/// True for what may stand in an HTTP request line (RFC 9112 §3.2.1): a blank or line break would start something else.
+fn is_request_path(path: &str) -> bool {
+    path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_limit_is_half_of_the_files_that_are_left() {
+        assert_eq!(flows_within(Some(1024)), 384);
+        assert_eq!(flows_within(Some(100)), 1);
+        assert_eq!(flows_within(None), 1 << 20);
+        assert_eq!(flows_within(Some(u64::MAX)), 1 << 20);
+    }
+
+    #[test]
+    fn a_path_with_a_line_break_is_refused() {
+        assert!(is_request_path("/readyz?verbose"));
+        for bad in ["", "readyz", "/a b", "/a\r\nHost: x", "/ä"] {
+            assert!(!is_request_path(bad), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! The thread above the workers: it runs the probes, watches the virtual IP, and ends everything.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::TcpListener;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use fastrand::Rng;
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::config::Config;
+use crate::drain::{Drained, Orders, Phase};
+use crate::frontend::Shared;
+use crate::health::{Flip, Health};
+use crate::pool::BackendId;
+use crate::probe::{Plan, Prober};
+use crate::status::Monitor;
+use crate::worker::{Starvation, Worker};
+use crate::{Error, Frontends, listen};
+
+/// Commands on their way to the control thread: draining consumes the balancer, so there is never a second one.
+const COMMANDS: usize = 1;
+
+/// What the owner of a balancer can want.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Drain { deadline: Duration, reply: oneshot::Sender<Drained> },
+}
+
+/// What the probes of all backends write to.
+#[derive(Debug)]
+pub(crate) struct Board {
+    frontends: Frontends,
+    orders: watch::Sender<Orders>,
+    usable: watch::Sender<bool>,
+    /// Counts the changes of health.
+    changes: watch::Sender<u64>,
+}
+
+impl Board {
+    /// Passes a change of a backend's health on to the flows and to whoever asks whether the balancer is usable.
+    pub(crate) fn publish(&self, frontend: usize, id: BackendId, flip: &Flip) {
+        self.frontends[frontend].members.member(id).set_health(flip.to);
+        if flip.to == Health::Dead {
+            self.orders.send_modify(|orders| orders.deaths[frontend][id.index()] += 1);
+        }
+        let usable = self.frontends.iter().all(|frontend| frontend.members.usable());
+        self.usable.send_if_modified(|known| std::mem::replace(known, usable) != usable);
+        self.changes.send_modify(|changes| *changes += 1);
+    }
+}
+
+/// A bound balancer whose threads do not run yet.
+pub(crate) struct Control {
+    board: Board,
+    plans: Vec<Plan>,
+    /// For each worker, for each frontend, its listeners.
+    listeners: Vec<Vec<Vec<TcpListener>>>,
+    commands: mpsc::Receiver<Command>,
+    vip_active: watch::Receiver<bool>,
+}
+
+impl Control {
+    /// Checks the configuration and binds all its ports.
+    pub(crate) fn prepare(
+        config: Config,
+        vip_active: watch::Receiver<bool>,
+    ) -> Result<(mpsc::Sender<Command>, Self), Error> {
+        config.validate()?;
+        let mut plans = Vec::new();
+        for frontend in &config.frontends {
+            plans.push(Plan::new(frontend)?);
+        }
+        let now = Instant::now().into_std();
+        let mut listeners: Vec<Vec<_>> = (0..config.workers).map(|_| Vec::new()).collect();
+        let mut frontends = Vec::new();
+        for frontend in &config.frontends {
+            let bound = listen::bind(frontend, config.workers)?;
+            let addresses =
+                bound.first().into_iter().flatten().filter_map(|listener| listener.local_addr().ok());
+            frontends.push(Arc::new(Shared::new(frontend, addresses.collect(), now)));
+            for (worker, bound) in listeners.iter_mut().zip(bound) {
+                worker.push(bound);
+            }
+        }
+        let deaths = config.frontends.iter().map(|frontend| vec![0; frontend.backends.len()]).collect();
+        let orders = Orders { phase: Phase::Running, departures: 0, deaths };
+        let board = Board {
+            frontends: frontends.into(),
+            orders: watch::Sender::new(orders),
+            usable: watch::Sender::new(true),
+            changes: watch::Sender::new(0),
+        };
+        let (sender, commands) = mpsc::channel(COMMANDS);
+        Ok((sender, Self { board, plans, listeners, commands, vip_active }))
+    }
+
+    pub(crate) fn monitor(&self) -> Monitor {
+        Monitor::new(Arc::clone(&self.board.frontends), self.board.changes.subscribe())
+    }
+
+    pub(crate) fn usable(&self) -> watch::Receiver<bool> {
+        self.board.usable.subscribe()
+    }
+
+    /// Starts the worker threads and the control thread. On an error those already started end and are joined.
+    pub(crate) fn spawn(mut self) -> Result<Vec<JoinHandle<()>>, Error> {
+        let mut rng = Rng::new();
+        let starvation = Arc::new(Starvation::default());
+        // Nothing is ever sent: its closing says that no worker is left.
+        let (alive, workers) = mpsc::channel::<Infallible>(1);
+        let mut threads = Vec::new();
+        for (index, listeners) in std::mem::take(&mut self.listeners).into_iter().enumerate() {
+            let worker = Worker {
+                frontends: Arc::clone(&self.board.frontends),
+                listeners,
+                orders: self.board.orders.subscribe(),
+                starvation: Arc::clone(&starvation),
+                alive: alive.clone(),
+                seed: rng.u64(..),
+            };
+            let name = format!("lb-worker-{index}");
+            match launch(&name, move |started| worker.run(started)) {
+                Ok(thread) => threads.push(thread),
+                Err(source) => {
+                    // Without the sender of their orders, the workers stop.
+                    drop(self);
+                    threads.into_iter().for_each(|thread| drop(thread.join()));
+                    return Err(Error::Thread { name, source });
+                }
+            }
+        }
+        drop(alive);
+        let name = "lb-control".to_owned();
+        match launch(&name, move |started| self.run(workers, rng, started)) {
+            Ok(thread) => threads.push(thread),
+            Err(source) => {
+                threads.into_iter().for_each(|thread| drop(thread.join()));
+                return Err(Error::Thread { name, source });
+            }
+        }
+        Ok(threads)
+    }
+
+    fn run(
+        self,
+        workers: mpsc::Receiver<Infallible>,
+        rng: Rng,
+        started: &std::sync::mpsc::SyncSender<io::Result<()>>,
+    ) {
+        match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
+            Ok(runtime) => {
+                let _ = started.send(Ok(()));
+                runtime.block_on(self.supervise(workers, rng));
+            }
+            // A starter that has gone has no use for the answer.
+            Err(error) => drop(started.send(Err(error))),
+        }
+    }
+
+    /// Waits for the virtual IP to come or go, for the order to drain, for its deadline, and for the last worker to end.
+    /// Tells the workers by [`Orders`]. Not cancelled.
+    async fn supervise(mut self, mut workers: mpsc::Receiver<Infallible>, mut rng: Rng) {
+        let board = Rc::new(self.board);
+        let mut probers = JoinSet::new();
+        for (index, plan) in self.plans.iter().enumerate() {
+            let shared = &board.frontends[index];
+            for id in shared.members.ids() {
+                probers.spawn_local(
+                    Prober::new(plan, Rc::clone(&board), index, Arc::clone(shared), id, rng.fork()).run(),
+                );
+            }
+        }
+        let mut active = Some(*self.vip_active.borrow_and_update());
+        let mut deadline = None;
+        let mut reply = None;
+        let mut drained = Drained::default();
+        let mut stopped = false;
+        loop {
+            let event = tokio::select! {
+                biased;
+                _ = workers.recv() => break,
+                command = self.commands.recv(), if !stopped => match command {
+                    Some(command) => Event::Command(command),
+                    None => Event::Stop,
+                },
+                changed = self.vip_active.changed(), if active.is_some() => {
+                    Event::VirtualIp(changed.is_ok().then(|| *self.vip_active.borrow_and_update()))
+                }
+                () = tokio::time::sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => Event::Stop,
+            };
+            match event {
+                Event::Command(Command::Drain { deadline: after, reply: to }) => {
+                    (deadline, reply) = (Some(Instant::now() + after), Some(to));
+                    board.orders.send_modify(|orders| orders.phase = Phase::Draining);
+                }
+                Event::VirtualIp(now) => {
+                    if active == Some(true) && now == Some(false) {
+                        board.orders.send_modify(|orders| orders.departures += 1);
+                    }
+                    active = now;
+                }
+                Event::Stop => {
+                    drained.reset = board.frontends.iter().map(|frontend| frontend.connections()).sum();
+                    (deadline, stopped) = (None, true);
+                    board.orders.send_modify(|orders| orders.phase = Phase::Stopped);
+                }
+            }
+        }
+        probers.shutdown().await;
+        if let Some(reply) = reply {
+            // The owner may have stopped waiting.
+            let _ = reply.send(drained);
+        }
+    }
+}
+
+/// What woke the control thread.
+enum Event {
+    Command(Command),
+    /// `None`: nobody will tell any more.
+    VirtualIp(Option<bool>),
+    Stop,
+}
+
+/// Starts a thread and waits until it says that it could begin.
+fn launch(
+    name: &str,
+    body: impl FnOnce(&std::sync::mpsc::SyncSender<io::Result<()>>) + Send + 'static,
+) -> io::Result<JoinHandle<()>> {
+    // One answer, once.
+    let (started, answer) = std::sync::mpsc::sync_channel(1);
+    let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || body(&started))?;
+    match answer.recv() {
+        Ok(Ok(())) => Ok(thread),
+        Ok(Err(error)) => {
+            let _ = thread.join();
+            Err(error)
+        }
+        Err(_) => Err(io::Error::other("the thread ended at once")),
+    }
+}

@@ -1,0 +1,55 @@
+//! How a balancer ends, and what flows are told from outside.
+
+use std::fmt;
+
+/// How a drained balancer ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Drained {
+    /// Flows that were open when the deadline had passed, and were reset.
+    pub reset: usize,
+}
+
+/// The three lives of a balancer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Running,
+    /// Listeners are closed, flows go on.
+    Draining,
+    /// Everything is reset.
+    Stopped,
+}
+
+/// What the control thread wants of the workers. A state rather than messages: however late a worker looks, it misses nothing,
+/// and nothing piles up.
+#[derive(Debug, Clone)]
+pub(crate) struct Orders {
+    pub(crate) phase: Phase,
+    /// Times that the virtual IP has left.
+    pub(crate) departures: u64,
+    /// Times that each backend of each frontend has died.
+    pub(crate) deaths: Vec<Vec<u64>>,
+}
+
+/// Why a flow is ended from outside, the strongest last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum End {
+    /// Its idle timeout has passed.
+    Idle,
+    /// Its backend is dead. A flow that has not heard from it yet goes to another.
+    BackendDead,
+    /// The virtual IP that its client reached has left this node.
+    VirtualIpLost,
+    /// The balancer stops.
+    Stopped,
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Idle => "idle for too long",
+            Self::BackendDead => "the backend is dead",
+            Self::VirtualIpLost => "the virtual IP has left",
+            Self::Stopped => "the balancer stops",
+        })
+    }
+}

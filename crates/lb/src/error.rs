@@ -1,0 +1,87 @@
+//! Why a balancer could not be started.
+
+use std::io;
+use std::net::SocketAddr;
+
+use crate::config::Listen;
+
+/// Why a balancer could not be started. Nothing is left bound or running.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Another socket has the port, possibly one of another instance of this program.
+    #[error("failed to listen on {address} for frontend {frontend}: the port is taken; {}", way_out(*.any))]
+    AddressInUse {
+        /// Name of the frontend.
+        frontend: String,
+        /// The address that is taken.
+        address: SocketAddr,
+        /// Whether the frontend wanted every address of the host.
+        any: bool,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// An address can't be bound for another reason (a privileged port, an impossible address).
+    #[error("failed to listen on {address} for frontend {frontend}")]
+    Listen {
+        /// Name of the frontend.
+        frontend: String,
+        /// The address that was wanted.
+        address: SocketAddr,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// A frontend's settings contradict themselves.
+    #[error("failed to set up frontend {frontend}: {reason}")]
+    Impossible {
+        /// Name of the frontend.
+        frontend: String,
+        /// What can't be.
+        reason: &'static str,
+    },
+    /// No thread was asked for.
+    #[error("failed to start the balancer: it needs at least one worker")]
+    NoWorkers,
+    /// The CA of a check can't be used.
+    #[error("failed to read the check's CA certificates for frontend {frontend}: {reason}")]
+    Ca {
+        /// Name of the frontend.
+        frontend: String,
+        /// What is wrong with them.
+        reason: String,
+    },
+    /// A thread or its runtime could not be made.
+    #[error("failed to start thread {name}")]
+    Thread {
+        /// Name of the thread.
+        name: String,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// Sorts a failure to bind.
+    pub(crate) fn listen(frontend: &str, listen: &Listen, address: SocketAddr, source: io::Error) -> Self {
+        let frontend = frontend.to_owned();
+        if source.kind() == io::ErrorKind::AddrInUse {
+            Self::AddressInUse { frontend, address, any: matches!(listen, Listen::Any { .. }), source }
+        } else {
+            Self::Listen { frontend, address, source }
+        }
+    }
+}
+
+/// What an operator can do about a taken port.
+fn way_out(any: bool) -> &'static str {
+    if any {
+        "give the frontend another port, or stop the process that has it (ss -ltnp shows which); \
+         a kube-apiserver beside it usually has 6443"
+    } else {
+        "give the frontend another port, or stop the process that has it (ss -ltnp shows which); \
+         a listener on every address, as a kube-apiserver has on *:6443, takes the port of the virtual IP too"
+    }
+}

@@ -1,0 +1,178 @@
+//! What a backend's check results add up to.
+//!
+//! Two questions, each with its own hysteresis: *is it alive?* and *is it ready?* An answer that says “not
+//! ready” counts for the first and against the second.
+//!
+//! ```text
+//!              ready    not ready
+//!   alive      Ready    Draining
+//!   not alive  ────── Dead ──────
+//! ```
+
+use std::borrow::Cow;
+use std::fmt;
+use std::time::Instant;
+
+/// What is known about a backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Health {
+    /// Not asked yet.
+    Unknown,
+    /// Takes new connections.
+    Ready,
+    /// Answers, but says it is not ready: keeps its flows and gets no new ones while another is ready.
+    Draining,
+    /// Does not answer: its flows are reset.
+    Dead,
+}
+
+impl fmt::Display for Health {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Unknown => "unknown",
+            Self::Ready => "ready",
+            Self::Draining => "draining",
+            Self::Dead => "dead",
+        })
+    }
+}
+
+/// How a backend answered one check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// It is there and ready.
+    Ready,
+    /// It is there and says it is not ready, or answers nonsense.
+    NotReady,
+    /// It did not answer.
+    Nothing,
+}
+
+/// The result of one check.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Observation {
+    /// How the backend answered.
+    pub answer: Answer,
+    /// Proof rather than a sign: the kernel of the backend's host said that nobody listens. Needs no repetition.
+    pub certain: bool,
+    /// Why, for the operator.
+    pub reason: Cow<'static, str>,
+}
+
+impl Observation {
+    /// The backend is there and ready.
+    pub fn ready(reason: impl Into<Cow<'static, str>>) -> Self {
+        Self { answer: Answer::Ready, certain: false, reason: reason.into() }
+    }
+
+    /// The backend is there but not ready.
+    pub fn not_ready(reason: impl Into<Cow<'static, str>>) -> Self {
+        Self { answer: Answer::NotReady, certain: false, reason: reason.into() }
+    }
+
+    /// The backend did not answer; that may be a lost packet.
+    pub fn nothing(reason: impl Into<Cow<'static, str>>) -> Self {
+        Self { answer: Answer::Nothing, certain: false, reason: reason.into() }
+    }
+
+    /// The backend is certainly gone.
+    pub fn gone(reason: impl Into<Cow<'static, str>>) -> Self {
+        Self { answer: Answer::Nothing, certain: true, reason: reason.into() }
+    }
+}
+
+/// A change of judgement.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Flip {
+    /// What the backend was held for.
+    pub from: Health,
+    /// What it is held for now.
+    pub to: Health,
+    /// The check result that decided.
+    pub reason: Cow<'static, str>,
+}
+
+/// One yes/no question that needs several answers in a row to change its mind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Hysteresis {
+    yes: bool,
+    /// Answers in a row that contradict `yes`.
+    against: u32,
+}
+
+impl Hysteresis {
+    fn adopt(&mut self, yes: bool) {
+        *self = Self { yes, against: 0 };
+    }
+
+    fn count(&mut self, yes: bool, rise: u32, fall: u32) {
+        if yes == self.yes {
+            self.against = 0;
+            return;
+        }
+        self.against = self.against.saturating_add(1);
+        if self.against >= if yes { rise } else { fall } {
+            self.adopt(yes);
+        }
+    }
+}
+
+/// The judgement about one backend.
+///
+/// The first result counts at once, and so does a certain one; otherwise `rise` better or `fall` worse results in a row
+/// are needed.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    rise: u32,
+    fall: u32,
+    health: Health,
+    since: Instant,
+    alive: Hysteresis,
+    ready: Hysteresis,
+}
+
+impl Machine {
+    /// A judgement about a backend that has not been asked yet.
+    #[must_use]
+    pub fn new(rise: u32, fall: u32, now: Instant) -> Self {
+        let undecided = Hysteresis { yes: false, against: 0 };
+        Self { rise, fall, health: Health::Unknown, since: now, alive: undecided, ready: undecided }
+    }
+
+    /// What the backend is held for.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        self.health
+    }
+
+    /// Since when.
+    #[must_use]
+    pub fn since(&self) -> Instant {
+        self.since
+    }
+
+    /// Takes in one check result and returns the change, if there is one.
+    pub fn observe(&mut self, observation: &Observation, now: Instant) -> Option<Flip> {
+        let alive = observation.answer != Answer::Nothing;
+        let ready = observation.answer == Answer::Ready;
+        if observation.certain || self.health == Health::Unknown {
+            self.alive.adopt(alive);
+            self.ready.adopt(ready);
+        } else {
+            self.alive.count(alive, self.rise, self.fall);
+            self.ready.count(ready, self.rise, self.fall);
+        }
+        let to = match (self.alive.yes, self.ready.yes) {
+            (true, true) => Health::Ready,
+            (true, false) => Health::Draining,
+            (false, _) => Health::Dead,
+        };
+        if to == self.health {
+            return None;
+        }
+        let from = std::mem::replace(&mut self.health, to);
+        self.since = now;
+        Some(Flip { from, to, reason: observation.reason.clone() })
+    }
+}
+

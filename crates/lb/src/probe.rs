@@ -1,0 +1,431 @@
+//! Asking one backend for its health, again and again, over a connection that is held open.
+//!
+//! The held connection is the fastest news there is: when a process is killed, its kernel closes it within a
+//! millisecond. Then a new connect is tried at once, and a refusal is proof that nobody listens.
+
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fastrand::Rng;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::Error;
+use crate::config::{Check, CheckKind, Frontend, Timeouts};
+use crate::control::Board;
+use crate::frontend::Shared;
+use crate::health::{Answer, Machine, Observation};
+use crate::http::{self, Progress};
+use crate::pool::BackendId;
+use crate::socket;
+use crate::tls::{self, Failure};
+
+/// Least time between two checks that failing flows ask for: a burst of refused connections is one question.
+const DOUBT_SPACING: Duration = Duration::from_millis(100);
+
+/// Bytes read and dropped between two checks from a backend that talks on a connection held for its own sake. Beyond it the
+/// rest waits in the kernel, and so does the news of the connection's end, until the next check.
+const CHATTER: usize = 64 * 1024;
+
+/// How the backends of one frontend are checked.
+pub(crate) struct Plan {
+    check: Check,
+    method: Method,
+}
+
+#[derive(Clone)]
+enum Method {
+    Nothing,
+    Connect,
+    Request { connector: TlsConnector, path: String, auto: bool },
+}
+
+impl Plan {
+    /// Prepares TLS.
+    pub(crate) fn new(frontend: &Frontend) -> Result<Self, Error> {
+        let request = |path: &str, ca, auto| {
+            let connector =
+                tls::connector(ca).map_err(|reason| Error::Ca { frontend: frontend.name.clone(), reason })?;
+            Ok(Method::Request { connector, path: path.to_owned(), auto })
+        };
+        let method = match &frontend.check.kind {
+            CheckKind::None => Method::Nothing,
+            CheckKind::Tcp => Method::Connect,
+            CheckKind::Auto { path, ca } => request(path, ca, true)?,
+            CheckKind::Https { path, ca } => request(path, ca, false)?,
+        };
+        Ok(Self { check: frontend.check.clone(), method })
+    }
+}
+
+/// The connection held between two checks.
+#[derive(Debug, Default)]
+enum Held {
+    #[default]
+    Nothing,
+    /// Carries the next request.
+    ForRequests(Box<TlsStream<TcpStream>>),
+    /// Judges the backend by its being there.
+    Plain(TcpStream),
+    /// The same, over TLS.
+    Encrypted(Box<TlsStream<TcpStream>>),
+}
+
+impl Held {
+    /// Waits until the connection can't be used any more, and returns why. Cancel-safe: it only reads what it drops.
+    async fn closed(&mut self, chatter: &mut usize) -> io::ErrorKind {
+        let mut buffer = [0; 1024];
+        loop {
+            if *chatter == 0 {
+                return std::future::pending().await;
+            }
+            let read = match self {
+                Self::Nothing => return std::future::pending().await,
+                // Whatever comes without a request, it is not the answer to the next one.
+                Self::ForRequests(stream) => stream.read(&mut buffer).await.and(Ok(0)),
+                Self::Plain(stream) => stream.read(&mut buffer).await,
+                Self::Encrypted(stream) => stream.read(&mut buffer).await,
+            };
+            match read {
+                Ok(0) => return io::ErrorKind::UnexpectedEof,
+                Ok(length) => *chatter = chatter.saturating_sub(length),
+                Err(error) => return error.kind(),
+            }
+        }
+    }
+}
+
+/// What makes the next check begin.
+enum Cause {
+    Time,
+    Closed(io::ErrorKind),
+    Doubt,
+}
+
+/// Checks one backend.
+pub(crate) struct Prober {
+    board: Rc<Board>,
+    frontend: usize,
+    shared: Arc<Shared>,
+    id: BackendId,
+    check: Check,
+    method: Method,
+    machine: Machine,
+    held: Held,
+    chatter: usize,
+    rng: Rng,
+    /// Options of its own connections: a host that vanished is noticed after as long as failing checks would take.
+    timeouts: Timeouts,
+    /// The backend has spoken TLS: silence in a handshake is then a failure, not another protocol.
+    spoke_tls: bool,
+    /// The backend has spoken HTTP, likewise.
+    spoke_http: bool,
+    /// From when on the end of the held connection is worth an extra check; a server that closes at once must not make us
+    /// spin.
+    next_reconnect: Instant,
+    /// From when on doubt is.
+    next_doubt: Instant,
+}
+
+impl Prober {
+    pub(crate) fn new(
+        plan: &Plan,
+        board: Rc<Board>,
+        frontend: usize,
+        shared: Arc<Shared>,
+        id: BackendId,
+        rng: Rng,
+    ) -> Self {
+        let now = Instant::now();
+        let check = plan.check.clone();
+        let timeouts = Timeouts {
+            keepalive: check.interval,
+            user_timeout: check.timeout.saturating_mul(check.fall),
+            ..shared.timeouts
+        };
+        Self {
+            machine: Machine::new(check.rise, check.fall, now.into_std()),
+            method: plan.method.clone(),
+            held: Held::Nothing,
+            chatter: CHATTER,
+            spoke_tls: false,
+            spoke_http: false,
+            next_reconnect: now,
+            next_doubt: now,
+            board,
+            frontend,
+            shared,
+            id,
+            check,
+            rng,
+            timeouts,
+        }
+    }
+
+    /// Checks at once and then every interval, earlier when the held connection ends or flows have doubts.
+    ///
+    /// Waits on time, the held connection and the doubt of flows; writes the judgement and the board. May be
+    /// cancelled at any point: nothing outlives it but the last judgement.
+    pub(crate) async fn run(mut self) {
+        if let Method::Nothing = self.method {
+            return self.judge(&Observation::ready("not checked"));
+        }
+        // The second checks are spread over an interval, so that the backends of many nodes are not asked all together.
+        let mut gap = self.check.interval.mul_f64(0.5 + self.rng.f64());
+        let mut cause = Cause::Time;
+        loop {
+            let started = Instant::now();
+            let observation = self.observe(&cause).await;
+            self.judge(&observation);
+            cause = self.wait(started + gap).await;
+            gap = self.check.interval;
+        }
+    }
+
+    async fn wait(&mut self, next: Instant) -> Cause {
+        let doubt = &self.shared.target(self.id).doubt;
+        loop {
+            let from = self.next_doubt;
+            let cause = tokio::select! {
+                biased;
+                kind = self.held.closed(&mut self.chatter) => Cause::Closed(kind),
+                () = async { sleep_until(from).await; doubt.notified().await } => Cause::Doubt,
+                () = sleep_until(next) => Cause::Time,
+            };
+            let now = Instant::now();
+            match cause {
+                Cause::Time => return cause,
+                Cause::Doubt => {
+                    self.next_doubt = now + DOUBT_SPACING;
+                    return cause;
+                }
+                Cause::Closed(_) => {
+                    self.held = Held::Nothing;
+                    if self.next_reconnect <= now {
+                        self.next_reconnect = now + self.check.interval;
+                        return cause;
+                    }
+                }
+            }
+        }
+    }
+
+    fn judge(&mut self, observation: &Observation) {
+        let flip = self.machine.observe(observation, Instant::now().into_std());
+        let (health, since) = (self.machine.health(), self.machine.since());
+        let target = self.shared.target(self.id);
+        target.judgement.send_modify(|judgement| {
+            (judgement.health, judgement.since) = (health, since);
+            match observation.answer {
+                Answer::Ready if health == crate::Health::Ready => judgement.last_error = None,
+                Answer::Ready => {}
+                Answer::NotReady | Answer::Nothing => {
+                    judgement.last_error = Some(observation.reason.to_string())
+                }
+            }
+        });
+        if let Some(flip) = flip {
+            tracing::info!(
+                frontend = self.shared.name,
+                backend = target.backend.name,
+                from = %flip.from,
+                to = %flip.to,
+                reason = %flip.reason,
+                "backend health changed"
+            );
+            self.board.publish(self.frontend, self.id, &flip);
+        }
+    }
+
+    async fn observe(&mut self, cause: &Cause) -> Observation {
+        self.chatter = CHATTER;
+        let deadline = Instant::now() + self.check.timeout;
+        let held = std::mem::take(&mut self.held);
+        match (held, cause) {
+            (Held::ForRequests(stream), Cause::Time) => match self.ask(stream, deadline).await {
+                Reply::Observed(observation) => observation,
+                // It may have ended just while we asked: that says nothing yet.
+                Reply::Closed => self.connect(cause, deadline).await,
+                Reply::Malformed(error) => Observation::not_ready(error.to_string()),
+                // Not enough to tell a busy backend from a frozen one; the next check begins with a handshake.
+                Reply::Silent => Observation::nothing(self.late("no answer")),
+            },
+            (held @ (Held::Plain(_) | Held::Encrypted(_)), Cause::Time) => {
+                self.held = held;
+                Observation::ready("its connection is open")
+            }
+            // What made flows doubt happened to new connections, so a new one is tried.
+            (_, Cause::Time | Cause::Doubt | Cause::Closed(_)) => self.connect(cause, deadline).await,
+        }
+    }
+
+    async fn connect(&mut self, cause: &Cause, deadline: Instant) -> Observation {
+        let stream = match self.open(deadline).await {
+            Ok(stream) => stream,
+            // The kernel has asked in vain for as long as failing checks would have taken.
+            Err(lost) if matches!(cause, Cause::Closed(io::ErrorKind::TimedOut)) => {
+                return Observation { certain: true, ..lost };
+            }
+            Err(lost) => return lost,
+        };
+        match self.method.clone() {
+            Method::Nothing | Method::Connect => {
+                self.held = Held::Plain(stream);
+                Observation::ready("connected")
+            }
+            Method::Request { connector, auto, .. } => {
+                self.shake_hands(stream, &connector, auto, deadline).await
+            }
+        }
+    }
+
+    async fn open(&self, deadline: Instant) -> Result<TcpStream, Observation> {
+        let address = self.shared.target(self.id).backend.address;
+        match timeout_at(deadline, socket::connect(address, &self.timeouts)).await {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                Err(Observation::gone("connection refused"))
+            }
+            Ok(Err(error)) => Err(Observation::nothing(format!("failed to connect: {error}"))),
+            Err(_) => Err(Observation::nothing(self.late("no answer to connecting"))),
+        }
+    }
+
+    async fn shake_hands(
+        &mut self,
+        stream: TcpStream,
+        connector: &TlsConnector,
+        auto: bool,
+        deadline: Instant,
+    ) -> Observation {
+        let name: ServerName<'_> = tls::server_name(self.shared.target(self.id).backend.address);
+        let failure = match timeout_at(deadline, connector.connect(name, stream)).await {
+            Ok(Ok(stream)) => {
+                self.spoke_tls = true;
+                return self.first_request(Box::new(stream), auto, deadline).await;
+            }
+            Ok(Err(error)) => tls::classify(&error),
+            Err(_) => Failure::Broken(self.late("no answer to the TLS handshake")),
+        };
+        match failure {
+            Failure::NotTls if auto => {
+                self.spoke_tls = false;
+                self.judge_by_connection("it speaks no TLS").await
+            }
+            Failure::Alert(reason) if auto => self.judge_by_connection(&reason).await,
+            Failure::Broken(reason) if auto && !self.spoke_tls => self.judge_by_connection(&reason).await,
+            Failure::NotTls => Observation::nothing("it speaks no TLS"),
+            Failure::Alert(reason) | Failure::Broken(reason) | Failure::Certificate(reason) => {
+                Observation::nothing(reason)
+            }
+        }
+    }
+
+    /// The request on a connection whose handshake has just shown that the backend is alive.
+    async fn first_request(
+        &mut self,
+        stream: Box<TlsStream<TcpStream>>,
+        auto: bool,
+        deadline: Instant,
+    ) -> Observation {
+        let reason = match self.ask(stream, deadline).await {
+            Reply::Observed(observation) => return observation,
+            Reply::Silent => return Observation::not_ready(self.late("no answer to the request")),
+            Reply::Closed => "it closed the connection without an answer".to_owned(),
+            Reply::Malformed(error) => error.to_string(),
+        };
+        if auto && !self.spoke_http {
+            self.judge_by_connection(&reason).await
+        } else {
+            Observation::not_ready(reason)
+        }
+    }
+
+    /// Opens the connection by which alone the backend is judged until it ends.
+    async fn judge_by_connection(&mut self, why: &str) -> Observation {
+        // Its own time: the attempt before may have used up the first.
+        match self.open(Instant::now() + self.check.timeout).await {
+            Ok(stream) => {
+                self.held = Held::Plain(stream);
+                Observation::ready(format!("judged by its connection: {why}"))
+            }
+            Err(lost) => lost,
+        }
+    }
+
+    fn late(&self, what: &str) -> String {
+        format!("{what} within {:?}", self.check.timeout)
+    }
+
+    /// Sends the request and judges the answer; the connection is held if it can carry another.
+    async fn ask(&mut self, mut stream: Box<TlsStream<TcpStream>>, deadline: Instant) -> Reply {
+        let Method::Request { path, auto, .. } = self.method.clone() else { return Reply::Closed };
+        let authority = self.shared.target(self.id).backend.address.to_string();
+        let mut answer = Vec::new();
+        let request = http::request(&path, &authority);
+        let exchange = exchange(&mut stream, &request, &mut answer);
+        let ended = timeout_at(deadline, exchange).await;
+        let found = match http::parse(&answer) {
+            Ok(Progress::Complete(found)) => found,
+            Ok(Progress::Body(found)) => http::Answer { reusable: false, ..found },
+            Ok(Progress::Head) if ended.is_err() => return Reply::Silent,
+            Ok(Progress::Head) => return Reply::Closed,
+            Err(error) => return Reply::Malformed(error),
+        };
+        self.spoke_http = true;
+        let reuse = |held: fn(Box<TlsStream<TcpStream>>) -> Held| {
+            if found.reusable { held(stream) } else { Held::Nothing }
+        };
+        Reply::Observed(match found.status {
+            404 if auto && found.reusable => {
+                self.held = reuse(Held::Encrypted);
+                Observation::ready(format!("judged by its connection: it does not know {path} (404)"))
+            }
+            404 if auto => self.judge_by_connection(&format!("it does not know {path} (404)")).await,
+            status => {
+                self.held = reuse(Held::ForRequests);
+                judge_status(status)
+            }
+        })
+    }
+}
+
+/// How a request went.
+enum Reply {
+    /// There was an answer.
+    Observed(Observation),
+    /// The connection ended before one.
+    Closed,
+    /// It was not HTTP.
+    Malformed(http::Malformed),
+    /// It did not come in time.
+    Silent,
+}
+
+/// What a status code says about a backend.
+fn judge_status(status: u16) -> Observation {
+    match status {
+        200..=399 => Observation::ready(format!("HTTP status {status}")),
+        401 | 403 => Observation::ready(format!("HTTP status {status}: alive, readiness unknown")),
+        _ => Observation::not_ready(format!("HTTP status {status}")),
+    }
+}
+
+/// Sends `request` and collects the answer until it is complete, malformed or too long, or the connection ends.
+async fn exchange(stream: &mut TlsStream<TcpStream>, request: &[u8], answer: &mut Vec<u8>) -> io::Result<()> {
+    stream.write_all(request).await?;
+    stream.flush().await?;
+    while answer.len() < http::ANSWER && matches!(http::parse(answer), Ok(Progress::Head | Progress::Body(_)))
+    {
+        if stream.read_buf(answer).await? == 0 {
+            break;
+        }
+    }
+    Ok(())
+}

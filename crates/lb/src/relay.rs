@@ -1,0 +1,294 @@
+//! Moving the bytes of one flow, both ways, as a poll function: an idle flow keeps two sockets and these few words.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::Sleep;
+
+use crate::drain::End;
+use crate::first_flight::FirstFlight;
+use crate::lane::{BUFFER, Record};
+use crate::pool::{Candidates, Counter, Member};
+
+/// Least bytes read at once for a destination that is slower than its source. A slow reader ties up as much memory
+/// as was read too much, so the amount follows what the destination takes; below this the system calls would dominate.
+const LEAST_WINDOW: usize = 16 * 1024;
+
+/// Bytes moved in one direction before the other flows of the worker get their turn, well under a millisecond of copying.
+const TURN: usize = 1024 * 1024;
+
+/// How long a backend's end of stream is kept from a client that has not spoken yet. A backend that dies between accepting and
+/// the client's first bytes looks like one that has nothing to say; those bytes, mostly under way already, tell
+/// whether the flow can start again elsewhere.
+const EARLY_END_WAIT: Duration = Duration::from_millis(500);
+
+/// What a flow still needs as long as it may move to another backend: until a backend's first byte, or until the
+/// client says something that can't be repeated.
+#[derive(Debug)]
+pub(crate) struct Opening {
+    pub(crate) candidates: Candidates,
+    flight: FirstFlight,
+    early_end: Option<Pin<Box<Sleep>>>,
+}
+
+impl Opening {
+    pub(crate) fn new(candidates: Candidates) -> Self {
+        Self { candidates, flight: FirstFlight::default(), early_end: None }
+    }
+}
+
+/// Why relaying has ended.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    /// Both sides have said all, and all was handed on.
+    Finished,
+    /// The client's connection broke.
+    Client(io::Error),
+    /// The backend's connection broke; with an opening left, another may be tried.
+    Backend(io::Error),
+    /// It was ordered from outside.
+    Ended(End),
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Finished => formatter.write_str("finished"),
+            Self::Client(error) => write!(formatter, "client: {error}"),
+            Self::Backend(error) => write!(formatter, "backend: {error}"),
+            Self::Ended(end) => write!(formatter, "{end}"),
+        }
+    }
+}
+
+/// One direction of a flow.
+#[derive(Debug)]
+pub(crate) struct Direction {
+    /// Read, but not yet taken by the destination: at most [`BUFFER`] bytes, since nothing is read while any are left.
+    /// Freed when sent.
+    pending: Vec<u8>,
+    sent: usize,
+    /// Bytes to read at once, at most [`BUFFER`].
+    window: usize,
+    /// The source has ended.
+    ended: bool,
+    /// The destination has been told so.
+    shut: bool,
+}
+
+impl Default for Direction {
+    fn default() -> Self {
+        Self { pending: Vec::new(), sent: 0, window: BUFFER, ended: false, shut: false }
+    }
+}
+
+impl Direction {
+    /// Starts over towards another destination, with `pending` to be said first.
+    fn restart(&mut self, pending: &[u8]) {
+        *self = Self { pending: pending.to_vec(), ended: self.ended, ..Self::default() };
+    }
+
+    /// Sends what is left over, then the end of the stream if there is one. Ready when there is nothing more to send.
+    fn poll_flush(
+        &mut self,
+        context: &mut Context<'_>,
+        to: &mut TcpStream,
+        count: &Counter,
+    ) -> Poll<io::Result<()>> {
+        while self.sent < self.pending.len() {
+            let written = ready!(Pin::new(&mut *to).poll_write(context, &self.pending[self.sent..]))?;
+            count.add(written as u64);
+            self.sent += written;
+        }
+        if self.sent > 0 {
+            (self.pending, self.sent) = (Vec::new(), 0);
+        }
+        if self.ended && !self.shut {
+            ready!(Pin::new(to).poll_shutdown(context))?;
+            self.shut = true;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Sends `bytes` as far as the destination takes them now, and keeps the rest.
+    fn send(
+        &mut self,
+        context: &mut Context<'_>,
+        to: &mut TcpStream,
+        bytes: &[u8],
+        count: &Counter,
+    ) -> io::Result<()> {
+        debug_assert!(self.pending.is_empty(), "reading went on with bytes left over");
+        let mut written = 0;
+        while written < bytes.len() {
+            match Pin::new(&mut *to).poll_write(context, &bytes[written..])? {
+                Poll::Ready(more) => {
+                    count.add(more as u64);
+                    written += more;
+                }
+                Poll::Pending => {
+                    self.pending = bytes[written..].to_vec();
+                    self.window = written.clamp(LEAST_WINDOW, BUFFER);
+                    return Ok(());
+                }
+            }
+        }
+        self.window = (self.window * 2).min(BUFFER);
+        Ok(())
+    }
+
+    #[cfg(test)]
+    pub(crate) fn pending(&self) -> usize {
+        self.pending.len()
+    }
+}
+
+/// Both directions of a flow.
+#[derive(Debug, Default)]
+pub(crate) struct Directions {
+    pub(crate) up: Direction,
+    pub(crate) down: Direction,
+}
+
+impl Directions {
+    /// Prepares for another backend.
+    pub(crate) fn restart(&mut self, opening: &mut Opening) {
+        self.up.restart(opening.flight.bytes());
+        self.down.restart(&[]);
+        opening.early_end = None;
+    }
+}
+
+/// A flow and everything it needs for one poll.
+pub(crate) struct Relay<'a> {
+    pub(crate) client: &'a mut TcpStream,
+    pub(crate) backend: &'a mut TcpStream,
+    pub(crate) directions: &'a mut Directions,
+    pub(crate) opening: &'a mut Option<Box<Opening>>,
+    pub(crate) record: &'a Record,
+    pub(crate) member: &'a Member,
+    pub(crate) buffer: &'a RefCell<Box<[u8]>>,
+}
+
+impl Relay<'_> {
+    /// Moves what can be moved now.
+    pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Outcome> {
+        if let Poll::Ready(end) = self.record.poll_end(context) {
+            return Poll::Ready(Outcome::Ended(end));
+        }
+        let up = match self.poll_up(context) {
+            Poll::Ready(Err(outcome)) => return Poll::Ready(outcome),
+            Poll::Ready(Ok(())) => true,
+            Poll::Pending => false,
+        };
+        let down = match self.poll_down(context) {
+            Poll::Ready(Err(outcome)) => return Poll::Ready(outcome),
+            Poll::Ready(Ok(())) => true,
+            Poll::Pending => false,
+        };
+        if up && down { Poll::Ready(Outcome::Finished) } else { Poll::Pending }
+    }
+
+    /// From the client to the backend; ready when this direction has ended.
+    fn poll_up(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Outcome>> {
+        let direction = &mut self.directions.up;
+        let count = &self.member.to_backend;
+        let mut turn = TURN;
+        loop {
+            ready!(direction.poll_flush(context, self.backend, count)).map_err(Outcome::Backend)?;
+            if direction.ended {
+                return Poll::Ready(Ok(()));
+            }
+            if turn == 0 {
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let mut buffer = self.buffer.borrow_mut();
+            let bytes = ready!(poll_read(context, self.client, &mut buffer[..direction.window]))
+                .map_err(Outcome::Client)?;
+            turn = turn.saturating_sub(bytes.len());
+            self.record.touch();
+            if bytes.is_empty() {
+                direction.ended = true;
+                continue;
+            }
+            if let Some(opening) = self.opening.as_mut() {
+                if !opening.flight.keep(bytes) {
+                    *self.opening = None;
+                } else if opening.early_end.is_some() {
+                    return Poll::Ready(Err(backend_ended()));
+                }
+            }
+            direction.send(context, self.backend, bytes, count).map_err(Outcome::Backend)?;
+        }
+    }
+
+    /// From the backend to the client; ready when this direction has ended.
+    fn poll_down(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Outcome>> {
+        let direction = &mut self.directions.down;
+        let count = &self.member.to_client;
+        let mut turn = TURN;
+        loop {
+            ready!(direction.poll_flush(context, self.client, count)).map_err(Outcome::Client)?;
+            if direction.ended {
+                return Poll::Ready(Ok(()));
+            }
+            if turn == 0 {
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            if let Some(wait) = self.opening.as_mut().and_then(|opening| opening.early_end.as_mut()) {
+                // A client that has ended will not say anything that could tell more.
+                if !self.directions.up.ended {
+                    ready!(wait.as_mut().poll(context));
+                }
+                *self.opening = None;
+                direction.ended = true;
+                continue;
+            }
+            let mut buffer = self.buffer.borrow_mut();
+            let bytes = ready!(poll_read(context, self.backend, &mut buffer[..direction.window]))
+                .map_err(Outcome::Backend)?;
+            turn = turn.saturating_sub(bytes.len());
+            self.record.touch();
+            if !bytes.is_empty() {
+                *self.opening = None;
+                direction.send(context, self.client, bytes, count).map_err(Outcome::Client)?;
+                continue;
+            }
+            match self.opening.as_mut() {
+                Some(opening) if opening.flight.is_empty() => {
+                    opening.early_end = Some(Box::pin(tokio::time::sleep(EARLY_END_WAIT)));
+                }
+                Some(_) => return Poll::Ready(Err(backend_ended())),
+                None => direction.ended = true,
+            }
+        }
+    }
+}
+
+/// A handshake that was answered by the end of the stream.
+fn backend_ended() -> Outcome {
+    Outcome::Backend(io::ErrorKind::UnexpectedEof.into())
+}
+
+/// Reads into the worker's buffer; empty at the end of the stream.
+///
+/// `poll_read` rather than readiness and `try_read`: after a short read it knows that nothing is left, and saves the
+/// system call that would find out.
+fn poll_read<'b>(
+    context: &mut Context<'_>,
+    from: &mut TcpStream,
+    buffer: &'b mut [u8],
+) -> Poll<io::Result<&'b [u8]>> {
+    let mut filled = ReadBuf::new(buffer);
+    ready!(Pin::new(from).poll_read(context, &mut filled))?;
+    let length = filled.filled().len();
+    Poll::Ready(Ok(&buffer[..length]))
+}

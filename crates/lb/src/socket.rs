@@ -1,0 +1,69 @@
+//! Socket options that listeners, flows and probes share.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::{TcpSocket, TcpStream};
+
+use crate::config::Timeouts;
+
+/// The kernel counts keepalive times in whole seconds, and 0 is refused.
+const LEAST_KEEPALIVE: Duration = Duration::from_secs(1);
+
+/// Options for a leg of a flow. Set on a listener, every accepted connection inherits them, which saves a system call
+/// each.
+pub(crate) fn tune(socket: &impl AsFd, timeouts: &Timeouts) -> io::Result<()> {
+    let socket = SockRef::from(socket);
+    socket.set_tcp_nodelay(true)?;
+    let period = timeouts.keepalive.max(LEAST_KEEPALIVE);
+    // Without a count: with TCP_USER_TIMEOUT set, the kernel takes that as the end instead.
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(period).with_interval(period))?;
+    socket.set_tcp_user_timeout(Some(timeouts.user_timeout))
+}
+
+/// Connects to a backend.
+///
+/// # Errors
+///
+/// Those of the kernel; and `ConnectionRefused` when the kernel, choosing the port nobody listens on as our own, has connected
+/// the socket to itself.
+pub(crate) async fn connect(address: SocketAddr, timeouts: &Timeouts) -> io::Result<TcpStream> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    tune(&socket, timeouts)?;
+    let stream = socket.connect(address).await?;
+    if address.ip().is_loopback() && stream.local_addr()? == address {
+        return Err(io::ErrorKind::ConnectionRefused.into());
+    }
+    Ok(stream)
+}
+
+/// One connection of a flow. Dropping it resets the connection, unless it was ended properly: whoever forgets a flow,
+/// tells its peers.
+#[derive(Debug)]
+pub(crate) struct Leg {
+    pub(crate) stream: TcpStream,
+    finished: bool,
+}
+
+impl Leg {
+    pub(crate) fn new(stream: TcpStream) -> Self {
+        Self { stream, finished: false }
+    }
+
+    /// Closes the connection in the normal way, after both directions have ended.
+    pub(crate) fn finish(mut self) {
+        self.finished = true;
+    }
+}
+
+impl Drop for Leg {
+    fn drop(&mut self) {
+        if !self.finished {
+            // It fails only on a connection that is gone already.
+            let _ = self.stream.set_zero_linger();
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! A snapshot of the balancer, as plain data.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use tokio::sync::watch;
+
+use crate::{Frontends, Health};
+
+/// The balancer at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// In the order of the configuration.
+    pub frontends: Vec<FrontendStatus>,
+}
+
+/// One frontend at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FrontendStatus {
+    /// Its name.
+    pub name: String,
+    /// The addresses it really listens on.
+    pub listen: Vec<SocketAddr>,
+    /// Flows now.
+    pub connections: usize,
+    /// Most flows it may hold.
+    pub max_connections: usize,
+    /// Connections accepted since start.
+    pub accepted: u64,
+    /// Connections reset because no backend could be reached.
+    pub refused: u64,
+    /// In the order of the configuration.
+    pub backends: Vec<BackendStatus>,
+}
+
+/// One backend at one moment, as one frontend sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackendStatus {
+    /// Its name.
+    pub name: String,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// What the checks found.
+    pub health: Health,
+    /// Since when it has been found so.
+    pub since: Instant,
+    /// Flows now, including those still connecting.
+    pub connections: usize,
+    /// Connections made since start.
+    pub total: u64,
+    /// Connects that failed or took too long.
+    pub connect_failures: u64,
+    /// Flows that left it for another backend before the client noticed.
+    pub retries: u64,
+    /// Why the latest check failed; `None` once the backend has become ready again.
+    pub last_error: Option<String>,
+    /// Bytes sent to the backend.
+    pub bytes_to_backend: u64,
+    /// Bytes sent to clients.
+    pub bytes_to_client: u64,
+}
+
+/// Reads the status of a balancer; cheap to clone and valid after the balancer is gone (it then shows the end).
+#[derive(Debug, Clone)]
+pub struct Monitor {
+    frontends: Frontends,
+    changes: watch::Receiver<u64>,
+}
+
+impl Monitor {
+    pub(crate) fn new(frontends: Frontends, changes: watch::Receiver<u64>) -> Self {
+        Self { frontends, changes }
+    }
+
+    /// Counts the changes of any backend's health, so that they can be awaited.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.clone()
+    }
+
+    /// The state of every frontend and backend as of now.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        Status { frontends: self.frontends.iter().map(|frontend| frontend.status()).collect() }
+    }
+}

@@ -1,0 +1,202 @@
+//! Accepting connections and carrying them: one task per listener, one per flow.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, watch};
+use tracing::{debug, trace, warn};
+
+use crate::drain::{End, Orders, Phase};
+use crate::lane::{Entry, Lane};
+use crate::pool::Open;
+use crate::relay::{Directions, Opening, Outcome, Relay};
+use crate::socket::{self, Leg};
+
+/// Accepts on one listener until the balancer drains, and starts a flow for every connection.
+///
+/// Waits for a connection, then for room under the frontend's limit: so each listener may hold one accepted connection more, and
+/// the kernel's accept queue holds the rest. Not cancelled; it ends by order. On draining, connections that wait in the accept
+/// queue are taken over first, because closing a listener resets them.
+pub(crate) async fn accept(lane: Rc<Lane>, listener: TcpListener, mut orders: watch::Receiver<Orders>) {
+    let phase = {
+        let mut left = pin!(orders.wait_for(|orders| orders.phase != Phase::Running));
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                orders = &mut left => break orders.map_or(Phase::Stopped, |orders| orders.phase),
+                accepted = listener.accept() => accepted,
+            };
+            let next = async {
+                match accepted {
+                    Ok((stream, _)) => admit(&lane, stream).await,
+                    Err(error) => recover(&lane, &error).await,
+                }
+            };
+            // A connection that waits for room when draining begins is reset: there is nowhere to keep it.
+            tokio::select! {
+                biased;
+                () = next => {}
+                orders = &mut left => break orders.map_or(Phase::Stopped, |orders| orders.phase),
+            }
+        }
+    };
+    if phase == Phase::Draining {
+        empty_queue(&lane, listener);
+    }
+}
+
+/// Starts the flow of a connection once there is room for it.
+async fn admit(lane: &Rc<Lane>, stream: TcpStream) {
+    lane.shared.accepted.add(1);
+    let client = Leg::new(stream);
+    let room = &lane.shared.room;
+    let permit = match room.clone().try_acquire_owned() {
+        Ok(permit) => permit,
+        Err(_) => {
+            lane.shared.report_full();
+            // The semaphore lives as long as the lane and is never closed.
+            let Ok(permit) = room.clone().acquire_owned().await else { return };
+            permit
+        }
+    };
+    spawn(lane, client, permit);
+}
+
+fn spawn(lane: &Rc<Lane>, client: Leg, permit: OwnedSemaphorePermit) {
+    let virtual_ips = &lane.shared.virtual_ips;
+    let virtual_ip = !virtual_ips.is_empty()
+        && client.stream.local_addr().is_ok_and(|local| virtual_ips.contains(&local.ip().to_canonical()));
+    lane.tasks.spawn_local(flow(lane.enter(virtual_ip), permit, client));
+}
+
+/// Takes over what has been accepted by the kernel but not by us, then closes the listener.
+fn empty_queue(lane: &Rc<Lane>, listener: TcpListener) {
+    // The kernel is asked, not the runtime: that learns of a connection only at its next turn.
+    let Ok(listener) = listener.into_std() else { return };
+    while let Ok((stream, _)) = listener.accept() {
+        lane.shared.accepted.add(1);
+        let Ok(stream) = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) else {
+            continue;
+        };
+        let client = Leg::new(stream);
+        // Without room the connection is reset: nothing would take it up later.
+        if let Ok(permit) = lane.shared.room.clone().try_acquire_owned() {
+            spawn(lane, client, permit);
+        }
+    }
+}
+
+/// Waits out a failed accept as long as its reason needs.
+async fn recover(lane: &Lane, error: &io::Error) {
+    match Errno::from_io_error(error) {
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
+            lane.starvation.wait(&lane.shared.name, error).await;
+        }
+        // Errors of the connection, already pending on it when it was accepted (accept(2)).
+        _ if error.kind() == io::ErrorKind::ConnectionAborted => {}
+        _ => {
+            warn!(frontend = lane.shared.name, %error, "failed to accept a connection");
+            tokio::time::sleep(ACCEPT_RETRY).await;
+        }
+    }
+}
+
+/// Pause after an accept that failed for an unknown reason: the log must stay readable, and nothing may spin.
+const ACCEPT_RETRY: Duration = Duration::from_secs(1);
+
+/// Carries one connection from its backend's choice to its end.
+///
+/// Dropping it, or returning early, resets both legs. The order of the parameters is the reverse of their dropping: the
+/// table's entry goes last, when the file descriptors are free.
+async fn flow(entry: Entry, permit: OwnedSemaphorePermit, mut client: Leg) {
+    let _permit = &permit;
+    let Entry { lane, record, .. } = &entry;
+    let candidates = lane.pool.borrow_mut().candidates();
+    let mut opening = Some(Box::new(Opening::new(candidates)));
+    let mut directions = Directions::default();
+    while let Some(open_end) = opening.as_mut() {
+        // Boxed, so that an idle flow does not carry the memory of connecting.
+        let (mut backend, open) = match Box::pin(connect(&entry, open_end)).await {
+            Ok(connected) => connected,
+            Err(None) => {
+                lane.shared.refused.add(1);
+                debug!(frontend = lane.shared.name, "no backend could be reached: client reset");
+                return;
+            }
+            Err(Some(end)) => return debug!(frontend = lane.shared.name, %end, "flow ended"),
+        };
+        let outcome = poll_fn(|context| {
+            Relay {
+                client: &mut client.stream,
+                backend: &mut backend.stream,
+                directions: &mut directions,
+                opening: &mut opening,
+                record,
+                member: open.member(),
+                buffer: &lane.buffer,
+            }
+            .poll(context)
+        })
+        .await;
+        let backend_name = &lane.shared.target(open.id()).backend.name;
+        match (outcome, opening.as_mut()) {
+            (Outcome::Finished, _) => {
+                backend.finish();
+                client.finish();
+                return trace!(frontend = lane.shared.name, backend = backend_name, "flow finished");
+            }
+            (reason @ (Outcome::Backend(_) | Outcome::Ended(End::BackendDead)), Some(opening)) => {
+                open.member().retries.add(1);
+                lane.shared.target(open.id()).doubt.notify_one();
+                directions.restart(opening);
+                debug!(
+                    frontend = lane.shared.name,
+                    backend = backend_name,
+                    ?reason,
+                    "flow goes to another backend"
+                );
+            }
+            (reason, _) => {
+                return debug!(frontend = lane.shared.name, backend = backend_name, %reason, "flow reset");
+            }
+        }
+    }
+}
+
+/// Connects to the first candidate that takes the connection. `Err(None)` when there is none left, `Err(Some)` when
+/// the flow was ended from outside.
+async fn connect(entry: &Entry, opening: &mut Opening) -> Result<(Leg, Open), Option<End>> {
+    let shared = &entry.lane.shared;
+    for id in opening.candidates.by_ref() {
+        entry.record.set_backend(id);
+        let open = shared.members.enter(id);
+        let target = shared.target(id);
+        let attempt = socket::connect(target.backend.address, &shared.timeouts);
+        let attempt = tokio::time::timeout(shared.timeouts.connect, attempt);
+        let result = tokio::select! {
+            biased;
+            end = poll_fn(|context| entry.record.poll_end(context)) => match end {
+                End::BackendDead => Err(io::ErrorKind::ConnectionRefused.into()),
+                End::Idle | End::VirtualIpLost | End::Stopped => return Err(Some(end)),
+            },
+            result = attempt => result.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())),
+        };
+        match result {
+            Ok(stream) => {
+                open.member().total.add(1);
+                return Ok((Leg::new(stream), open));
+            }
+            Err(error) => {
+                open.member().connect_failures.add(1);
+                target.doubt.notify_one();
+                debug!(frontend = shared.name, backend = target.backend.name, %error, "failed to connect to backend");
+            }
+        }
+    }
+    Err(None)
+}

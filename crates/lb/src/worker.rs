@@ -1,0 +1,194 @@
+//! One thread that carries flows.
+
+use std::cell::RefCell;
+use std::convert::Infallible;
+use std::io;
+use std::net::TcpListener;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+
+use crate::Frontends;
+use crate::drain::{End, Orders, Phase};
+use crate::lane::{BUFFER, IDLE_PARTS, Lane};
+use crate::tcp;
+
+/// How often an accept loop that found no free file descriptor looks again although no flow has ended: other parts of
+/// the process use descriptors too.
+const STARVED_RETRY: Duration = Duration::from_millis(500);
+
+/// The wire from ending flows to accept loops that wait for a file descriptor, over all workers.
+#[derive(Debug, Default)]
+pub(crate) struct Starvation {
+    waiting: AtomicUsize,
+    relief: Notify,
+}
+
+impl Starvation {
+    /// Waits until a flow has ended, or for [`STARVED_RETRY`].
+    pub(crate) async fn wait(&self, frontend: &str, error: &io::Error) {
+        let _waiting = Waiting::enter(self, frontend, error);
+        // Whether relief comes or not, accepting is tried again.
+        let _ = tokio::time::timeout(STARVED_RETRY, self.relief.notified()).await;
+    }
+
+    /// Notes that a flow has ended.
+    pub(crate) fn relieve(&self) {
+        if self.waiting.load(Ordering::Relaxed) > 0 {
+            self.relief.notify_waiters();
+        }
+    }
+}
+
+/// An accept loop that waits; counted out even if the wait is cancelled.
+struct Waiting<'a>(&'a Starvation);
+
+impl<'a> Waiting<'a> {
+    fn enter(starvation: &'a Starvation, frontend: &str, error: &io::Error) -> Self {
+        if starvation.waiting.fetch_add(1, Ordering::Relaxed) == 0 {
+            tracing::warn!(frontend, %error, "out of file descriptors or memory: accepting waits for a flow to end");
+        }
+        Self(starvation)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Everything a worker thread starts with.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    pub(crate) frontends: Frontends,
+    /// For each frontend its listeners.
+    pub(crate) listeners: Vec<Vec<TcpListener>>,
+    pub(crate) orders: watch::Receiver<Orders>,
+    pub(crate) starvation: Arc<Starvation>,
+    /// Dropped when the worker has ended.
+    pub(crate) alive: mpsc::Sender<Infallible>,
+    /// For the random choices of its pools.
+    pub(crate) seed: u64,
+}
+
+/// What woke a worker.
+enum Event {
+    Orders { gone: bool },
+    Sweep,
+    Idle,
+}
+
+impl Worker {
+    /// Runs on the calling thread until every flow has ended after an order to drain or stop. `started` hears once
+    /// whether it could begin.
+    pub(crate) fn run(self, started: &std::sync::mpsc::SyncSender<io::Result<()>>) {
+        let runtime = match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
+            Ok(runtime) => runtime,
+            // A starter that has gone has no use for the answer.
+            Err(error) => return drop(started.send(Err(error))),
+        };
+        runtime.block_on(async {
+            match self.lanes() {
+                Ok((lanes, tasks)) => {
+                    let _ = started.send(Ok(()));
+                    self.supervise(&lanes, &tasks).await;
+                }
+                Err(error) => drop(started.send(Err(error))),
+            }
+        });
+    }
+
+    /// Starts accepting.
+    fn lanes(&self) -> io::Result<(Vec<Rc<Lane>>, TaskTracker)> {
+        let tasks = TaskTracker::new();
+        let buffer = Rc::new(RefCell::new(vec![0; BUFFER].into_boxed_slice()));
+        let mut lanes = Vec::with_capacity(self.frontends.len());
+        for (shared, listeners) in self.frontends.iter().zip(&self.listeners) {
+            let starvation = Arc::clone(&self.starvation);
+            let lane =
+                Lane::new(Arc::clone(shared), self.seed, Rc::clone(&buffer), starvation, tasks.clone());
+            let lane = Rc::new(lane);
+            for listener in listeners {
+                let listener = tokio::net::TcpListener::from_std(listener.try_clone()?)?;
+                tasks.spawn_local(tcp::accept(Rc::clone(&lane), listener, self.orders.clone()));
+            }
+            lanes.push(lane);
+        }
+        tasks.close();
+        Ok((lanes, tasks))
+    }
+
+    /// Passes orders on to the flows, counts their silence, and joins them.
+    ///
+    /// Waits for a change of the orders, the next count of silence, or the end of the last task. Not cancelled.
+    async fn supervise(mut self, lanes: &[Rc<Lane>], tasks: &TaskTracker) {
+        // The accept loops have their own handles; kept, these would hold the ports while draining.
+        self.listeners.clear();
+        let mut seen = self.orders.borrow().clone();
+        let now = Instant::now();
+        let period = |lane: &Rc<Lane>| lane.shared.timeouts.idle.map(|idle| idle / u32::from(IDLE_PARTS));
+        let mut sweeps: Vec<_> = lanes.iter().map(|lane| period(lane).map(|period| now + period)).collect();
+        loop {
+            let sweep = sweeps.iter().copied().flatten().min();
+            let event = tokio::select! {
+                biased;
+                changed = self.orders.changed() => Event::Orders { gone: changed.is_err() },
+                () = tasks.wait() => Event::Idle,
+                () = until(sweep) => Event::Sweep,
+            };
+            match event {
+                Event::Idle => return,
+                Event::Orders { gone: true } => break,
+                Event::Orders { gone: false } => {
+                    let orders = self.orders.borrow_and_update().clone();
+                    if orders.phase == Phase::Stopped {
+                        break;
+                    }
+                    obey(lanes, &seen, &orders);
+                    seen = orders;
+                }
+                Event::Sweep => {
+                    let now = Instant::now();
+                    for (lane, due) in lanes.iter().zip(&mut sweeps) {
+                        if due.is_some_and(|due| due <= now) {
+                            lane.end_flows(End::Idle, None);
+                            *due = period(lane).map(|period| now + period);
+                        }
+                    }
+                }
+            }
+        }
+        lanes.iter().for_each(|lane| lane.end_flows(End::Stopped, None));
+        tasks.wait().await;
+        drop(self.alive);
+    }
+}
+
+/// Tells the flows what has changed between two orders.
+fn obey(lanes: &[Rc<Lane>], before: &Orders, now: &Orders) {
+    for (index, lane) in lanes.iter().enumerate() {
+        if now.departures != before.departures {
+            lane.end_flows(End::VirtualIpLost, None);
+        }
+        let deaths = before.deaths[index].iter().zip(&now.deaths[index]);
+        for (id, (earlier, deaths)) in lane.shared.members.ids().zip(deaths) {
+            if deaths != earlier {
+                lane.end_flows(End::BackendDead, Some(id));
+            }
+        }
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
