@@ -1,1 +1,37 @@
 //! Three nodes, a switch and a client in network namespaces of this machine.
+//!
+//! The lab is the demo, the ground of the fault tests, and the failover benchmark beside keepalived. It touches nothing
+//! of the host: see [`isolation`]. What runs where is drawn in [`network`]; the systems under test are in [`system`],
+//! the faults and what is measured around them in [`fault`], the protocol for scripts in [`control`].
+//!
+//! ```text
+//! vipd-lab demo                 shows, step by step, what a client sees when things break
+//! vipd-lab compare              the same faults for vipd and keepalived in one run
+//! vipd-lab exec -- CMD ARGS…    runs a command on the client, with the control socket in LAB_SOCKET
+//! vipd-lab shell                keeps the lab up and says how to enter its namespaces
+//! ```
+
+pub mod arp;
+pub mod backend;
+pub mod compare;
+pub mod control;
+pub mod demo;
+pub mod fault;
+pub mod isolation;
+pub mod journal;
+pub mod kubernetes;
+pub mod lab;
+pub mod namespace;
+pub mod network;
+pub mod observer;
+pub mod ownership;
+pub mod pki;
+pub mod prober;
+pub mod process;
+pub mod system;
+
+#[expect(
+    unsafe_code,
+    reason = "unshare, pre_exec and sockaddr_ll have no checked form; each block says why it holds"
+)]
+mod sys;

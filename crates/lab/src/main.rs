@@ -1,3 +1,244 @@
 //! The lab's command line.
 
-fn main() {}
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::{Args, Parser, Subcommand};
+use lab::compare::Matrix;
+use lab::control::Control;
+use lab::demo::{Console, Started, bring_up};
+use lab::fault::Fault;
+use lab::isolation::{Enclosure, Signals, enclose, init};
+use lab::kubernetes::Kubernetes;
+use lab::lab::{Lab, Plan};
+use lab::network::{CLIENT, NODES};
+use lab::system::{Programs, System, Timing};
+use rustix::process::geteuid;
+use tracing_subscriber::EnvFilter;
+
+/// Three nodes, a switch and a client in network namespaces of this machine. Needs root, touches nothing of the host.
+#[derive(Debug, Parser)]
+#[command(name = "vipd-lab", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Break things one by one and show what a client sees
+    Demo {
+        #[command(flatten)]
+        setup: Setup,
+    },
+    /// Measure the same faults for several systems, in turn
+    Compare {
+        /// How often each cell is measured
+        #[arg(long, default_value_t = 10)]
+        runs: usize,
+        /// Which systems: vipd, vipd-fast, vipd-relaxed, keepalived, keepalived-tuned, keepalived-minimum
+        #[arg(long, value_delimiter = ',', default_values_t = Matrix::SYSTEMS)]
+        systems: Vec<System>,
+        /// Which faults: link-down, sigterm, apiserver-killed, sigkill, sigstop, address-deleted
+        #[arg(long, value_delimiter = ',', default_values_t = Matrix::FAULTS)]
+        scenarios: Vec<Fault>,
+        /// Write every single result to this file
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+        #[command(flatten)]
+        places: Places,
+    },
+    /// Run a command on the client, with three nodes running; its exit code is passed on
+    Exec {
+        #[command(flatten)]
+        setup: Setup,
+        /// The command; its environment has LAB_SOCKET, LAB_VIP, LAB_PORT, LAB_CA and KUBECONFIG
+        #[arg(last = true, required = true)]
+        command: Vec<OsString>,
+    },
+    /// Keep the lab up until Ctrl-C and say how to enter its namespaces
+    Shell {
+        #[command(flatten)]
+        setup: Setup,
+    },
+    /// Run a command in an empty enclosure: own processes, mounts and network, gone with the command
+    #[command(hide = true)]
+    Isolated {
+        #[arg(last = true, required = true)]
+        command: Vec<OsString>,
+    },
+    #[command(hide = true)]
+    Init {
+        #[arg(last = true, required = true)]
+        command: Vec<OsString>,
+    },
+    #[command(hide = true)]
+    Backend {
+        #[arg(long)]
+        listen: SocketAddr,
+        #[arg(long)]
+        node: String,
+        #[arg(long)]
+        certificates: PathBuf,
+    },
+}
+
+/// What runs in the lab.
+#[derive(Debug, Args)]
+struct Setup {
+    /// Real etcd and kube-apiserver (from the folder VIPD_KUBE_BIN) instead of the stand-in
+    #[arg(long)]
+    kubernetes: bool,
+    /// The timing profile of vipd: default, fast or relaxed
+    #[arg(long, default_value = "default")]
+    timing: Timing,
+    /// Another system than vipd, as `compare` names it
+    #[arg(long, conflicts_with = "timing")]
+    system: Option<System>,
+    #[command(flatten)]
+    places: Places,
+}
+
+/// Where things are.
+#[derive(Debug, Args)]
+struct Places {
+    /// The vipd to run [default: VIPD_BIN, else beside this program]
+    #[arg(long, value_name = "PATH")]
+    vipd: Option<PathBuf>,
+    /// Save configurations and logs of all nodes in this folder at the end
+    #[arg(long, value_name = "FOLDER")]
+    logs: Option<PathBuf>,
+}
+
+impl Setup {
+    fn system(&self) -> System {
+        self.system.unwrap_or(System::Vipd(self.timing))
+    }
+}
+
+/// sysexits(3): not permitted.
+const EX_NOPERM: u8 = 77;
+/// sysexits(3): an error of the lab itself.
+const EX_SOFTWARE: u8 = 70;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = EnvFilter::try_from_env("VIPD_LAB_LOG").unwrap_or_else(|_| EnvFilter::new("warn,lab=info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    // The observers have threads of their own; the rest waits most of the time.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let done = runtime.context("failed to start the runtime").and_then(|it| it.block_on(run(cli.command)));
+    match done {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            Complaint::print(&error);
+            ExitCode::from(if geteuid().is_root() { EX_SOFTWARE } else { EX_NOPERM })
+        }
+    }
+}
+
+/// What goes to stderr at the end.
+struct Complaint;
+
+impl Complaint {
+    fn print(error: &anyhow::Error) {
+        use std::io::Write as _;
+        writeln!(std::io::stderr(), "vipd-lab: {error:#}").ok();
+    }
+}
+
+async fn run(command: Command) -> Result<u8> {
+    match command {
+        Command::Init { command } => init(&command[0], &command[1..]).await,
+        Command::Isolated { command } => enclose(command[0].as_ref(), &command[1..]).await,
+        Command::Backend { listen, node, certificates } => {
+            lab::backend::serve(listen, node, &certificates).await.map(|()| 0)
+        }
+        Command::Demo { .. } | Command::Compare { .. } | Command::Exec { .. } | Command::Shell { .. } => {
+            let Some(enclosure) = Enclosure::here() else {
+                let args: Vec<OsString> = std::env::args_os().skip(1).collect();
+                return enclose(&std::env::current_exe()?, &args).await;
+            };
+            let mut signals = Signals::new()?;
+            tokio::select! {
+                done = inside(command, &enclosure) => done,
+                signal = signals.next() => Ok(128 + u8::try_from(signal.as_raw()).unwrap_or(0)),
+            }
+        }
+    }
+}
+
+/// The commands that need a lab, inside the enclosure. May be cancelled: everything ends with the process.
+async fn inside(command: Command, enclosure: &Enclosure) -> Result<u8> {
+    let began = Started::now();
+    match command {
+        Command::Demo { setup } => {
+            let mut lab = build(enclosure, &setup.places, setup.kubernetes).await?;
+            let passed = lab::demo::run(&mut lab, setup.system(), began.at()).await;
+            save_logs(&lab, &setup.places)?;
+            Ok(u8::from(!passed?))
+        }
+        Command::Compare { runs, systems, scenarios, json, places } => {
+            let matrix = Matrix { runs, systems, faults: scenarios, json };
+            let mut lab = build(enclosure, &places, false).await?;
+            let done = lab::compare::run(&mut lab, &matrix).await;
+            save_logs(&lab, &places)?;
+            done.map(|()| 0)
+        }
+        Command::Exec { setup, command } => {
+            let mut lab = build(enclosure, &setup.places, setup.kubernetes).await?;
+            let code = exec(&mut lab, &setup, &command).await;
+            save_logs(&lab, &setup.places)?;
+            code
+        }
+        Command::Shell { setup } => {
+            let mut lab = build(enclosure, &setup.places, setup.kubernetes).await?;
+            bring_up(&mut lab, setup.system(), began.at(), &Console).await?;
+            explain_entry(enclosure);
+            Control::open()?.run(&mut lab).await.map(|()| 0)
+        }
+        Command::Init { .. } | Command::Isolated { .. } | Command::Backend { .. } => {
+            unreachable!("they need no lab and were handled before")
+        }
+    }
+}
+
+async fn build(enclosure: &Enclosure, places: &Places, kubernetes: bool) -> Result<Lab> {
+    let kubernetes = kubernetes.then(Kubernetes::find).transpose()?;
+    let programs = Programs { vipd: places.vipd.clone() };
+    Lab::build(enclosure, Plan { kubernetes, programs, backend: None }).await
+}
+
+async fn exec(lab: &mut Lab, setup: &Setup, command: &[OsString]) -> Result<u8> {
+    lab.start_backends().await?;
+    lab.start_system(setup.system())?;
+    lab.await_owner(std::time::Duration::from_secs(60), |_| true).await?;
+    let control = Control::open()?;
+    let mut child = lab.command_on_client(&command[0], &command[1..])?;
+    let status = tokio::select! {
+        status = child.wait() => status?,
+        failed = control.run(lab) => { failed?; child.wait().await? }
+    };
+    Ok(lab::isolation::exit_code(status))
+}
+
+fn save_logs(lab: &Lab, places: &Places) -> Result<()> {
+    places.logs.as_deref().map_or(Ok(()), |folder| lab.save_logs(folder))
+}
+
+fn explain_entry(enclosure: &Enclosure) {
+    let pid = enclosure.host_pid();
+    let console = Console;
+    console.line("\nEnter a namespace from another terminal, as root:");
+    for name in NODES.into_iter().chain([CLIENT]) {
+        console.line(format!("  nsenter -t {pid} -m -p -n nsenter --net=/run/netns/{name} bash   # {name}"));
+    }
+    console.line(format!("  nsenter -t {pid} -m -p -n bash   # the switch"));
+    console.line(format!(
+        "The control socket, for those inside: {}. Ctrl-C ends it all.",
+        lab::lab::control_socket().display()
+    ));
+}

@@ -1,0 +1,466 @@
+//! The lab as a whole: hosts, backends, a system under test, and the hands that break them.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use rustix::process::Signal;
+use tokio::time::{Instant, MissedTickBehavior, timeout_at};
+
+use crate::arp::ArpObserver;
+use crate::isolation::{Enclosure, WORK_DIR};
+use crate::kubernetes::Kubernetes;
+use crate::network::{
+    BACKEND_PORT, CLIENT, FRONTEND, Host, NODES, Switch, VIP, find_program, node_address, virtual_addresses,
+};
+use crate::ownership::OwnershipObserver;
+use crate::pki::Pki;
+use crate::prober::{Prober, Target, Verdict};
+use crate::process::{Launch, Process};
+use crate::system::{Programs, System, vipd_socket};
+
+/// How often something is asked that tells nothing by itself (is the server up?).
+const ASK_INTERVAL: Duration = Duration::from_millis(50);
+/// A stand-in backend needs milliseconds, three real apiservers half a minute.
+const READY_PATIENCE: Duration = Duration::from_secs(120);
+
+/// How to build a lab.
+#[derive(Debug, Clone, Default)]
+pub struct Plan {
+    /// Real etcd and kube-apiserver instead of the stand-in.
+    pub kubernetes: Option<Kubernetes>,
+    /// Where the programs are.
+    pub programs: Programs,
+    /// The program with the `backend` subcommand; this executable if none.
+    pub backend: Option<PathBuf>,
+}
+
+/// A node: a host, what runs on it, and its folder.
+#[derive(Debug)]
+pub struct Node {
+    /// Its place on the network.
+    pub host: Host,
+    folder: PathBuf,
+    /// What can be started here.
+    launches: Vec<Launch>,
+    /// What has been started here, running or not.
+    processes: Vec<Process>,
+}
+
+/// Three nodes, a switch and a client.
+#[derive(Debug)]
+pub struct Lab {
+    /// The switch.
+    pub switch: Switch,
+    /// The nodes, in the order of [`NODES`].
+    pub nodes: Vec<Node>,
+    /// The client.
+    pub client: Host,
+    /// The certificates.
+    pub pki: Pki,
+    /// Who holds the address.
+    pub ownership: OwnershipObserver,
+    /// Who answers for the address.
+    pub arp: ArpObserver,
+    target: Target,
+    prober: Option<Prober>,
+    system: Option<System>,
+    plan: Plan,
+}
+
+impl Lab {
+    /// Builds the network and the observers; nothing runs on the nodes yet.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub async fn build(_proof: &Enclosure, plan: Plan) -> Result<Self> {
+        find_program("nft", "nftables")?;
+        let folder = PathBuf::from(WORK_DIR);
+        let pki = Pki::create(&folder.join("pki"))?;
+        let switch = Switch::create().await?;
+        let client = switch.add_host(CLIENT, [10, 0, 0, 10].into()).await?;
+        let mut nodes = Vec::new();
+        for (place, name) in NODES.iter().enumerate() {
+            let host = switch.add_host(name, node_address(place)).await?;
+            let folder = folder.join(name);
+            fs::create_dir_all(&folder)?;
+            nodes.push(Node { host, folder, launches: Vec::new(), processes: Vec::new() });
+        }
+        let namespaces = nodes.iter().map(|node| Arc::clone(&node.host.namespace)).collect();
+        let ownership = OwnershipObserver::start(namespaces).await?;
+        let arp = ArpObserver::start(&client)?;
+        let target = Target { address: FRONTEND, tls: pki.client()? };
+        Ok(Self { switch, nodes, client, pki, ownership, arp, target, prober: None, system: None, plan })
+    }
+
+    /// Starts a backend on every node and waits until each is ready.
+    ///
+    /// # Errors
+    /// If one does not become ready.
+    pub async fn start_backends(&mut self) -> Result<()> {
+        let own = std::env::current_exe()?;
+        for place in 0..NODES.len() {
+            let node = &mut self.nodes[place];
+            let launches = match &self.plan.kubernetes {
+                Some(kubernetes) => {
+                    vec![kubernetes.etcd(place, &node.folder), kubernetes.apiserver(place, &self.pki)]
+                }
+                None => vec![backend(place, self.plan.backend.as_deref().unwrap_or(&own), &self.pki)],
+            };
+            for launch in launches {
+                node.start(&launch)?;
+                node.launches.push(launch);
+            }
+        }
+        for place in 0..NODES.len() {
+            self.backend_ready(place).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the backend of a node answers that it is ready. A real apiserver that gave up because its etcd was
+    /// not there yet is started again, as a kubelet would.
+    ///
+    /// # Errors
+    /// If it ends, or takes too long; the message has its last words.
+    pub async fn backend_ready(&mut self, place: usize) -> Result<()> {
+        let deadline = Instant::now() + READY_PATIENCE;
+        let mut ticks = tokio::time::interval(ASK_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let address = SocketAddr::from((node_address(place), BACKEND_PORT));
+        let target = Target { address, tls: Arc::clone(&self.target.tls) };
+        while Instant::now() < deadline {
+            ticks.tick().await;
+            let asked = target.clone();
+            let answer = self
+                .client
+                .namespace
+                .run(async move || Ok(asked.attempt_within(Duration::from_secs(2)).await));
+            if answer.await?.verdict == Verdict::Ok {
+                return Ok(());
+            }
+            let restarts = self.plan.kubernetes.is_some();
+            let node = &mut self.nodes[place];
+            if !node.process("apiserver")?.is_running()? {
+                ensure!(restarts, "the backend of {} ended:\n{}", NODES[place], node.last_words("apiserver"));
+                node.start_again("apiserver")?;
+            }
+        }
+        bail!("the backend of {} is not ready:\n{}", NODES[place], self.nodes[place].last_words("apiserver"))
+    }
+
+    /// Starts a system under test on all nodes, the first node first. Whatever ran before must have been stopped.
+    ///
+    /// # Errors
+    /// If a program is missing.
+    pub fn start_system(&mut self, system: System) -> Result<()> {
+        self.system = Some(system);
+        for (place, node) in self.nodes.iter_mut().enumerate() {
+            let launches = system.prepare(place, &node.folder, &self.plan.programs)?;
+            for launch in launches {
+                node.start(&launch)?;
+                node.launches.push(launch);
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the system under test with SIGKILL and removes what it left on the interfaces.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub async fn remove_system(&mut self) -> Result<()> {
+        self.system = None;
+        for node in &mut self.nodes {
+            for process in node.processes.iter_mut().filter(|process| is_of_system(process.name())) {
+                process.kill().await?;
+            }
+            node.processes.retain(|process| !is_of_system(process.name()));
+            node.launches.retain(|launch| !is_of_system(launch.name));
+            node.remove_addresses().await?;
+        }
+        Ok(())
+    }
+
+    /// The system under test.
+    pub fn system(&self) -> Option<System> {
+        self.system
+    }
+
+    /// Starts the prober, or ends it and forgets its attempts.
+    ///
+    /// # Errors
+    /// If its thread cannot be started.
+    pub async fn set_probing(&mut self, on: bool) -> Result<()> {
+        self.prober = match (on, self.prober.take()) {
+            (true, None) => {
+                Some(Prober::start(Arc::clone(&self.client.namespace), self.target.clone()).await?)
+            }
+            (true, running) => running,
+            (false, _) => None,
+        };
+        Ok(())
+    }
+
+    /// The prober, if it is on.
+    pub fn prober(&self) -> Option<&Prober> {
+        self.prober.as_ref()
+    }
+
+    /// The node that holds the virtual IP; none if no node or several do.
+    pub fn owner(&self) -> Option<usize> {
+        let holders = self.ownership.holders(VIP.into());
+        if holders.len() == 1 { holders.first().copied() } else { None }
+    }
+
+    /// All nodes that hold the virtual IP.
+    pub fn holders(&self) -> BTreeSet<usize> {
+        self.ownership.holders(VIP.into())
+    }
+
+    /// Waits until exactly one node holds the virtual IP and the predicate agrees.
+    ///
+    /// # Errors
+    /// If that does not happen in time.
+    pub async fn await_owner(
+        &self,
+        patience: Duration,
+        mut wanted: impl FnMut(usize) -> bool,
+    ) -> Result<usize> {
+        let vip: IpAddr = VIP.into();
+        let found = self.ownership.changes().wait_for(Instant::now() + patience, |changes| {
+            let holders = crate::ownership::holders(changes, vip);
+            let owner = if holders.len() == 1 { holders.first().copied() } else { None };
+            owner.filter(|owner| wanted(*owner))
+        });
+        found.await.with_context(|| {
+            let words: Vec<String> = self.nodes.iter().map(|node| node.last_words_of_system()).collect();
+            format!("no such owner within {patience:?}; the system's last words:\n{}", words.join("\n"))
+        })
+    }
+
+    /// Waits until one node has held the address, and every request has been answered, for a while; returns the node.
+    ///
+    /// # Errors
+    /// If the prober is off, or that does not happen in time.
+    pub async fn calm(&self, lasting: Duration, patience: Duration) -> Result<usize> {
+        let prober = self.prober.as_ref().context("the prober is off")?;
+        let began = Instant::now();
+        let question = |attempts: &std::collections::VecDeque<crate::prober::Attempt>| {
+            let since = Instant::now() - lasting;
+            let recent = attempts.iter().rev().take_while(|attempt| attempt.ended > since);
+            let (mut count, mut good) = (0, 0);
+            for attempt in recent {
+                count += 1;
+                good += usize::from(attempt.verdict == Verdict::Ok);
+            }
+            let changed = self.ownership.changes().read(|changes| changes.back().map(|change| change.at));
+            let quiet = began <= since && changed.is_none_or(|at| at < since);
+            (quiet && count > 0 && good == count).then(|| self.owner()).flatten()
+        };
+        let calm = prober.attempts().wait_for(began + patience, question).await;
+        calm.with_context(|| format!("not calm for {lasting:?} within {patience:?}"))
+    }
+
+    /// Cuts a node from the other nodes, both ways; the client still reaches it.
+    ///
+    /// # Errors
+    /// If `nft` refuses.
+    pub async fn partition(&mut self, place: usize) -> Result<()> {
+        let name = NODES[place];
+        let others = NODES.into_iter().filter(|other| *other != name);
+        let both_ways = others
+            .flat_map(|other| [(name, other), (other, name)])
+            .map(|(from, to)| (from.to_owned(), to.to_owned()));
+        self.switch.cut(both_ways).await
+    }
+
+    /// Copies every process's output into a folder.
+    ///
+    /// # Errors
+    /// If the folder cannot be written.
+    pub fn save_logs(&self, to: &Path) -> Result<()> {
+        fs::create_dir_all(to)?;
+        for (node, name) in self.nodes.iter().zip(NODES) {
+            for entry in fs::read_dir(&node.folder)? {
+                let path = entry?.path();
+                let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                if path.is_file() && !file.ends_with(".key") {
+                    fs::copy(&path, to.join(format!("{name}.{file}")))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs a command on the client, with the lab's coordinates in its environment.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn command_on_client(&self, program: &OsString, args: &[OsString]) -> Result<tokio::process::Child> {
+        let mut command = tokio::process::Command::new(program);
+        command
+            .args(args)
+            .kill_on_drop(true)
+            .env("KUBECONFIG", self.pki.kubeconfig())
+            .env("LAB_VIP", VIP.to_string())
+            .env("LAB_PORT", FRONTEND.port().to_string())
+            .env("LAB_CA", self.pki.authority())
+            .env("LAB_SOCKET", control_socket());
+        if let Some(kubernetes) = &self.plan.kubernetes {
+            let path = std::env::var_os("PATH").unwrap_or_default();
+            let folders = std::iter::once(kubernetes.folder().to_owned()).chain(std::env::split_paths(&path));
+            command.env("PATH", std::env::join_paths(folders)?);
+        }
+        let started = self.client.namespace.within(|| Ok(command.spawn()?));
+        started.with_context(|| format!("failed to start {}", Path::new(program).display()))
+    }
+}
+
+/// The control socket of the lab, inside its enclosure.
+pub fn control_socket() -> PathBuf {
+    Path::new(WORK_DIR).join("control.sock")
+}
+
+/// Whether a process belongs to the system under test (else it is a backend).
+pub fn is_of_system(process: &str) -> bool {
+    !matches!(process, "apiserver" | "etcd")
+}
+
+fn backend(place: usize, program: &Path, pki: &Pki) -> Launch {
+    let mut launch = Launch::new("apiserver", program, ["backend", "--node", NODES[place], "--certificates"]);
+    let listen = SocketAddr::from(([0_u16; 8], BACKEND_PORT)).to_string();
+    launch.args.extend([pki.folder().into(), "--listen".into(), listen.into()]);
+    launch
+}
+
+impl Node {
+    /// Its folder: configuration, logs, sockets.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Where vipd answers on this node.
+    pub fn vipd_socket(&self) -> PathBuf {
+        vipd_socket(&self.folder)
+    }
+
+    /// A process by its name.
+    ///
+    /// # Errors
+    /// If none of this name was started.
+    pub fn process(&mut self, name: &str) -> Result<&mut Process> {
+        let found = self.processes.iter_mut().find(|process| process.name() == name);
+        found.with_context(|| format!("no {name} was started on this node"))
+    }
+
+    /// The names of its processes that are running.
+    pub fn running(&mut self) -> Vec<&'static str> {
+        let running = self
+            .processes
+            .iter_mut()
+            .filter_map(|process| process.is_running().unwrap_or(false).then_some(process.name()));
+        running.collect()
+    }
+
+    fn start(&mut self, launch: &Launch) -> Result<()> {
+        let process = launch.start(&self.host.namespace, &self.folder)?;
+        self.processes.retain(|old| old.name() != launch.name);
+        self.processes.push(process);
+        Ok(())
+    }
+
+    /// Starts a process that ended.
+    ///
+    /// # Errors
+    /// If it still runs, or was never part of this node.
+    pub fn start_again(&mut self, name: &str) -> Result<()> {
+        ensure!(!self.process(name)?.is_running()?, "{name} is running");
+        let launch = self.launches.iter().find(|launch| launch.name == name).cloned();
+        self.start(&launch.context("it was started once")?)
+    }
+
+    /// Starts whatever of its processes has ended.
+    ///
+    /// # Errors
+    /// If a program cannot be run.
+    pub fn start_missing(&mut self) -> Result<()> {
+        let running = self.running();
+        let missing = self.launches.iter().filter(|launch| !running.contains(&launch.name));
+        for launch in missing.cloned().collect::<Vec<_>>() {
+            self.start(&launch)?;
+        }
+        Ok(())
+    }
+
+    /// Sends a signal to every running process of the system under test.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn signal_system(&mut self, signal: Signal) -> Result<()> {
+        for process in self.processes.iter_mut().filter(|process| is_of_system(process.name())) {
+            if process.is_running()? {
+                process.signal(signal)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends SIGTERM to what holds the virtual IP (keepalived or vipd); a haproxy goes on.
+    ///
+    /// # Errors
+    /// If none is running.
+    pub fn terminate_owner(&mut self) -> Result<()> {
+        let holds = |process: &&mut Process| matches!(process.name(), "vipd" | "keepalived");
+        let process = self.processes.iter_mut().find(holds).context("no system runs here")?;
+        process.signal(Signal::TERM)
+    }
+
+    /// Waits until a process has ended.
+    ///
+    /// # Errors
+    /// If it takes too long.
+    pub async fn await_end(&mut self, name: &str, patience: Duration) -> Result<std::process::ExitStatus> {
+        let deadline = Instant::now() + patience;
+        let ended = timeout_at(deadline, self.process(name)?.ended()).await;
+        ended.with_context(|| format!("{name} did not end within {patience:?}"))?
+    }
+
+    /// Waits until the vipd or keepalived of this node has ended.
+    ///
+    /// # Errors
+    /// If it takes too long.
+    pub async fn await_end_of_owner(&mut self, patience: Duration) -> Result<std::process::ExitStatus> {
+        let name = if self.process("vipd").is_ok() { "vipd" } else { "keepalived" };
+        self.await_end(name, patience).await
+    }
+
+    /// Removes the virtual addresses by hand; says whether there was one.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub async fn remove_addresses(&self) -> Result<bool> {
+        let mut removed = false;
+        for address in virtual_addresses() {
+            removed |= self.host.netlink.remove_address(address).await?;
+        }
+        Ok(removed)
+    }
+
+    fn last_words(&mut self, name: &str) -> String {
+        self.process(name).map(|process| process.last_words(15)).unwrap_or_default()
+    }
+
+    fn last_words_of_system(&self) -> String {
+        let of_system = self.processes.iter().filter(|process| is_of_system(process.name()));
+        let words = of_system.map(|process| {
+            format!("{} {}:\n{}", self.host.namespace.name(), process.name(), process.last_words(8))
+        });
+        words.collect::<Vec<_>>().join("\n")
+    }
+}

@@ -1,0 +1,211 @@
+//! Who holds the virtual addresses, as the kernel of each node tells it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use rtnetlink::MulticastGroup;
+use rtnetlink::packet_core::NetlinkPayload;
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::journal::Journal;
+use crate::namespace::Namespace;
+use crate::network::virtual_addresses;
+use crate::observer::Observer;
+
+/// Changes remembered; an hour of a failover every second.
+const MEMORY: usize = 16_384;
+/// Two events of different namespaces that lie closer together can be seen in the wrong order,
+/// so a shorter overlap is not one.
+pub const GRAIN: Duration = Duration::from_millis(2);
+
+/// An address came to a node or left it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// When the observer was told.
+    pub at: Instant,
+    /// The node, by its place.
+    pub node: usize,
+    /// The address.
+    pub address: IpAddr,
+    /// Whether the node has it from now on.
+    pub held: bool,
+}
+
+/// A time in which two or more nodes held the same address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Overlap {
+    /// The address.
+    pub address: IpAddr,
+    /// The nodes that held it.
+    pub nodes: BTreeSet<usize>,
+    /// How long.
+    pub duration: Duration,
+}
+
+/// Watches the addresses of all nodes until it is dropped.
+#[derive(Debug)]
+pub struct OwnershipObserver {
+    changes: Arc<Journal<Change>>,
+    _observer: Observer,
+}
+
+impl OwnershipObserver {
+    /// Starts to watch; what is there already is told as changes of now.
+    ///
+    /// # Errors
+    /// If a netlink socket cannot be had.
+    pub async fn start(nodes: Vec<Arc<Namespace>>) -> Result<Self> {
+        let changes = Arc::new(Journal::new(MEMORY));
+        let journal = Arc::clone(&changes);
+        let home = nodes.first().map(Arc::clone).context("there is no node to observe")?;
+        let observer = Observer::start("ownership", home, move |stop, ready| async move {
+            let mut watches = tokio::task::JoinSet::new();
+            for (node, namespace) in nodes.into_iter().enumerate() {
+                let watch = Watch::open(node, &namespace, Arc::clone(&journal)).await?;
+                watches.spawn(watch.run(stop.clone()));
+            }
+            ready.send(()).ok();
+            watches.join_all().await;
+            Ok(())
+        });
+        Ok(Self { changes, _observer: observer.await? })
+    }
+
+    /// All changes so far.
+    pub fn changes(&self) -> &Journal<Change> {
+        &self.changes
+    }
+
+    /// The nodes that hold an address now.
+    pub fn holders(&self, address: IpAddr) -> BTreeSet<usize> {
+        self.changes.read(|changes| holders(changes, address))
+    }
+}
+
+/// The nodes that hold an address after these changes.
+pub fn holders<'a>(changes: impl IntoIterator<Item = &'a Change>, address: IpAddr) -> BTreeSet<usize> {
+    let mut holders = BTreeSet::new();
+    for change in changes.into_iter().filter(|change| change.address == address) {
+        if change.held {
+            holders.insert(change.node)
+        } else {
+            holders.remove(&change.node)
+        };
+    }
+    holders
+}
+
+/// The overlaps between two instants, longer than the observer's grain.
+pub fn overlaps(changes: &[Change], from: Instant, until: Instant) -> Vec<Overlap> {
+    let mut sorted: Vec<&Change> = changes.iter().filter(|change| change.at < until).collect();
+    sorted.sort_by_key(|change| change.at);
+    let mut holding: BTreeMap<IpAddr, (BTreeSet<usize>, Instant)> = BTreeMap::new();
+    let mut found = Vec::new();
+    let mut close = |address: IpAddr, nodes: &BTreeSet<usize>, since: Instant, end: Instant| {
+        let duration = end.saturating_duration_since(since.max(from));
+        if nodes.len() > 1 && duration > GRAIN {
+            found.push(Overlap { address, nodes: nodes.clone(), duration });
+        }
+    };
+    for change in sorted {
+        let (nodes, since) = holding.entry(change.address).or_insert_with(|| (BTreeSet::new(), change.at));
+        close(change.address, nodes, *since, change.at);
+        if change.held {
+            nodes.insert(change.node)
+        } else {
+            nodes.remove(&change.node)
+        };
+        *since = change.at;
+    }
+    for (address, (nodes, since)) in &holding {
+        close(*address, nodes, *since, until);
+    }
+    found
+}
+
+/// How often an address came to a node that was not the last one to get it.
+pub fn moves(changes: &[Change], address: IpAddr, from: Instant) -> usize {
+    let came = changes.iter().filter(|change| change.address == address && change.held);
+    let mut last = None;
+    let mut count = 0;
+    for change in came {
+        if change.at >= from && last.is_some_and(|node| node != change.node) {
+            count += 1;
+        }
+        last = Some(change.node);
+    }
+    count
+}
+
+type Events = futures_util::stream::BoxStream<'static, RouteNetlinkMessage>;
+
+/// The watch over one node.
+struct Watch {
+    node: usize,
+    held: BTreeSet<IpAddr>,
+    journal: Arc<Journal<Change>>,
+    events: Events,
+    _driver: tokio_util::task::AbortOnDropHandle<()>,
+}
+
+impl Watch {
+    async fn open(node: usize, namespace: &Namespace, journal: Arc<Journal<Change>>) -> Result<Self> {
+        let groups = [MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
+        let (connection, handle, messages) =
+            namespace.within(|| Ok(rtnetlink::new_multicast_connection(&groups)?))?;
+        let driver = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(connection));
+        let events = messages
+            .filter_map(|(message, _)| async move {
+                let NetlinkPayload::InnerMessage(message) = message.payload else { return None };
+                Some(message)
+            })
+            .boxed();
+        let mut watch = Self { node, held: BTreeSet::new(), journal, events, _driver: driver };
+        let mut present = handle.address().get().execute();
+        while let Some(message) = present.try_next().await? {
+            watch.tell(&message, true);
+        }
+        Ok(watch)
+    }
+
+    /// Follows the events; may be cancelled at any time, an event is told as soon as it is taken.
+    async fn run(mut self, stop: CancellationToken) {
+        loop {
+            let event = tokio::select! {
+                () = stop.cancelled() => return,
+                event = self.events.next() => event,
+            };
+            match event {
+                Some(RouteNetlinkMessage::NewAddress(message)) => self.tell(&message, true),
+                Some(RouteNetlinkMessage::DelAddress(message)) => self.tell(&message, false),
+                Some(_) => {}
+                None => {
+                    warn!(node = self.node, "the netlink socket closed");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Notes a change; a refresh of an address that is there already is none.
+    fn tell(&mut self, message: &AddressMessage, held: bool) {
+        let at = Instant::now();
+        let address = message.attributes.iter().find_map(|attribute| {
+            let AddressAttribute::Address(address) = attribute else { return None };
+            Some(*address)
+        });
+        let Some(address) = address.filter(|address| virtual_addresses().contains(address)) else { return };
+        let changed = if held { self.held.insert(address) } else { self.held.remove(&address) };
+        if changed {
+            self.journal.push(Change { at, node: self.node, address, held });
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! What a client sees: a new HTTPS request to the virtual IP every few milliseconds.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, timeout_at};
+use tokio_rustls::TlsConnector;
+use tokio_util::sync::CancellationToken;
+
+use crate::journal::Journal;
+use crate::namespace::Namespace;
+use crate::observer::Observer;
+
+/// Time between the starts of two attempts; also the resolution of a silence.
+pub const INTERVAL: Duration = Duration::from_millis(4);
+/// An attempt that takes longer has failed. Shorter than the kernel's first SYN retransmission (1 s), so that an
+/// attempt never succeeds late because of it, and a silence ends with the first attempt that could succeed.
+pub const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(400);
+/// Attempts at one time: those that start within one timeout, and some room.
+const MAX_IN_FLIGHT: usize = 128;
+/// Attempts remembered: eight minutes.
+const MEMORY: usize = 120_000;
+/// The answer to a probe has a few hundred bytes.
+const MAX_ANSWER: usize = 16_384;
+
+/// How an attempt ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verdict {
+    /// Status 200.
+    Ok,
+    /// Answered with a reset: nobody listens.
+    Refused,
+    /// The network said no: no route, or nobody answers ARP.
+    Unreachable,
+    /// Nobody answered the connection request in time.
+    ConnectTimeout,
+    /// Connected, but TLS failed, was cut or took too long.
+    HandshakeFailed,
+    /// TLS stood, but the answer never came whole.
+    RequestCut,
+    /// A whole answer with another status.
+    BadStatus,
+}
+
+impl Verdict {
+    /// Its name in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Refused => "refused",
+            Self::Unreachable => "unreachable",
+            Self::ConnectTimeout => "connect timeout",
+            Self::HandshakeFailed => "handshake failed",
+            Self::RequestCut => "request cut",
+            Self::BadStatus => "bad status",
+        }
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// One request, from connect to the last byte of the answer.
+#[derive(Debug, Clone)]
+pub struct Attempt {
+    /// When it began.
+    pub started: Instant,
+    /// When TCP stood.
+    pub connected: Option<Instant>,
+    /// When TLS stood.
+    pub secured: Option<Instant>,
+    /// When it was over.
+    pub ended: Instant,
+    /// How it ended.
+    pub verdict: Verdict,
+}
+
+/// Where to send requests, and whom to trust.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// The address.
+    pub address: SocketAddr,
+    /// The TLS client.
+    pub tls: Arc<rustls::ClientConfig>,
+}
+
+impl Target {
+    /// Makes one request for `/readyz` and waits for its end, at most [`ATTEMPT_TIMEOUT`].
+    pub async fn attempt(&self) -> Attempt {
+        self.attempt_within(ATTEMPT_TIMEOUT).await
+    }
+
+    /// Makes one request with a time limit of its own.
+    pub async fn attempt_within(&self, limit: Duration) -> Attempt {
+        let started = Instant::now();
+        let deadline = started + limit;
+        let mut attempt =
+            Attempt { started, connected: None, secured: None, ended: started, verdict: Verdict::Ok };
+        attempt.verdict = self.fill(&mut attempt, deadline).await;
+        attempt
+    }
+
+    async fn fill(&self, attempt: &mut Attempt, deadline: Instant) -> Verdict {
+        let connected = timeout_at(deadline, TcpStream::connect(self.address)).await;
+        attempt.ended = Instant::now();
+        let stream = match connected {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return connect_failure(&error),
+            Err(_) => return Verdict::ConnectTimeout,
+        };
+        attempt.connected = Some(attempt.ended);
+        stream.set_nodelay(true).ok();
+
+        let connector = TlsConnector::from(Arc::clone(&self.tls));
+        let name = ServerName::IpAddress(self.address.ip().into());
+        let secured = timeout_at(deadline, connector.connect(name, stream)).await;
+        attempt.ended = Instant::now();
+        let Ok(Ok(mut stream)) = secured else { return Verdict::HandshakeFailed };
+        attempt.secured = Some(attempt.ended);
+
+        let answer = timeout_at(deadline, exchange(&mut stream)).await;
+        attempt.ended = Instant::now();
+        let verdict = match answer {
+            Ok(Ok(200)) => Verdict::Ok,
+            Ok(Ok(_)) => Verdict::BadStatus,
+            Ok(Err(_)) | Err(_) => Verdict::RequestCut,
+        };
+        // The server closes first, so that the client's ports are free again at once.
+        let mut rest = [0; 512];
+        timeout_at(deadline, stream.read(&mut rest)).await.ok();
+        verdict
+    }
+}
+
+fn connect_failure(error: &io::Error) -> Verdict {
+    use io::ErrorKind::{ConnectionRefused, ConnectionReset, TimedOut};
+    if [ConnectionRefused, ConnectionReset].contains(&error.kind()) {
+        Verdict::Refused
+    } else if error.kind() == TimedOut {
+        Verdict::ConnectTimeout
+    } else {
+        Verdict::Unreachable
+    }
+}
+
+/// Sends the request and reads one answer with a Content-Length; returns its status.
+async fn exchange(stream: &mut tokio_rustls::client::TlsStream<TcpStream>) -> io::Result<u16> {
+    stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n").await?;
+    let mut answer = Vec::with_capacity(512);
+    loop {
+        if let Some(status) = whole_answer(&answer) {
+            return Ok(status);
+        }
+        if answer.len() > MAX_ANSWER || stream.read_buf(&mut answer).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+}
+
+/// The status of an HTTP/1.1 answer, once it is all there.
+fn whole_answer(answer: &[u8]) -> Option<u16> {
+    let head_end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n")? + 4;
+    let head = std::str::from_utf8(&answer[..head_end]).ok()?;
+    let status = head.split_ascii_whitespace().nth(1)?.parse().ok()?;
+    let length = head.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?
+    })?;
+    (answer.len() - head_end >= length).then_some(status)
+}
+
+/// Makes an attempt every [`INTERVAL`] from one namespace until it is dropped.
+#[derive(Debug)]
+pub struct Prober {
+    attempts: Arc<Journal<Attempt>>,
+    _observer: Observer,
+}
+
+impl Prober {
+    /// Starts probing.
+    ///
+    /// # Errors
+    /// If its thread cannot be started.
+    pub async fn start(from: Arc<Namespace>, target: Target) -> Result<Self> {
+        let attempts = Arc::new(Journal::new(MEMORY));
+        let journal = Arc::clone(&attempts);
+        let observer = Observer::start("prober", from, move |stop, ready| async move {
+            ready.send(()).ok();
+            probe(target, journal, stop).await;
+            Ok(())
+        });
+        Ok(Self { attempts, _observer: observer.await? })
+    }
+
+    /// All attempts that have ended.
+    pub fn attempts(&self) -> &Journal<Attempt> {
+        &self.attempts
+    }
+}
+
+async fn probe(target: Target, journal: Arc<Journal<Attempt>>, stop: CancellationToken) {
+    let target = Arc::new(target);
+    let places = Arc::new(Semaphore::new(MAX_IN_FLIGHT));
+    let mut running = JoinSet::new();
+    let mut ticks = tokio::time::interval(INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            _ = ticks.tick() => {
+                // None is free only if the machine cannot follow; then a tick is left out.
+                let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
+                let (target, journal) = (Arc::clone(&target), Arc::clone(&journal));
+                running.spawn(async move {
+                    let attempt = target.attempt().await;
+                    drop(place);
+                    journal.push(attempt);
+                });
+            }
+            Some(_) = running.join_next() => {}
+        }
+    }
+    running.shutdown().await;
+}
+
+/// What the attempts of a stretch of time say.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Service {
+    /// Good answers.
+    pub good: usize,
+    /// The longest time between the ends of two successive good answers, or from the last one to the end.
+    pub silence: Duration,
+    /// Failed attempts by the way they failed.
+    pub failed: BTreeMap<Verdict, usize>,
+}
+
+impl Service {
+    /// Reads the attempts that ended after `from`; the last good answer before it is where a silence may begin.
+    pub fn between(attempts: &[Attempt], from: Instant, until: Instant) -> Self {
+        let mut service = Self::default();
+        let mut good: Vec<Instant> = Vec::new();
+        for attempt in attempts {
+            if attempt.ended > until {
+                continue;
+            }
+            if attempt.verdict == Verdict::Ok {
+                good.push(attempt.ended);
+            } else if attempt.ended > from {
+                *service.failed.entry(attempt.verdict).or_default() += 1;
+            }
+        }
+        good.sort_unstable();
+        let first_inside = good.partition_point(|ended| *ended <= from);
+        service.good = good.len() - first_inside;
+        let mut last = if first_inside == 0 { from } else { good[first_inside - 1] };
+        for ended in good[first_inside..].iter().copied().chain([until]) {
+            service.silence = service.silence.max(ended - last);
+            last = ended;
+        }
+        service
+    }
+
+    /// Failed attempts, all ways together.
+    pub fn failures(&self) -> usize {
+        self.failed.values().sum()
+    }
+}
