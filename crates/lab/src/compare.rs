@@ -153,7 +153,7 @@ fn row(system: System, trial: &Trial) -> serde_json::Value {
         "silence_ms": milliseconds(seen.service.silence),
         "good": seen.service.good,
         "failed": failed,
-        "moves": seen.moves,
+        "moves": seen.moves.len(),
         "two_addresses_ms": milliseconds(seen.longest_overlap()),
         "two_arp_answers_ms": milliseconds(seen.answered_overlap),
     })

@@ -23,7 +23,7 @@
 //! | `{"do":"await-owner","not":"master-1","within_ms":5000}` | waits for one owner (`not` is optional) |
 //! | `{"do":"calm","for_ms":1000,"within_ms":20000}` | waits for one owner and only good answers for a while; probes must be on |
 //!
-//! `observe` answers `{"holders":[…],"moves":1,"overlaps":[{"address","nodes":[…],"ms"}],"arp_at_once":1,`
+//! `observe` answers `{"holders":[…],"moves":[{"from","to","ms_ago"}],"overlaps":[{"address","nodes":[…],"ms"}],"arp_at_once":1,`
 //! `"arp_overlap_ms":0,"silence_ms":12.3,"good":812,"failed":{"refused":3}}`.
 //!
 //! Process names: `vipd` (or `keepalived`, `haproxy`), `apiserver`, and with `--kubernetes` `etcd`.
@@ -242,11 +242,14 @@ fn describe(seen: &Observation) -> Value {
             "ms": milliseconds(overlap.duration),
         })
     });
+    let moves = seen.moves.iter().map(
+        |it| json!({ "from": NODES[it.from], "to": NODES[it.to], "ms_ago": milliseconds(it.at.elapsed()) }),
+    );
     let failed = seen.service.failed.iter().map(|(verdict, count)| (verdict.name(), *count));
     json!({
         "ok": true,
         "holders": node_names(&seen.holders),
-        "moves": seen.moves,
+        "moves": moves.collect::<Vec<_>>(),
         "overlaps": overlaps.collect::<Vec<_>>(),
         "arp_at_once": seen.answered_at_once,
         "arp_overlap_ms": milliseconds(seen.answered_overlap),

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::arp::at_once;
 use crate::lab::Lab;
 use crate::network::{NODES, VIP};
-use crate::ownership::{Overlap, moves, overlaps};
+use crate::ownership::{Move, Overlap, moves, overlaps};
 use crate::prober::Service;
 use crate::system::System;
 
@@ -118,8 +118,8 @@ pub struct Observation {
     pub service: Service,
     /// Nodes holding the same address at a time.
     pub overlaps: Vec<Overlap>,
-    /// How often the virtual IP came to another node.
-    pub moves: usize,
+    /// When the virtual IP came to another node.
+    pub moves: Vec<Move>,
     /// The most nodes that answered one ARP request.
     pub answered_at_once: usize,
     /// For how long more than one did.

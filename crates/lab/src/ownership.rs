@@ -131,18 +131,29 @@ pub fn overlaps(changes: &[Change], from: Instant, until: Instant) -> Vec<Overla
     found
 }
 
-/// How often an address came to a node that was not the last one to get it.
-pub fn moves(changes: &[Change], address: IpAddr, from: Instant) -> usize {
-    let came = changes.iter().filter(|change| change.address == address && change.held);
+/// An address came to another node than before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Move {
+    /// When.
+    pub at: Instant,
+    /// The node that got it the last time.
+    pub from: usize,
+    /// The node that has got it now.
+    pub to: usize,
+}
+
+/// The moves of an address since an instant.
+pub fn moves(changes: &[Change], address: IpAddr, since: Instant) -> Vec<Move> {
     let mut last = None;
-    let mut count = 0;
-    for change in came {
-        if change.at >= from && last.is_some_and(|node| node != change.node) {
-            count += 1;
+    let mut found = Vec::new();
+    for change in changes.iter().filter(|change| change.address == address && change.held) {
+        if let Some(from) = last.replace(change.node).filter(|from| *from != change.node)
+            && change.at >= since
+        {
+            found.push(Move { at: change.at, from, to: change.node });
         }
-        last = Some(change.node);
     }
-    count
+    found
 }
 
 type Events = futures_util::stream::BoxStream<'static, RouteNetlinkMessage>;

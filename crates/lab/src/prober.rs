@@ -266,9 +266,12 @@ impl Service {
         good.sort_unstable();
         let first_inside = good.partition_point(|ended| *ended <= from);
         service.good = good.len() - first_inside;
-        let mut last = if first_inside == 0 { from } else { good[first_inside - 1] };
+        // Without a good answer before, a silence begins with the window, or with the first attempt ever.
+        let begin =
+            attempts.iter().map(|attempt| attempt.started).min().map_or(until, |first| first.max(from));
+        let mut last = if first_inside == 0 { begin } else { good[first_inside - 1] };
         for ended in good[first_inside..].iter().copied().chain([until]) {
-            service.silence = service.silence.max(ended - last);
+            service.silence = service.silence.max(ended.saturating_duration_since(last));
             last = ended;
         }
         service
