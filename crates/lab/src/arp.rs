@@ -211,3 +211,46 @@ fn parse_answer(frame: &[u8], me: Mac) -> Option<(Ipv4Addr, Mac)> {
     let asked_from: [u8; 4] = frame[38..42].try_into().ok()?;
     Some((asked_from.into(), mac))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ME: Mac = [2, 0, 10, 0, 0, 10];
+    const OWNER: Mac = [2, 0, 10, 0, 0, 163];
+
+    fn reply() -> [u8; FRAME_LENGTH] {
+        let mut frame = request(OWNER, VIP);
+        frame[..6].copy_from_slice(&ME);
+        frame[20..22].copy_from_slice(&REPLY.to_be_bytes());
+        frame[32..38].copy_from_slice(&ME);
+        frame[38..42].copy_from_slice(&[10, 0, 0, 207]);
+        frame
+    }
+
+    #[test]
+    fn a_reply_names_the_request_it_answers_and_who_answers() {
+        assert_eq!(parse_answer(&reply(), ME), Some((Ipv4Addr::new(10, 0, 0, 207), OWNER)));
+    }
+
+    #[test]
+    fn a_gratuitous_announcement_or_a_short_frame_is_no_answer() {
+        let mut gratuitous = reply();
+        gratuitous[..6].fill(0xff);
+        assert_eq!(parse_answer(&gratuitous, ME), None);
+        assert_eq!(parse_answer(&request(OWNER, VIP), ME), None);
+        for length in 0..FRAME_LENGTH {
+            assert_eq!(parse_answer(&reply()[..length], ME), None, "{length} bytes");
+        }
+    }
+
+    #[test]
+    fn two_answers_to_one_request_are_two_at_once() {
+        let at = Instant::now();
+        let round = |answers: &[Mac]| Round { at, answers: answers.iter().copied().collect() };
+        let rounds = [round(&[OWNER]), round(&[OWNER, ME]), round(&[])];
+
+        assert_eq!(at_once(rounds.iter(), at), (2, INTERVAL));
+        assert_eq!(at_once(rounds.iter(), at + INTERVAL), (0, Duration::ZERO));
+    }
+}

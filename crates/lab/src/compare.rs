@@ -49,29 +49,45 @@ type Cells = BTreeMap<(Fault, System), Vec<Trial>>;
 /// Measures every cell and prints the table.
 ///
 /// # Errors
-/// If a system does not come up, or a fault cannot be made.
+/// If a program is missing, or the lab itself fails.
 pub async fn run(lab: &mut Lab, matrix: &Matrix) -> Result<()> {
     let console = Console;
     lab.start_backends().await?;
     let mut cells = Cells::new();
     for round in 1..=matrix.runs {
         for system in &matrix.systems {
-            lab.start_system(*system)?;
-            lab.await_owner(START_PATIENCE, |_| true).await.with_context(|| format!("{system}"))?;
-            lab.set_probing(true).await?;
-            for fault in &matrix.faults {
-                let trial = lab.trial(*fault).await.with_context(|| format!("{system}, {fault}"))?;
-                console.line(format!("round {round}  {system:<18} {fault:<17} {}", line(&trial)));
-                cells.entry((*fault, *system)).or_default().push(trial);
+            let place = format!("round {round}  {system:<18}");
+            if let Err(error) = column(lab, *system, matrix, &place, &mut cells).await {
+                console.line(format!("{place} {error:#}; on with the next"));
             }
             lab.set_probing(false).await?;
             lab.remove_system().await?;
+            lab.restore().await?;
         }
         if let Some(path) = &matrix.json {
             write_json(path, &cells)?;
         }
     }
     console.line(format!("\n{}", table(matrix, &cells)));
+    Ok(())
+}
+
+/// Starts a system and gives it every fault once. A system that never gets calm leaves the rest of its cells empty.
+async fn column(
+    lab: &mut Lab,
+    system: System,
+    matrix: &Matrix,
+    place: &str,
+    cells: &mut Cells,
+) -> Result<()> {
+    lab.start_system(system)?;
+    lab.await_owner(START_PATIENCE, |_| true).await?;
+    lab.set_probing(true).await?;
+    for fault in &matrix.faults {
+        let trial = lab.trial(*fault).await.with_context(|| format!("{fault}"))?;
+        Console.line(format!("{place} {fault:<17} {}", line(&trial)));
+        cells.entry((*fault, system)).or_default().push(trial);
+    }
     Ok(())
 }
 
@@ -100,14 +116,14 @@ fn table(matrix: &Matrix, cells: &Cells) -> String {
         text += &format!("{:<18}", fault.name());
         for system in &matrix.systems {
             let trials = cells.get(&(*fault, *system)).map(Vec::as_slice).unwrap_or_default();
-            text += &format!("| {:<34}", cell(trials));
+            text += &format!("| {:<34}", cell(trials, matrix.runs));
         }
         text += "\n";
     }
     text
 }
 
-fn cell(trials: &[Trial]) -> String {
+fn cell(trials: &[Trial], runs: usize) -> String {
     let silences = trials.iter().map(|trial| trial.seen.service.silence);
     let mut sorted: Vec<Duration> = silences.collect();
     sorted.sort_unstable();
@@ -115,8 +131,9 @@ fn cell(trials: &[Trial]) -> String {
     let overlap = trials.iter().map(|trial| trial.seen.longest_overlap()).max().unwrap_or_default();
     let answered = trials.iter().map(|trial| trial.seen.answered_overlap).max().unwrap_or_default();
     let endless = trials.iter().any(|trial| trial.seen.holders.len() > 1);
+    let count = if trials.len() < runs { format!(" ({} of {runs})", trials.len()) } else { String::new() };
     format!(
-        "{} / {}; {}{} / {}",
+        "{} / {}; {}{} / {}{count}",
         readable(median(&sorted)),
         readable(*worst),
         if endless { "endless, > " } else { "" },

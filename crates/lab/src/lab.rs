@@ -16,7 +16,8 @@ use crate::arp::ArpObserver;
 use crate::isolation::{Enclosure, WORK_DIR};
 use crate::kubernetes::Kubernetes;
 use crate::network::{
-    BACKEND_PORT, CLIENT, FRONTEND, Host, NODES, Switch, VIP, find_program, node_address, virtual_addresses,
+    BACKEND_PORT, CLIENT, FRONTEND, Host, NODES, ONLOOKER, Switch, VIP, find_program, node_address,
+    virtual_addresses,
 };
 use crate::ownership::OwnershipObserver;
 use crate::pki::Pki;
@@ -61,6 +62,9 @@ pub struct Lab {
     pub nodes: Vec<Node>,
     /// The client.
     pub client: Host,
+    /// The host that asks who answers for the address. Not the client: every answer would refresh the client's own
+    /// neighbour entry, and so change what is measured there.
+    pub onlooker: Host,
     /// The certificates.
     pub pki: Pki,
     /// Who holds the address.
@@ -84,6 +88,7 @@ impl Lab {
         let pki = Pki::create(&folder.join("pki"))?;
         let switch = Switch::create().await?;
         let client = switch.add_host(CLIENT, [10, 0, 0, 10].into()).await?;
+        let onlooker = switch.add_host(ONLOOKER, [10, 0, 0, 11].into()).await?;
         let mut nodes = Vec::new();
         for (place, name) in NODES.iter().enumerate() {
             let host = switch.add_host(name, node_address(place)).await?;
@@ -93,9 +98,21 @@ impl Lab {
         }
         let namespaces = nodes.iter().map(|node| Arc::clone(&node.host.namespace)).collect();
         let ownership = OwnershipObserver::start(namespaces).await?;
-        let arp = ArpObserver::start(&client)?;
+        let arp = ArpObserver::start(&onlooker)?;
         let target = Target { address: FRONTEND, tls: pki.client()? };
-        Ok(Self { switch, nodes, client, pki, ownership, arp, target, prober: None, system: None, plan })
+        Ok(Self {
+            switch,
+            nodes,
+            client,
+            onlooker,
+            pki,
+            ownership,
+            arp,
+            target,
+            prober: None,
+            system: None,
+            plan,
+        })
     }
 
     /// Starts a backend on every node and waits until each is ready.
@@ -183,6 +200,23 @@ impl Lab {
             node.processes.retain(|process| !is_of_system(process.name()));
             node.launches.retain(|launch| !is_of_system(launch.name));
             node.remove_addresses().await?;
+        }
+        Ok(())
+    }
+
+    /// Plugs everything in again, heals all cuts and starts missing backends: whatever a trial that failed left undone.
+    ///
+    /// # Errors
+    /// If a backend does not become ready.
+    pub async fn restore(&mut self) -> Result<()> {
+        self.switch.heal().await?;
+        for name in NODES {
+            self.switch.set_plugged(name, true).await?;
+            self.switch.set_link(name, true).await?;
+        }
+        for place in 0..NODES.len() {
+            self.nodes[place].start_missing()?;
+            self.backend_ready(place).await?;
         }
         Ok(())
     }

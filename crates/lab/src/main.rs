@@ -14,7 +14,7 @@ use lab::fault::Fault;
 use lab::isolation::{Enclosure, Signals, enclose, init};
 use lab::kubernetes::Kubernetes;
 use lab::lab::{Lab, Plan};
-use lab::network::{CLIENT, NODES};
+use lab::network::{CLIENT, NODES, ONLOOKER};
 use lab::system::{Programs, System, Timing};
 use rustix::process::geteuid;
 use tracing_subscriber::EnvFilter;
@@ -233,7 +233,7 @@ fn explain_entry(enclosure: &Enclosure) {
     let pid = enclosure.host_pid();
     let console = Console;
     console.line("\nEnter a namespace from another terminal, as root:");
-    for name in NODES.into_iter().chain([CLIENT]) {
+    for name in NODES.into_iter().chain([CLIENT, ONLOOKER]) {
         console.line(format!("  nsenter -t {pid} -m -p -n nsenter --net=/run/netns/{name} bash   # {name}"));
     }
     console.line(format!("  nsenter -t {pid} -m -p -n bash   # the switch"));

@@ -1,14 +1,14 @@
-//! The lab's plan, and its switch with four cables.
+//! The lab's plan, and its switch with five cables.
 //!
 //! ```text
-//!            master-1 .163   master-2 .164   master-3 .165     client .10
-//!                │ eth0          │ eth0          │ eth0           │ eth0
-//!   ┌────────────┴───────────────┴───────────────┴────────────────┴──────┐
-//!   │ bridge `switch` in the lab's own namespace, ports named like hosts │   10.0.0.0/24, fd00::/64, VIP .162
-//!   └────────────────────────────────────────────────────────────────────┘
+//!    master-1 .163   master-2 .164   master-3 .165     client .10    onlooker .11
+//!        │ eth0          │ eth0          │ eth0           │ eth0          │ eth0
+//!   ┌────┴───────────────┴───────────────┴────────────────┴───────────────┴────┐
+//!   │ bridge `switch` in the lab's own namespace, its ports named like hosts   │  10.0.0.0/24, fd00::/64, VIP .162
+//!   └──────────────────────────────────────────────────────────────────────────┘
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -23,6 +23,8 @@ use crate::sys;
 pub const NODES: [&str; 3] = ["master-1", "master-2", "master-3"];
 /// The name of the host that makes the requests.
 pub const CLIENT: &str = "client";
+/// The name of the host that asks by ARP who answers for the virtual IP.
+pub const ONLOOKER: &str = "onlooker";
 /// The interface of every host.
 pub const INTERFACE: &str = "eth0";
 /// The virtual IP.
@@ -212,9 +214,4 @@ pub fn find_program(name: &str, package: &str) -> Result<std::path::PathBuf> {
         }
     }
     bail!("{name} is not installed (Debian package {package})")
-}
-
-/// Who has which Ethernet address, for reading observations.
-pub fn names_by_mac<'a>(hosts: impl IntoIterator<Item = &'a Host>) -> BTreeMap<[u8; 6], String> {
-    hosts.into_iter().map(|host| (host.mac, host.namespace.name().to_owned())).collect()
 }

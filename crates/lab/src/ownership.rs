@@ -220,3 +220,67 @@ impl Watch {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VIP: IpAddr = IpAddr::V4(crate::network::VIP);
+
+    fn change(start: Instant, milliseconds: u64, node: usize, held: bool) -> Change {
+        Change { at: start + Duration::from_millis(milliseconds), node, address: VIP, held }
+    }
+
+    #[test]
+    fn an_overlap_lasts_from_the_second_holder_to_the_first_that_lets_go() {
+        let start = Instant::now();
+        let at = |milliseconds| start + Duration::from_millis(milliseconds);
+        let changes = [
+            change(start, 0, 0, true),
+            change(start, 100, 1, true),
+            change(start, 130, 0, false),
+            change(start, 200, 1, false),
+        ];
+
+        let found = overlaps(&changes, start, at(300));
+
+        let expected = Overlap { address: VIP, nodes: [0, 1].into(), duration: Duration::from_millis(30) };
+        assert_eq!(found, [expected]);
+        assert!(overlaps(&changes, at(130), at(300)).is_empty(), "it was over by then");
+        assert!(holders(&changes[..2], VIP).len() == 2 && holders(&changes, VIP).is_empty());
+    }
+
+    #[test]
+    fn an_overlap_that_does_not_end_lasts_until_now() {
+        let start = Instant::now();
+        let changes = [change(start, 0, 0, true), change(start, 100, 2, true)];
+
+        let found = overlaps(&changes, start, start + Duration::from_secs(5));
+
+        assert_eq!(found[0].duration, Duration::from_millis(4900));
+    }
+
+    #[test]
+    fn an_overlap_shorter_than_the_grain_is_two_events_in_the_wrong_order() {
+        let start = Instant::now();
+        let changes = [change(start, 0, 0, true), change(start, 100, 1, true), change(start, 101, 0, false)];
+
+        assert!(overlaps(&changes, start, start + Duration::from_secs(1)).is_empty());
+    }
+
+    #[test]
+    fn an_address_that_comes_back_to_its_node_has_not_moved() {
+        let start = Instant::now();
+        let changes = [
+            change(start, 0, 0, true),
+            change(start, 10, 0, false),
+            change(start, 20, 0, true),
+            change(start, 30, 0, false),
+            change(start, 40, 1, true),
+        ];
+
+        let moved = moves(&changes, VIP, start);
+
+        assert_eq!(moved, [Move { at: start + Duration::from_millis(40), from: 0, to: 1 }]);
+    }
+}

@@ -282,3 +282,49 @@ impl Service {
         self.failed.values().sum()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attempt(start: Instant, ended: u64, verdict: Verdict) -> Attempt {
+        let ended = start + Duration::from_millis(ended);
+        Attempt { started: ended - Duration::from_millis(1), connected: None, secured: None, ended, verdict }
+    }
+
+    #[test]
+    fn a_silence_begins_with_the_last_good_answer_before_the_window() {
+        let start = Instant::now() + Duration::from_secs(1);
+        let attempts = [
+            attempt(start, 0, Verdict::Ok),
+            attempt(start, 50, Verdict::Refused),
+            attempt(start, 104, Verdict::Ok),
+            attempt(start, 100, Verdict::Ok),
+        ];
+
+        let from = start + Duration::from_millis(10);
+        let seen = Service::between(&attempts, from, start + Duration::from_millis(110));
+
+        assert_eq!((seen.silence, seen.good), (Duration::from_millis(100), 2));
+        assert_eq!(seen.failed, [(Verdict::Refused, 1)].into());
+    }
+
+    #[test]
+    fn a_silence_that_does_not_end_lasts_until_the_end_of_the_window() {
+        let start = Instant::now() + Duration::from_secs(1);
+        let attempts = [attempt(start, 0, Verdict::Ok), attempt(start, 10, Verdict::ConnectTimeout)];
+
+        let seen = Service::between(&attempts, start, start + Duration::from_millis(700));
+
+        assert_eq!(seen.silence, Duration::from_millis(700));
+    }
+
+    #[test]
+    fn an_answer_is_whole_with_its_last_byte() {
+        let whole = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 3\r\n\r\nno!";
+        assert_eq!(whole_answer(whole), Some(503));
+        assert_eq!(whole_answer(&whole[..whole.len() - 1]), None);
+        assert_eq!(whole_answer(b"HTTP/1.1 200 OK\r\n"), None);
+        assert_eq!(whole_answer(b"\xff\xfe\r\n\r\n"), None);
+    }
+}

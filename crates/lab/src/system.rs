@@ -283,3 +283,40 @@ fn keepalived_config(variant: Variant, node: usize, script: &Path) -> Result<Str
         script = script.display()
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_system_is_found_by_its_name() {
+        for system in System::ALL {
+            assert_eq!(system.name().parse(), Ok(system));
+        }
+        assert!("keepalive".parse::<System>().unwrap_err().contains("keepalived-tuned"));
+    }
+
+    #[test]
+    fn vipds_file_has_the_form_of_kube_vip_and_one_node_that_starts_as_leader() {
+        let text = vipd_config(Timing::Fast, 1, Path::new("/run/key"));
+        let begin = "localPeer:\n  id: master-2\n  address: 10.0.0.164\n  port: 10000\nremotePeers:\n- id: master-1\n  \
+                     address: 10.0.0.163\n  port: 10000\n- id: master-3\n";
+        assert!(text.starts_with(begin), "{text}");
+        assert!(text.contains("\nvips: [10.0.0.162/24, fd00::162/64]\n"), "{text}");
+        assert!(text.contains("\nstartAsLeader: false\ninterface: eth0\ntiming: fast\n"), "{text}");
+        let leaders = (0..NODES.len()).filter(|node| {
+            vipd_config(Timing::Default, *node, Path::new("/k")).contains("startAsLeader: true")
+        });
+        assert_eq!(leaders.count(), 1);
+    }
+
+    #[test]
+    fn keepalived_as_documented_has_the_documented_figures() {
+        let text = keepalived_config(Variant::AsDocumented, 0, Path::new("/run/check.sh")).unwrap();
+        for line in
+            ["advert_int 1", "interval 3", "weight -2", "fall 10", "rise 2", "priority 101", "state MASTER"]
+        {
+            assert!(text.contains(&format!("    {line}\n")), "{line}:\n{text}");
+        }
+    }
+}

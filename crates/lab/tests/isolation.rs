@@ -171,7 +171,7 @@ fn sigkill_of_a_lab_with_busy_daemons_leaves_nothing() {
     let running = Running::start(&up);
     // init, lab, sh, sleep; three backends, three haproxy, three times two keepalived
     assert!(running.processes.len() >= 16, "{}", running.processes.len());
-    // PID, mounts; the switch, the client, three nodes
+    // PID, mounts; the networks of the switch, the client and three nodes (nobody runs on the onlooker)
     assert!(running.namespaces.len() >= 7, "{:?}", running.namespaces);
 
     let (_, left) = running.end(Signal::KILL);

@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const SILENCE: Duration = Duration::from_millis(400);
 
 fn hosts(lab: &Lab) -> Vec<&Host> {
-    lab.nodes.iter().map(|node| &node.host).chain([&lab.client]).collect()
+    lab.nodes.iter().map(|node| &node.host).chain([&lab.client, &lab.onlooker]).collect()
 }
 
 /// Whether a host answers: a connection to a port where nobody listens is refused by its kernel.
