@@ -1,0 +1,189 @@
+package suite
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+)
+
+// watchers is the number of watches, each over a connection of its own: the balancer spreads them, so that some are on
+// whichever apiserver is taken away.
+const watchers = 6
+
+// steadyWrites is how much traffic goes on before and after a fault: two seconds of writes.
+const steadyWrites = 40
+
+func TestAWatchLosesNothingWhenTheOwnersApiserverIsKilled(t *testing.T) {
+	c := open(t)
+	seen := c.underTraffic(t, "apiserver", func(_ context.Context, owner string) {
+		t.Cleanup(func() { c.start(t, owner, apiserver) })
+		c.signal(t, owner, apiserver, "KILL")
+	})
+	assertNeverTwoOwners(t, seen)
+}
+
+func TestClientsFollowWhenTheOwnersLinkGoesDown(t *testing.T) {
+	c := open(t)
+	seen := c.underTraffic(t, "link", func(ctx context.Context, owner string) {
+		t.Cleanup(func() { c.setLink(t, owner, true) })
+		c.setLink(t, owner, false)
+		c.awaitOwner(t, ctx, other(owner))
+	})
+	assertNeverTwoOwners(t, seen)
+}
+
+func TestClientsFollowWhenTheOwnerIsStoppedAndStartedAgain(t *testing.T) {
+	c := open(t)
+	seen := c.underTraffic(t, "stop", func(ctx context.Context, owner string) {
+		c.signal(t, owner, vipd, "TERM")
+		c.awaitOwner(t, ctx, other(owner))
+		c.start(t, owner, vipd)
+	})
+	assertNeverTwoOwners(t, seen)
+}
+
+// underTraffic runs a fault at the owner while watches, a writer and new clients are at work, until all of them have got over
+// it; then it checks that nothing was lost, and prints what each noticed.
+func (c cluster) underTraffic(t *testing.T, label string, fault func(ctx context.Context, owner string)) observation {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 2*recoverWithin)
+	defer cancel()
+	owner := c.awaitOwner(t, ctx, anyone)
+	c.observe(t)
+
+	traffic := c.startTraffic(ctx, t, label)
+	defer traffic.end()
+	traffic.awaitProgress(ctx, t, "traffic before the fault")
+	started := time.Now()
+	fault(ctx, owner)
+	traffic.awaitProgress(ctx, t, "traffic after the fault")
+	recovered := time.Since(started)
+	traffic.endWriting()
+	for _, watcher := range traffic.watchers {
+		await(t, ctx, "watch that has seen the last writes", func() bool { return watcher.has(traffic.writer.written) })
+	}
+	traffic.end()
+
+	for _, watcher := range traffic.watchers {
+		for _, fault := range watcher.faults(traffic.writer.written) {
+			t.Error(fault)
+		}
+	}
+	seen := c.observe(t)
+	now := c.awaitOwner(t, ctx, anyone)
+	t.Logf("owner %s, then %s; moves %s; two owners at once: %s", owner, now, list(seen.Moves), list(seen.Overlaps))
+	t.Logf("%s", traffic)
+	t.Logf("two more seconds of traffic were complete %v after the fault", recovered.Round(time.Millisecond))
+	return seen
+}
+
+func assertNeverTwoOwners(t *testing.T, seen observation) {
+	t.Helper()
+	for _, overlap := range seen.Overlaps {
+		t.Errorf("two nodes held the virtual IP at once: %s", overlap)
+	}
+}
+
+// traffic is everything that uses the control plane during a fault.
+type traffic struct {
+	writer   writer
+	asker    asker
+	watchers []*watcher
+
+	stopWriting  func()
+	stopWatching context.CancelFunc
+	writing      sync.WaitGroup
+	watching     sync.WaitGroup
+}
+
+func (c cluster) startTraffic(ctx context.Context, t *testing.T, label string) *traffic {
+	t.Helper()
+	// A run against a control plane that has seen this test before must not meet its objects.
+	label = fmt.Sprintf("%s-%d", label, time.Now().UnixNano())
+	stop := make(chan struct{})
+	watching, stopWatching := context.WithCancel(ctx)
+	traffic := &traffic{stopWriting: sync.OnceFunc(func() { close(stop) }), stopWatching: stopWatching}
+	traffic.writer.prefix = label
+	for range watchers {
+		watcher := &watcher{}
+		client := c.client(t, &watcher.lost)
+		traffic.watchers = append(traffic.watchers, watcher)
+		traffic.watching.Go(func() { watcher.run(watching, t, client, label) })
+	}
+	client := c.client(t, &traffic.writer.lost)
+	traffic.writing.Go(func() { traffic.writer.run(ctx, t, client, stop) })
+	traffic.writing.Go(func() { traffic.asker.run(ctx, t, c, stop) })
+	return traffic
+}
+
+// awaitProgress returns when the writer, the new clients and each watch have got on by the same measure.
+func (f *traffic) awaitProgress(ctx context.Context, t *testing.T, what string) {
+	t.Helper()
+	type goal struct {
+		pace *pace
+		at   int
+	}
+	goals := []goal{
+		{&f.writer.pace, f.writer.successes() + steadyWrites},
+		{&f.asker.pace, f.asker.successes() + steadyWrites/2},
+	}
+	for _, watcher := range f.watchers {
+		goals = append(goals, goal{&watcher.pace, watcher.successes() + steadyWrites})
+	}
+	await(t, ctx, what, func() bool {
+		for _, goal := range goals {
+			if goal.pace.successes() < goal.at {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// endWriting stops the writer and the new clients, and returns when both have ended.
+func (f *traffic) endWriting() {
+	f.stopWriting()
+	f.writing.Wait()
+}
+
+// end stops everything, and returns when all have ended.
+func (f *traffic) end() {
+	f.endWriting()
+	f.stopWatching()
+	f.watching.Wait()
+}
+
+// String is what each kind of client noticed.
+func (f *traffic) String() string {
+	var cut, lists int
+	var longest time.Duration
+	for _, watcher := range f.watchers {
+		if watcher.lost.Load() > 0 {
+			cut++
+		}
+		if watcher.lists.Load() > 1 {
+			lists++
+		}
+		longest = max(longest, watcher.longestPause())
+	}
+	return fmt.Sprintf(
+		"watches: %d of %d lost their connection, %d had to list again, longest silence %v\n"+
+			"writes: %d acknowledged, longest pause %v, got over: %s\n"+
+			"new connections: %d answered, longest pause %v, got over: %s",
+		cut, len(f.watchers), lists, longest,
+		f.writer.successes(), f.writer.longestPause(), &f.writer.failures,
+		f.asker.successes(), f.asker.longestPause(), &f.asker.failures)
+}
+
+func list[T ~[]byte](values []T) string {
+	if len(values) == 0 {
+		return "none"
+	}
+	text := ""
+	for _, value := range values {
+		text += " " + string(value)
+	}
+	return text[1:]
+}
