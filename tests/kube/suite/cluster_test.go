@@ -57,21 +57,12 @@ func open(t *testing.T) cluster {
 	return c
 }
 
-// awaitHealthy returns when there is an owner and each kube-apiserver is ready, asked at its own address.
+// awaitHealthy returns when there is an owner and each kube-apiserver is ready.
 func (c cluster) awaitHealthy(t *testing.T) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), recoverWithin)
-	defer cancel()
-	c.awaitOwner(t, ctx, anyone)
-	for node, address := range nodes {
-		direct := rest.CopyConfig(c.config)
-		direct.Host = "https://" + net.JoinHostPort(address, "6443")
-		client := mustClient(t, direct)
-		await(t, ctx, "ready kube-apiserver on "+node, func() bool {
-			attempt, cancel := context.WithTimeout(ctx, attemptWithin)
-			defer cancel()
-			return client.CoreV1().RESTClient().Get().AbsPath("/readyz").Do(attempt).Error() == nil
-		})
+	c.awaitOwner(t)
+	for _, node := range nodes {
+		c.awaitReady(t, node)
 	}
 }
 

@@ -53,7 +53,7 @@ func TestKubectlGetWatchInALoopGoesOnWhenTheOwnerIsStopped(t *testing.T) {
 	c := open(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 2*recoverWithin)
 	defer cancel()
-	owner := c.awaitOwner(t, ctx, anyone)
+	owner := c.awaitOwner(t)
 	c.observe(t)
 
 	stop := make(chan struct{})
@@ -70,7 +70,7 @@ func TestKubectlGetWatchInALoopGoesOnWhenTheOwnerIsStopped(t *testing.T) {
 
 	awaitMore(ctx, t, "lines of kubectl get -w before the fault", &loop.pace)
 	c.signal(t, owner, vipd, "TERM")
-	c.awaitOwner(t, ctx, other(owner))
+	c.awaitOtherOwner(t, owner)
 	c.start(t, owner, vipd)
 	awaitMore(ctx, t, "lines of kubectl get -w after the fault", &loop.pace)
 	stopWriting()
@@ -79,7 +79,7 @@ func TestKubectlGetWatchInALoopGoesOnWhenTheOwnerIsStopped(t *testing.T) {
 	stopWatching()
 	watching.Wait()
 
-	assertNeverTwoOwners(t, c.observe(t))
+	assertOneOwner(t, c.observe(t))
 	t.Logf("kubectl get -w ran %d times; longest silence %v; writes got over: %s", loop.runs, loop.longestPause(), &writer.failures)
 }
 

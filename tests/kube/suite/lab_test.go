@@ -21,8 +21,8 @@ import (
 	"time"
 )
 
-// answerWithin bounds one exchange with the lab: starting a process there may wait for the process to be up.
-const answerWithin = 60 * time.Second
+// answerWithin bounds one exchange with the lab, which itself waits up to two minutes for an apiserver to be ready.
+const answerWithin = 150 * time.Second
 
 // lookEvery is the pause between two looks at a state that nobody announces.
 const lookEvery = 50 * time.Millisecond
@@ -33,8 +33,8 @@ const (
 	apiserver = "apiserver"
 )
 
-// nodes are the lab's three nodes and their addresses.
-var nodes = map[string]string{"master-1": "10.0.0.163", "master-2": "10.0.0.164", "master-3": "10.0.0.165"}
+// nodes are the lab's.
+var nodes = []string{"master-1", "master-2", "master-3"}
 
 // kubectlCache is the folder of kubectl's discovery cache.
 var kubectlCache string
@@ -73,10 +73,17 @@ type lab struct {
 
 // observation is what the lab saw of the virtual IP's owners since it was last asked.
 type observation struct {
-	// Overlaps are the times when two nodes held the address at once.
-	Overlaps []json.RawMessage `json:"overlaps"`
+	// Holders are the nodes that have the address now.
+	Holders []string
 	// Moves are the changes of owner.
-	Moves []json.RawMessage `json:"moves"`
+	Moves []struct{ From, To string }
+	// Overlaps are the times when several nodes had the address at once.
+	Overlaps []struct {
+		Nodes        []string
+		Milliseconds float64 `json:"ms"`
+	}
+	// ARPAtOnce is the largest number of nodes that answered one ARP request for the address.
+	ARPAtOnce int `json:"arp_at_once"`
 }
 
 // openLab connects to the lab's control socket.
@@ -151,35 +158,33 @@ func (l *lab) observe(t *testing.T) observation {
 	return seen
 }
 
-// owner is the node that holds the virtual IP, or nothing between two owners.
-func (l *lab) owner(t *testing.T) string {
+// awaitOwner returns the owner as soon as there is exactly one; awaitOtherOwner, as soon as it is another than before.
+func (l *lab) awaitOwner(t *testing.T) string {
 	t.Helper()
-	var answer struct{ Owner *string }
-	if err := l.ask(map[string]any{"do": "owner"}, &answer); err != nil {
+	return l.awaitOwnerAs(t, map[string]any{})
+}
+
+func (l *lab) awaitOtherOwner(t *testing.T, before string) string {
+	t.Helper()
+	return l.awaitOwnerAs(t, map[string]any{"not": before})
+}
+
+func (l *lab) awaitOwnerAs(t *testing.T, request map[string]any) string {
+	t.Helper()
+	request["do"] = "await-owner"
+	request["within_ms"] = recoverWithin.Milliseconds()
+	var answer struct{ Owner string }
+	if err := l.ask(request, &answer); err != nil {
 		t.Fatal(err)
 	}
-	if answer.Owner == nil {
-		return ""
-	}
-	return *answer.Owner
+	return answer.Owner
 }
 
-// awaitOwner returns the owner as soon as there is one that the condition accepts.
-func (l *lab) awaitOwner(t *testing.T, ctx context.Context, acceptable func(string) bool) string {
+// awaitReady returns when a node's kube-apiserver says that it is ready.
+func (l *lab) awaitReady(t *testing.T, node string) {
 	t.Helper()
-	var owner string
-	await(t, ctx, "an owner of the virtual IP", func() bool {
-		owner = l.owner(t)
-		return owner != "" && acceptable(owner)
-	})
-	return owner
+	l.do(t, map[string]any{"do": "await-ready", "node": node})
 }
-
-// anyone accepts every owner.
-func anyone(string) bool { return true }
-
-// other accepts every owner but one.
-func other(than string) func(string) bool { return func(owner string) bool { return owner != than } }
 
 // await returns when the condition is true, and fails the test when the context ends first.
 func await(t *testing.T, ctx context.Context, what string, condition func() bool) {
