@@ -8,25 +8,28 @@ import (
 	"time"
 )
 
-// watchers is the number of watches, each over a connection of its own: the balancer spreads them, so that some are on
-// whichever apiserver is taken away.
-const watchers = 6
+// watchers is the number of watches, each over a connection of its own: enough that a balancer that spreads them over three
+// apiservers has put some on whichever is taken away.
+const watchers = 9
 
 // steadyWrites is how much traffic goes on before and after a fault: two seconds of writes.
 const steadyWrites = 40
 
 func TestAWatchLosesNothingWhenTheOwnersApiserverIsKilled(t *testing.T) {
 	c := open(t)
-	seen := c.underTraffic(t, "apiserver", func(owner string) {
+	seen, cut := c.underTraffic(t, "apiserver", func(owner string) {
 		t.Cleanup(func() { c.start(t, owner, apiserver) })
 		c.signal(t, owner, apiserver, "KILL")
 	})
 	assertOneOwner(t, seen)
+	if cut == 0 {
+		t.Errorf("none of %d watches was on the apiserver that was killed, so nothing is known of those that are", watchers)
+	}
 }
 
 func TestClientsFollowWhenTheOwnersLinkGoesDown(t *testing.T) {
 	c := open(t)
-	seen := c.underTraffic(t, "link", func(owner string) {
+	seen, _ := c.underTraffic(t, "link", func(owner string) {
 		t.Cleanup(func() { c.setLink(t, owner, true) })
 		c.setLink(t, owner, false)
 		c.awaitOtherOwner(t, owner)
@@ -36,7 +39,7 @@ func TestClientsFollowWhenTheOwnersLinkGoesDown(t *testing.T) {
 
 func TestClientsFollowWhenTheOwnerIsStoppedAndStartedAgain(t *testing.T) {
 	c := open(t)
-	seen := c.underTraffic(t, "stop", func(owner string) {
+	seen, _ := c.underTraffic(t, "stop", func(owner string) {
 		c.signal(t, owner, vipd, "TERM")
 		c.awaitOtherOwner(t, owner)
 		c.start(t, owner, vipd)
@@ -45,8 +48,9 @@ func TestClientsFollowWhenTheOwnerIsStoppedAndStartedAgain(t *testing.T) {
 }
 
 // underTraffic runs a fault at the owner while watches, a writer and new clients are at work, until all of them have got over
-// it; then it checks that nothing was lost, and prints what each noticed.
-func (c cluster) underTraffic(t *testing.T, label string, fault func(owner string)) observation {
+// it; then it checks that nothing was lost, and prints what each noticed. It returns what the lab saw of the owners, and how many
+// watches lost their connection.
+func (c cluster) underTraffic(t *testing.T, label string, fault func(owner string)) (observation, int) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*recoverWithin)
 	defer cancel()
@@ -75,7 +79,7 @@ func (c cluster) underTraffic(t *testing.T, label string, fault func(owner strin
 	t.Logf("owner %s, then %q; moves %v; two owners at once %v, at most %d in ARP", owner, seen.Holders, seen.Moves, seen.Overlaps, seen.ARPAtOnce)
 	t.Logf("%s", traffic)
 	t.Logf("two more seconds of traffic were complete %v after the fault", recovered.Round(time.Millisecond))
-	return seen
+	return seen, traffic.cut()
 }
 
 // assertOneOwner checks that one node has the address, and that no two had it, or answered for it, on the way.
@@ -161,16 +165,24 @@ func (f *traffic) end() {
 	f.watching.Wait()
 }
 
-// String is what each kind of client noticed.
-func (f *traffic) String() string {
-	var cut, lists int
-	var longest time.Duration
+// cut is the number of watches that lost their connection.
+func (f *traffic) cut() int {
+	count := 0
 	for _, watcher := range f.watchers {
 		if watcher.lost.Load() > 0 {
-			cut++
+			count++
 		}
+	}
+	return count
+}
+
+// String is what each kind of client noticed.
+func (f *traffic) String() string {
+	var listed int
+	var longest time.Duration
+	for _, watcher := range f.watchers {
 		if watcher.lists.Load() > 1 {
-			lists++
+			listed++
 		}
 		longest = max(longest, watcher.longestPause())
 	}
@@ -178,7 +190,7 @@ func (f *traffic) String() string {
 		"watches: %d of %d lost their connection, %d had to list again, longest silence %v\n"+
 			"writes: %d acknowledged, longest pause %v, got over: %s\n"+
 			"new connections: %d answered, longest pause %v, got over: %s",
-		cut, len(f.watchers), lists, longest,
+		f.cut(), len(f.watchers), listed, longest,
 		f.writer.successes(), f.writer.longestPause(), &f.writer.failures,
 		f.asker.successes(), f.asker.longestPause(), &f.asker.failures)
 }

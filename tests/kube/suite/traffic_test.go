@@ -189,9 +189,9 @@ func (a *asker) run(ctx context.Context, t *testing.T, c cluster, stop <-chan st
 // watcher is a client-go informer with a connection of its own that keeps the history of each ConfigMap.
 type watcher struct {
 	pace
-	lost    atomic.Int64
-	lists   atomic.Int64
-	watches atomic.Int64
+	// lost are the connections that broke; lists, how often everything was asked for anew.
+	lost  atomic.Int64
+	lists atomic.Int64
 
 	mutex sync.Mutex
 	seen  map[string][]int
@@ -212,7 +212,6 @@ func (w *watcher) run(ctx context.Context, t *testing.T, client *kubernetes.Clie
 			if options.SendInitialEvents != nil && *options.SendInitialEvents {
 				w.lists.Add(1)
 			}
-			w.watches.Add(1)
 			return configMaps.Watch(ctx, options)
 		},
 	}
