@@ -65,6 +65,19 @@ pub enum Listen {
         /// TCP port; 0 lets the kernel choose one per address.
         port: u16,
     },
+    /// Nowhere: its backends are judged, and no connection goes to them.
+    Nowhere,
+}
+
+impl Listen {
+    /// The port that clients connect to.
+    #[must_use]
+    pub fn port(&self) -> Option<u16> {
+        match self {
+            Self::Any { port } | Self::Addresses { port, .. } => Some(*port),
+            Self::Nowhere => None,
+        }
+    }
 }
 
 /// One server that connections can go to.

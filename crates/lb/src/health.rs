@@ -175,4 +175,3 @@ impl Machine {
         Some(Flip { from, to, reason: observation.reason.clone() })
     }
 }
-

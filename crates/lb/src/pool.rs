@@ -226,4 +226,3 @@ impl Iterator for Candidates {
         Some(id)
     }
 }
-

@@ -65,7 +65,13 @@ pub enum ConfigError {
 }
 
 impl Config {
-    fn check(&self) -> Result<(), ConfigError> {
+    /// Whether a member can be made of it.
+    ///
+    /// # Errors
+    ///
+    /// The first thing that keeps it from being one.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        self.quorum.check()?;
         let wrong = |node: &NodeId, what| Err(ConfigError::Address { node: node.clone(), what });
         let me = &self.quorum.me;
         if let Some(node) = self.peers.keys().find(|node| *node == me || !self.quorum.members.contains(node))

@@ -205,7 +205,8 @@ impl Model for Cluster {
 fn check(cluster: Cluster, limit: Duration) {
     let begun = std::time::SystemTime::UNIX_EPOCH;
     let _ = begun;
-    let checker = cluster.checker().finish_when(HasDiscoveries::AnyFailures).timeout(limit).spawn_dfs().join();
+    let checker =
+        cluster.checker().finish_when(HasDiscoveries::AnyFailures).timeout(limit).spawn_dfs().join();
     println!("{} states, {} of them different", checker.state_count(), checker.unique_state_count());
     checker.assert_properties();
     assert!(checker.is_done(), "the states are not exhausted");
@@ -220,10 +221,7 @@ fn cluster(end: u32, delay: u32, restarts: u8, step_downs: u8) -> Cluster {
 #[test]
 fn at_most_one_holds_whatever_the_order_of_events() {
     let n = |v: &str, d: u32| std::env::var(v).ok().map_or(d, |s| s.parse().unwrap());
-    check(
-        cluster(n("E", 3), n("D", 1), n("R", 0) as u8, n("S", 0) as u8),
-        Duration::from_secs(100),
-    );
+    check(cluster(n("E", 3), n("D", 1), n("R", 0) as u8, n("S", 0) as u8), Duration::from_secs(100));
 }
 
 impl PartialEq for Node {

@@ -7,6 +7,17 @@ use std::str::FromStr;
 /// A hardware address of an Ethernet interface, in the order in which it stands on the wire.
 pub type Mac = [u8; 6];
 
+/// A hardware address as operators write it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Station(pub Mac);
+
+impl fmt::Display for Station {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
 /// One virtual IP address and the length of its prefix.
 ///
 /// [`FromStr`] is the door for what users write, and it refuses whatever can't be a virtual IP. The

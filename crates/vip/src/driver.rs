@@ -257,6 +257,8 @@ impl<N: Network> Driver<N> {
     async fn settle_addresses(&mut self) {
         while let Some(action) = self.ownership.poll_action() {
             let started = now();
+            // Told before it is done: who reads Standby may rely on nothing being under way.
+            self.telling.state(self.ownership.state(started), started);
             match action {
                 Action::Hold { valid_for } => {
                     self.telling.holding(started);

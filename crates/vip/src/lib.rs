@@ -17,6 +17,6 @@ pub mod ownership;
 pub mod probe;
 mod rawsock;
 
-pub use address::{Address, Mac};
+pub use address::{Address, Mac, Station};
 pub use error::Error;
 pub use ownership::{Ownership, State};

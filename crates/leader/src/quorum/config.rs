@@ -40,7 +40,7 @@ pub struct Config {
 
 impl Config {
     /// Whether an election can be held with it.
-    pub(super) fn check(&self) -> Result<(), ConfigError> {
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
         if !self.members.contains(&self.me) {
             return Err(ConfigError::NotMember { me: self.me.clone() });
         }

@@ -1,7 +1,7 @@
 //! What a driver tells the rest of the process and the operator: states by watch, news by log, each once.
 
 use super::Config;
-use crate::address::Mac;
+use crate::address::{Mac, Station};
 use crate::error::Error;
 use crate::ownership::{Outcome, State};
 use std::fmt;
@@ -298,16 +298,6 @@ impl Warnings {
         }
         self.last = Some(now);
         Some(std::mem::take(&mut self.suppressed))
-    }
-}
-
-/// A hardware address as operators write it.
-struct Station(Mac);
-
-impl fmt::Display for Station {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
     }
 }
 
