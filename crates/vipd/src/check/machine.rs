@@ -1,0 +1,284 @@
+//! What a machine needs to run a configuration, looked at one thing after another.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::time::Duration;
+
+use rustix::thread::CapabilitySet;
+
+use super::Finding;
+use crate::config::{Config, Vip};
+use crate::{exit, status};
+
+/// How long an owner of the address, or a peer, has to answer.
+const ANSWER_TIME: Duration = Duration::from_millis(500);
+
+/// Looks at everything the configuration needs.
+pub(super) async fn examine(config: &Config) -> Vec<Finding> {
+    let running = status::ask(&config.socket).is_ok();
+    let mut findings = Vec::new();
+    if running {
+        findings.push(Finding::good(format!(
+            "a vipd runs here and answers on {}: its own ports and addresses are not judged",
+            config.socket.display()
+        )));
+    }
+    findings.extend(capabilities(config));
+    if let Some(vip) = &config.vip {
+        let link = interface(vip, &mut findings).await;
+        if !running {
+            findings.extend(peer_port(vip));
+        }
+        if link {
+            findings.extend(subnets(vip).await);
+            if !running {
+                strangers(vip, &mut findings).await;
+            }
+            peers(vip, &mut findings).await;
+        }
+    }
+    if !running {
+        findings.extend(frontends(config));
+    }
+    findings
+}
+
+fn capabilities(config: &Config) -> Vec<Finding> {
+    let effective = match rustix::thread::capabilities(None) {
+        Ok(sets) => sets.effective,
+        Err(error) => {
+            return vec![Finding::doubtful(
+                format!("failed to read this process's capabilities: {error}"),
+                "run as root",
+            )];
+        }
+    };
+    let low_port = config
+        .balancer
+        .iter()
+        .flat_map(|balancer| &balancer.frontends)
+        .any(|frontend| frontend.listen.port().is_some_and(|port| port < 1024));
+    let needed = [
+        (CapabilitySet::NET_ADMIN, "NET_ADMIN", "put the address on the interface", config.vip.is_some()),
+        (CapabilitySet::NET_RAW, "NET_RAW", "send ARP and ND frames", config.vip.is_some()),
+        (CapabilitySet::NET_BIND_SERVICE, "NET_BIND_SERVICE", "listen on a port below 1024", low_port),
+    ];
+    needed
+        .into_iter()
+        .filter(|&(.., needed)| needed)
+        .map(|(capability, name, why, _)| {
+            if effective.contains(capability) {
+                Finding::good(format!("the capability {name} is here, to {why}"))
+            } else {
+                Finding::bad(
+                    exit::NOPERM,
+                    format!("the capability {name} is missing: it is needed to {why}"),
+                    format!("run as root, or add {name} to the container's or the unit's capabilities"),
+                )
+            }
+        })
+        .collect()
+}
+
+/// Whether the interface is there and up.
+async fn interface(vip: &Vip, findings: &mut Vec<Finding>) -> bool {
+    let name = &vip.interface;
+    let (is_up, finding) = match vip::linux::interface(name).await {
+        Ok(link) if link.up => (true, Finding::good(format!("the interface {name} is up"))),
+        Ok(_) => (
+            false,
+            Finding::bad(
+                exit::CONFIG,
+                format!("the interface {name} is down, or has no carrier"),
+                format!("`ip link set {name} up`, and look at the cable or the switch port"),
+            ),
+        ),
+        Err(error) => {
+            let all = vip::linux::interfaces().await.unwrap_or_default();
+            let names = all.into_iter().map(|link| link.name).collect::<Vec<_>>().join(", ");
+            let help = format!("correct `interface`; this machine has {names}");
+            (false, Finding::bad(exit::CONFIG, error.to_string(), help))
+        }
+    };
+    findings.push(finding);
+    is_up
+}
+
+/// A virtual address outside the interface's subnets is reachable only through routes that nobody announces.
+async fn subnets(vip: &Vip) -> Vec<Finding> {
+    let own = match vip::linux::interface_addresses(&vip.interface).await {
+        Ok(own) => own,
+        Err(error) => {
+            return vec![Finding::doubtful(
+                format!("failed to list the addresses of {}: {error}", vip.interface),
+                "look at `ip address`",
+            )];
+        }
+    };
+    vip.addresses
+        .iter()
+        .map(|address| {
+            let inside = own.iter().any(|other| other.ip != address.ip && contains(other, address.ip));
+            if inside {
+                return Finding::good(format!("{} lies in a subnet of {}", address.ip, vip.interface));
+            }
+            let subnets = own.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            Finding::doubtful(
+                format!("{} lies outside the subnets of {} ({subnets})", address.ip, vip.interface),
+                "choose a free address of the hosts' subnet: others can't be reached without a route of your own",
+            )
+        })
+        .collect()
+}
+
+/// Whether `ip` is in the subnet of `own`.
+fn contains(own: &vip::Address, ip: IpAddr) -> bool {
+    let (own_bits, bits, width) = match (own.ip, ip) {
+        (IpAddr::V4(own), IpAddr::V4(ip)) => (u128::from(own.to_bits()), u128::from(ip.to_bits()), 32),
+        (IpAddr::V6(own), IpAddr::V6(ip)) => (own.to_bits(), ip.to_bits(), 128),
+        (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => return false,
+    };
+    let host_bits = width - u32::from(own.prefix).min(width);
+    (own_bits ^ bits).checked_shr(host_bits).unwrap_or(0) == 0
+}
+
+/// Does anybody else answer for an address?
+async fn strangers(vip: &Vip, findings: &mut Vec<Finding>) {
+    for address in &vip.addresses {
+        match vip::probe::owner_of(&vip.interface, address.ip, ANSWER_TIME).await {
+            Ok(None) => findings.push(Finding::good(format!("nobody answers for {}", address.ip))),
+            Ok(Some(mac)) => {
+                findings.push(Finding::doubtful(
+                    format!("{} is in use: {} answers for it", address.ip, vip::Station(mac)),
+                    "if that is another vipd of this cluster, or what vipd replaces, all is well; otherwise choose a free address",
+                ));
+            }
+            Err(error) => findings.push(Finding::doubtful(
+                format!("failed to ask the segment who has {}: {error}", address.ip),
+                "run as root, or with the capability NET_RAW",
+            )),
+        }
+    }
+}
+
+fn peer_port(vip: &Vip) -> Option<Finding> {
+    if vip.election.peers.is_empty() {
+        return None;
+    }
+    let listen = vip.election.listen;
+    Some(match UdpSocket::bind(listen) {
+        Ok(_) => Finding::good(format!("{listen} (UDP) is free, for the peers")),
+        Err(error) => bind_failed("localPeer", listen, &error),
+    })
+}
+
+/// Are the peers there? A host answers ARP or ND; its vipd has the port open.
+async fn peers(vip: &Vip, findings: &mut Vec<Finding>) {
+    for (id, address) in &vip.election.peers {
+        match vip::probe::owner_of(&vip.interface, address.ip(), ANSWER_TIME).await {
+            Ok(Some(_)) => findings.push(peer_vipd(id, *address).await),
+            Ok(None) => findings.push(Finding::doubtful(
+                format!("the peer {id} does not answer: no host has {} on this segment", address.ip()),
+                "is it up, is its address right, and is it on the same subnet?",
+            )),
+            Err(error) => findings.push(Finding::doubtful(
+                format!("failed to ask for the peer {id} at {address}: {error}"),
+                "run as root, or with the capability NET_RAW",
+            )),
+        }
+    }
+}
+
+/// A closed port is answered by ICMP, which the socket reports; an open one takes a byte in silence.
+async fn peer_vipd(id: &leader::NodeId, address: SocketAddr) -> Finding {
+    let unspecified =
+        if address.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
+    let ask = async {
+        let socket = tokio::net::UdpSocket::bind((unspecified, 0)).await?;
+        socket.connect(address).await?;
+        socket.send(&[0]).await?;
+        let mut answer = [0; 1];
+        socket.recv(&mut answer).await
+    };
+    match tokio::time::timeout(ANSWER_TIME, ask).await {
+        Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            Finding::good(format!("the peer {id} is up; no vipd runs there yet ({address} is closed)"))
+        }
+        Ok(Err(error)) => Finding::doubtful(
+            format!("the peer {id} is up, but {address} can't be reached: {error}"),
+            "let UDP through between the hosts",
+        ),
+        Ok(Ok(_)) | Err(_) => Finding::good(format!("the peer {id} is up, and {address} is open")),
+    }
+}
+
+/// Can the frontends listen?
+fn frontends(config: &Config) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for frontend in config.balancer.iter().flat_map(|balancer| &balancer.frontends) {
+        // An address that comes and goes can't be bound without the flag that vipd uses; its port can be judged anyway.
+        let Some(port) = frontend.listen.port() else { continue };
+        let all = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+        // Without IPv6 there is no `::`.
+        let without_ipv6 = |error: &io::Error| {
+            matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::AddrNotAvailable)
+        };
+        let bound = match TcpListener::bind(all) {
+            Err(error) if without_ipv6(&error) => TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)),
+            bound => bound,
+        };
+        findings.push(match bound {
+            Ok(_) => Finding::good(format!("port {port} is free, for `{}`", frontend.name)),
+            Err(error) => bind_failed(&frontend.name, all, &error),
+        });
+    }
+    findings
+}
+
+fn bind_failed(what: &str, address: SocketAddr, error: &io::Error) -> Finding {
+    let port = address.port();
+    let kind = error.kind();
+    if kind == io::ErrorKind::AddrInUse {
+        Finding::bad(
+            exit::CONFIG,
+            format!("port {port} of `{what}` is in use"),
+            format!("`ss -lnput sport = :{port}` shows by whom; stop that, or choose another port"),
+        )
+    } else if kind == io::ErrorKind::PermissionDenied {
+        Finding::bad(
+            exit::NOPERM,
+            format!("port {port} of `{what}` may not be opened"),
+            "ports below 1024 need root, or the capability NET_BIND_SERVICE",
+        )
+    } else if kind == io::ErrorKind::AddrNotAvailable {
+        Finding::bad(
+            exit::CONFIG,
+            format!("{} of `{what}` is not an address of this host", address.ip()),
+            "write this host's own address, as `ip -br address` shows it",
+        )
+    } else {
+        Finding::bad(
+            exit::OSERR,
+            format!("failed to open {address} for `{what}`: {error}"),
+            "look at the kernel's log",
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subnets_contain_their_addresses_and_no_others() {
+        let own = |text: &str| text.parse::<vip::Address>().unwrap();
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        assert!(contains(&own("10.0.0.163/24"), ip("10.0.0.162")));
+        assert!(!contains(&own("10.0.0.163/24"), ip("10.0.1.162")));
+        assert!(contains(&own("10.0.0.163/32"), ip("10.0.0.163")));
+        assert!(!contains(&own("10.0.0.163/32"), ip("10.0.0.162")));
+        assert!(contains(&own("fd00::163/64"), ip("fd00::162")));
+        assert!(!contains(&own("fd00::163/64"), ip("fd01::162")));
+        assert!(!contains(&own("10.0.0.163/24"), ip("fd00::162")));
+    }
+}

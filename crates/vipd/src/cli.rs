@@ -1,0 +1,161 @@
+//! The command line: what can be typed, and what it means.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+use crate::config::{Overrides, SOCKET_DEFAULT};
+
+/// Keeps a Kubernetes control plane reachable: elects one node, puts the virtual IP on it, balances the apiservers.
+#[derive(Debug, Parser)]
+#[command(name = "vipd", version, arg_required_else_help = true, max_term_width = 110)]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run in the foreground, until SIGTERM or SIGINT
+    Start(Start),
+    /// Check a configuration, and whether this machine can run it
+    Check(Check),
+    /// Print a sample on standard output
+    #[command(subcommand)]
+    Sample(Sample),
+    /// Show what the vipd on this machine is doing
+    Status(Status),
+    /// Print the version
+    Version,
+    /// Print a completion script for a shell
+    Completion {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+/// `vipd start`
+#[derive(Debug, Args)]
+pub(crate) struct Start {
+    /// The configuration file
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+    /// The status socket, in place of the one the configuration names
+    #[arg(long, value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
+    /// Balance only: own no address
+    #[arg(short = 'd', long = "disableVIP", alias = "disable-vip")]
+    pub(crate) disable_vip: bool,
+    /// Own the address without an election
+    #[arg(short = 's', long = "singleNode", alias = "single-node")]
+    pub(crate) single_node: bool,
+    /// Lead alone while no other node has been heard: for exactly one node, while a cluster is made
+    #[arg(short = 'l', long = "startAsLeader", alias = "start-as-leader")]
+    pub(crate) start_as_leader: bool,
+    /// What is logged: error, warn, info, debug or trace; also per part, as in `info,lb=debug`
+    #[arg(long = "log-level", env = "VIPD_LOG", value_name = "LEVEL", default_value = "info")]
+    pub(crate) log_level: String,
+    /// How it is logged
+    #[arg(long = "log-format", env = "VIPD_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
+    pub(crate) log_format: LogFormat,
+}
+
+impl Start {
+    /// The options that stand in for keys of the configuration.
+    pub(crate) fn overrides(&self) -> Overrides {
+        Overrides {
+            disable_vip: self.disable_vip,
+            single_node: self.single_node,
+            start_as_leader: self.start_as_leader,
+        }
+    }
+}
+
+/// The form of a log line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// `vipd check`
+#[derive(Debug, Args)]
+pub(crate) struct Check {
+    /// The configuration file
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+    /// Check the file alone, not this machine
+    #[arg(long)]
+    pub(crate) config_only: bool,
+}
+
+/// `vipd sample`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Sample {
+    /// A configuration with every key explained
+    Config,
+    /// A static Pod for /etc/kubernetes/manifests
+    Manifest(Manifest),
+}
+
+/// `vipd sample manifest`
+#[derive(Debug, Args)]
+pub(crate) struct Manifest {
+    /// The image, in place of this binary's own
+    #[arg(long, value_name = "IMAGE")]
+    pub(crate) image: Option<String>,
+    /// The configuration file on the host; its folder is mounted
+    #[arg(long, value_name = "FILE", default_value = "/etc/vipd/config.yaml")]
+    pub(crate) config: PathBuf,
+}
+
+/// `vipd status`
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    /// The status socket of the vipd to ask
+    #[arg(long, value_name = "PATH", default_value = SOCKET_DEFAULT)]
+    pub(crate) socket: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// The arguments without a leading `/kube-vip` or `/vipd`.
+///
+/// The image has an entry point, and its users also write the program's name, as kube-vip's documents do:
+/// `docker run IMAGE /kube-vip sample manifest`.
+pub(crate) fn arguments(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = arguments.collect();
+    let named =
+        |argument: &OsString| ["/kube-vip", "/vipd", "kube-vip", "vipd"].iter().any(|name| argument == name);
+    if arguments.get(1).is_some_and(named) {
+        arguments.remove(1);
+    }
+    arguments
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definitions_fit_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_leading_program_name_is_tolerated() {
+        let given = |words: &[&str]| arguments(words.iter().map(OsString::from));
+        assert_eq!(given(&["/vipd", "/kube-vip", "version"]), given(&["/vipd", "version"]));
+        assert_eq!(given(&["/vipd", "/vipd", "version"]), given(&["/vipd", "version"]));
+        assert_eq!(given(&["/vipd"]), given(&["/vipd"]));
+    }
+}

@@ -1,0 +1,326 @@
+//! Frontends, their backends, and how those are judged.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZero;
+use std::time::Duration;
+
+use crate::config::file::{self, CheckKind, File, LoadBalancer, Mode, Policy, Protocol};
+use crate::config::reader::Reader;
+use crate::config::source::Step;
+use crate::config::value;
+
+/// The path that tells an apiserver's readiness.
+const READY_PATH: &str = "/readyz";
+
+/// Threads that carry connections, unless the file says otherwise: more than four gain nothing for an apiserver's load.
+const WORKERS_DEFAULT_MAX: usize = 4;
+
+/// More threads than any machine that runs an apiserver gives to its balancer.
+const WORKERS_MAX: usize = 256;
+
+/// The balancer of a file; `None` where it lists none.
+pub(super) fn balancer(
+    reader: &mut Reader<'_>,
+    file: &File,
+    vips: &[IpAddr],
+    local: Option<IpAddr>,
+) -> Option<lb::Config> {
+    let listed = file.load_balancers.as_deref().unwrap_or_default();
+    if listed.is_empty() {
+        return None;
+    }
+    let mut ports = BTreeMap::new();
+    let mut frontends = Vec::new();
+    for (index, balancer) in listed.iter().enumerate() {
+        let base = [Step::Key("loadBalancers"), Step::Index(index)];
+        let name = balancer.name.clone().unwrap_or_else(|| format!("port-{}", balancer.port));
+        if let Some(other) = ports.insert(balancer.port, name.clone()) {
+            reader.error(
+                &[&base[..], &["port".into()]].concat(),
+                format!("port {} is used twice: by `{other}` and by `{name}`", balancer.port),
+                "give every load balancer a port of its own",
+            );
+        }
+        frontends.extend(frontend(reader, &base, balancer, name, (vips, local)));
+    }
+    Some(lb::Config { frontends, workers: workers(reader, file) })
+}
+
+fn workers(reader: &mut Reader<'_>, file: &File) -> usize {
+    match file.workers {
+        Some(workers) if (1..=WORKERS_MAX).contains(&workers) => workers,
+        Some(workers) => {
+            reader.error(
+                &["workers".into()],
+                format!("{workers} is not a number of threads"),
+                "write 1 to 256, or remove the key: as many as the machine has cores, at most four",
+            );
+            1
+        }
+        None => std::thread::available_parallelism().map_or(1, NonZero::get).min(WORKERS_DEFAULT_MAX),
+    }
+}
+
+fn frontend(
+    reader: &mut Reader<'_>,
+    base: &[Step],
+    balancer: &LoadBalancer,
+    name: String,
+    (vips, local): (&[IpAddr], Option<IpAddr>),
+) -> Option<lb::Frontend> {
+    let at = |key: &'static str| [base, &[Step::Key(key)]].concat();
+    unsupported(reader, base, balancer);
+    let port = reader.port(&at("port"), balancer.port);
+    let backends = backends(reader, base, balancer);
+    let bind_to_vip = balancer.bind_to_vip.unwrap_or(false);
+    if bind_to_vip && vips.is_empty() {
+        reader.error(
+            &at("bindToVip"),
+            "`bindToVip: true` without a `vip`",
+            "add `vip: ADDRESS`, or write false to listen on every address",
+        );
+    }
+    if !bind_to_vip {
+        let own = backends.iter().position(|backend| {
+            backend.address.port() == balancer.port
+                && local
+                    .is_some_and(|local| backend.address.ip() == local || backend.address.ip().is_loopback())
+        });
+        if let Some(own) = own {
+            reader.error(
+                &at("port"),
+                format!("port {} is used twice: by this load balancer on every address, and by the backend {} on this host", balancer.port, backends[own].address),
+                "give the load balancer another port, such as 8443, or write `bindToVip: true`",
+            );
+        }
+    }
+    let check = check(reader, &at("check"), balancer.check.as_ref());
+    let mut timeouts = lb::Timeouts::default();
+    timeouts.connect =
+        reader.duration(&at("connectTimeout"), balancer.connect_timeout.as_deref(), timeouts.connect);
+    timeouts.idle = match balancer.idle_timeout.as_deref() {
+        None => timeouts.idle,
+        Some("none") => None,
+        Some(text) => match value::duration(text) {
+            Ok(idle) => Some(idle),
+            Err(message) => {
+                reader.error(&at("idleTimeout"), message, "write 1h or so, or `none`");
+                None
+            }
+        },
+    };
+    let mut limits = lb::Limits::default();
+    if let Some(most) = balancer.max_connections {
+        if most == 0 {
+            reader.error(
+                &at("maxConnections"),
+                "0 connections would serve nobody",
+                "write at least 1, or remove the key",
+            );
+        }
+        limits.max_connections = most;
+    }
+    let port = port?;
+    let listen = if bind_to_vip {
+        lb::Listen::Addresses { ips: vips.to_vec(), port }
+    } else {
+        lb::Listen::Any { port }
+    };
+    let policy = match balancer.policy {
+        Some(Policy::RoundRobin) => lb::Policy::RoundRobin,
+        Some(Policy::LeastConnections | Policy::SourceHash) | None => lb::Policy::LeastConnections,
+    };
+    Some(lb::Frontend { name, listen, backends, policy, check, timeouts, limits, virtual_ips: vips.to_vec() })
+}
+
+/// What the keys can say and this version can't do.
+fn unsupported(reader: &mut Reader<'_>, base: &[Step], balancer: &LoadBalancer) {
+    let at = |key: &'static str| [base, &[Step::Key(key)]].concat();
+    match balancer.kind {
+        Some(Protocol::Udp | Protocol::Http) => reader.error(
+            &at("type"),
+            "only `type: tcp` is balanced",
+            "write tcp: TLS and HTTP pass through it untouched",
+        ),
+        Some(Protocol::Tcp) | None => {}
+    }
+    if balancer.mode == Some(Mode::Kernel) {
+        reader.error(
+            &at("mode"),
+            "`mode: kernel` is not in this version",
+            "write `mode: proxy`, or remove the key",
+        );
+    }
+    if balancer.policy == Some(Policy::SourceHash) {
+        reader.error(
+            &at("policy"),
+            "`policy: sourceHash` is not in this version",
+            "write leastConnections or roundRobin",
+        );
+    }
+    if balancer.backend_port.is_some() {
+        reader.warn(&at("backendPort"), "`backendPort` is obsolete", "write the port with every backend");
+    }
+}
+
+fn backends(reader: &mut Reader<'_>, base: &[Step], balancer: &LoadBalancer) -> Vec<lb::Backend> {
+    let listed = balancer.backends.as_deref().unwrap_or_default();
+    if listed.is_empty() {
+        reader.error(
+            &[base, &["backends".into()]].concat(),
+            "a load balancer without backends serves nobody",
+            "list the apiservers: `backends: [{address: 10.0.0.163, port: 6443}, …]`",
+        );
+    }
+    let mut seen = BTreeSet::new();
+    let mut backends = Vec::new();
+    for (index, backend) in listed.iter().enumerate() {
+        let at = |key: &'static str| [base, &["backends".into(), index.into(), key.into()]].concat();
+        if backend.url.is_some() {
+            reader.warn(
+                &at("url"),
+                "`url` is obsolete: it belonged to HTTP load balancers",
+                "remove the key; `address` and `port` say all",
+            );
+        }
+        let ip = reader.ip(&at("address"), &backend.address);
+        let Some(port) = backend.port.or(balancer.backend_port) else {
+            reader.error(
+                &[base, &["backends".into(), index.into()]].concat(),
+                "the key `port` is missing",
+                "write the port that the apiserver listens on: `port: 6443`",
+            );
+            continue;
+        };
+        let port = reader.port(&at("port"), port);
+        let (Some(ip), Some(port)) = (ip, port) else { continue };
+        let address = SocketAddr::new(ip, port);
+        if !seen.insert(address) {
+            reader.error(&at("address"), format!("{address} is listed twice"), "list every backend once");
+        }
+        let name = backend.name.clone().unwrap_or_else(|| address.to_string());
+        backends.push(lb::Backend { name, address });
+    }
+    backends
+}
+
+fn check(reader: &mut Reader<'_>, path: &[Step], check: Option<&file::Check>) -> lb::Check {
+    let nothing = file::Check::default();
+    let check = check.unwrap_or(&nothing);
+    let at = |key: &'static str| [path, &[Step::Key(key)]].concat();
+    let ca = authority(reader, &at("caFile"), check.ca_file.as_deref());
+    let ready_path = ready_path(reader, &at("path"), check.path.as_deref());
+    let kind = match check.kind {
+        None | Some(CheckKind::Auto) => lb::CheckKind::Auto { path: ready_path, ca },
+        Some(CheckKind::Https) => lb::CheckKind::Https { path: ready_path, ca },
+        Some(CheckKind::Tcp) => lb::CheckKind::Tcp,
+        Some(CheckKind::None) => lb::CheckKind::None,
+    };
+    if matches!(check.kind, Some(CheckKind::Tcp | CheckKind::None)) {
+        for (key, present) in [("path", check.path.is_some()), ("caFile", check.ca_file.is_some())] {
+            if present {
+                reader.warn(
+                    &at(key),
+                    format!("`{key}` has no effect on this type of check"),
+                    "write `type: https`, or remove the key",
+                );
+            }
+        }
+    }
+    let pace = Pace {
+        interval: check.interval.as_deref(),
+        timeout: check.timeout.as_deref(),
+        rise: check.rise,
+        fall: check.fall,
+    };
+    pace.apply(reader, path, kind)
+}
+
+/// The check of this host's own apiserver: a frontend that listens nowhere.
+pub(super) fn health_check(reader: &mut Reader<'_>, file: &File) -> Option<lb::Config> {
+    let check = file.health_check.as_ref()?;
+    let at = |key: &'static str| [Step::Key("healthCheck"), Step::Key(key)];
+    if file.load_balancers.as_ref().is_some_and(|listed| !listed.is_empty()) {
+        reader.warn(
+            &["healthCheck".into()],
+            "`healthCheck` has no effect beside `loadBalancers`: the VIP follows the balancer's own checks",
+            "remove the key",
+        );
+        return None;
+    }
+    let ip = reader.ip(&at("address"), &check.address);
+    let port = reader.port(&at("port"), check.port);
+    let ca = authority(reader, &at("caFile"), check.ca_file.as_deref());
+    let path = ready_path(reader, &at("path"), check.path.as_deref());
+    let pace = Pace {
+        interval: check.interval.as_deref(),
+        timeout: check.timeout.as_deref(),
+        rise: check.rise,
+        fall: check.fall,
+    };
+    let check = pace.apply(reader, &["healthCheck".into()], lb::CheckKind::Https { path, ca });
+    let frontend = lb::Frontend {
+        name: "health check".to_owned(),
+        listen: lb::Listen::Nowhere,
+        backends: vec![lb::Backend { name: "apiserver".to_owned(), address: SocketAddr::new(ip?, port?) }],
+        policy: lb::Policy::RoundRobin,
+        check,
+        timeouts: lb::Timeouts::default(),
+        limits: lb::Limits::default(),
+        virtual_ips: Vec::new(),
+    };
+    Some(lb::Config { frontends: vec![frontend], workers: 1 })
+}
+
+/// How often a check runs and how many answers in a row count.
+struct Pace<'a> {
+    interval: Option<&'a str>,
+    timeout: Option<&'a str>,
+    rise: Option<u32>,
+    fall: Option<u32>,
+}
+
+impl Pace<'_> {
+    fn apply(self, reader: &mut Reader<'_>, path: &[Step], kind: lb::CheckKind) -> lb::Check {
+        let at = |key: &'static str| [path, &[Step::Key(key)]].concat();
+        let default = lb::Check::default();
+        let interval = reader.duration(&at("interval"), self.interval, default.interval);
+        let timeout = reader.duration(&at("timeout"), self.timeout, default.timeout);
+        // Faster checks than this cost an apiserver more than they tell: a closed connection is seen at once anyway.
+        const INTERVAL_MIN: Duration = Duration::from_millis(50);
+        if interval < INTERVAL_MIN {
+            reader.error(
+                &at("interval"),
+                "a check more often than every 50 ms is a load of its own",
+                "write 1s; a dead backend is noticed at once by its closed connection",
+            );
+        }
+        for (key, value) in [("rise", self.rise), ("fall", self.fall)] {
+            if value == Some(0) {
+                reader.error(&at(key), format!("`{key}: 0` would never change anything"), "write at least 1");
+            }
+        }
+        lb::Check {
+            kind,
+            interval,
+            timeout,
+            rise: self.rise.unwrap_or(default.rise),
+            fall: self.fall.unwrap_or(default.fall),
+        }
+    }
+}
+
+fn authority(reader: &mut Reader<'_>, path: &[Step], file: Option<&str>) -> lb::Ca {
+    let Some(file) = file else { return lb::Ca::None };
+    reader.file(path, file, "CA file").map_or(lb::Ca::None, lb::Ca::Pem)
+}
+
+fn ready_path(reader: &mut Reader<'_>, at: &[Step], path: Option<&str>) -> String {
+    let path = path.unwrap_or(READY_PATH);
+    if !path.starts_with('/') || path.contains(|c: char| c.is_whitespace() || c.is_control() || !c.is_ascii())
+    {
+        reader.error(at, format!("`{path}` is not the path of a URL"), "write a path such as /readyz");
+    }
+    path.to_owned()
+}

@@ -1,0 +1,166 @@
+//! From [`File`] to [`Config`]: what the keys mean, and whether they fit together.
+//!
+//! Everything wrong is collected before anything is refused, so that a file is mended in one round.
+
+mod balancer;
+mod peers;
+mod vips;
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::diagnostic::Diagnostic;
+use super::file::{Election, File};
+use super::reader::Reader;
+use super::source::Source;
+use super::{Config, Overrides, SOCKET_DEFAULT};
+
+/// How long open connections may go on after a stop, unless the file says otherwise: half of a pod's grace period.
+const DRAIN_TIMEOUT_DEFAULT: Duration = Duration::from_secs(15);
+
+/// Builds a configuration from a parsed file.
+///
+/// # Errors
+/// All findings, where one of them is an error.
+pub(super) fn build(
+    source: &Source,
+    mut file: File,
+    overrides: Overrides,
+) -> Result<(Config, Vec<Diagnostic>), Vec<Diagnostic>> {
+    apply(&mut file, overrides);
+    let mut reader = Reader::new(source);
+    obsolete(&mut reader, &file);
+
+    let addresses = vips::addresses(&mut reader, &file);
+    let wants_vip = file.vip.is_some() || file.vips.is_some();
+    let ips: Vec<IpAddr> = addresses.iter().map(|address| address.ip).collect();
+    let local = file.local_peer.as_ref().and_then(|peer| peer.address.parse::<IpAddr>().ok());
+    let balancer = balancer::balancer(&mut reader, &file, &ips, local);
+    let vip = wants_vip.then(|| vips::vip(&mut reader, &file, addresses)).flatten();
+    if !wants_vip {
+        without_vip(&mut reader, &file);
+    }
+    let health_check = balancer::health_check(&mut reader, &file);
+
+    if !wants_vip && file.load_balancers.as_ref().is_none_or(Vec::is_empty) {
+        reader.error(
+            &[],
+            "there is nothing to do: neither a `vip` nor `loadBalancers`",
+            "add `vip: ADDRESS` with an `interface`, or `loadBalancers`, or both; `vipd sample config` shows how",
+        );
+    }
+    let drain_timeout =
+        reader.duration(&["drainTimeout".into()], file.drain_timeout.as_deref(), DRAIN_TIMEOUT_DEFAULT);
+    let socket = PathBuf::from(file.socket.as_deref().unwrap_or(SOCKET_DEFAULT));
+    if !socket.is_absolute() {
+        reader.error(
+            &["socket".into()],
+            format!("`{}` is not an absolute path", socket.display()),
+            "begin it with /",
+        );
+    }
+
+    let refused = reader.has_errors();
+    let findings = reader.finish();
+    if refused {
+        return Err(findings);
+    }
+    let node = file.local_peer.map_or_else(hostname, |peer| peer.id);
+    Ok((Config { node, vip, balancer, health_check, socket, drain_timeout }, findings))
+}
+
+fn apply(file: &mut File, overrides: Overrides) {
+    let Overrides { disable_vip, single_node, start_as_leader } = overrides;
+    if disable_vip {
+        file.vip = None;
+        file.vips = None;
+    }
+    if single_node {
+        file.single_node = Some(true);
+        file.election = None;
+    }
+    if start_as_leader {
+        file.start_as_leader = Some(true);
+    }
+}
+
+/// Names of kube-vip 0.1.5 to 0.1.8 that no longer mean anything warn; those that ask for what vipd lacks are refused.
+fn obsolete(reader: &mut Reader<'_>, file: &File) {
+    if file.vip_cidr.is_some() {
+        reader.warn(
+            &["vipCidr".into()],
+            "`vipCidr` is obsolete",
+            "write the prefix with the address: `vip: 10.0.0.162/24`",
+        );
+    }
+    if file.add_peers_as_backends.is_some() {
+        reader.warn(
+            &["addPeersAsBackends".into()],
+            "`addPeersAsBackends` never had an effect",
+            "list every apiserver under `backends`, and remove the key",
+        );
+    }
+    if file.enable_load_balancer.is_some() {
+        reader.warn(
+            &["enableLoadBalancer".into()],
+            "`enableLoadBalancer` is obsolete: load balancers that are listed run",
+            "remove the key; to run without balancing, remove `loadBalancers`",
+        );
+    }
+    for (key, value) in [("enableBGP", file.enable_bgp), ("enablePacket", file.enable_packet)] {
+        match value {
+            Some(true) => reader.error(
+                &[key.into()],
+                format!("`{key}`: vipd announces addresses by ARP and ND only"),
+                "remove the key, or stay with a tool that speaks BGP",
+            ),
+            Some(false) => {
+                reader.warn(&[key.into()], format!("`{key}` is obsolete"), "remove the key");
+            }
+            None => {}
+        }
+    }
+    match file.enable_leader_election {
+        Some(true) => reader.error(
+            &["enableLeaderElection".into()],
+            "`enableLeaderElection` asks for an election by Kubernetes Lease, which this version lacks",
+            "list the other hosts under `remotePeers` and remove the key",
+        ),
+        Some(false) => {
+            reader.warn(
+                &["enableLeaderElection".into()],
+                "`enableLeaderElection` is obsolete",
+                "remove the key",
+            );
+        }
+        None => {}
+    }
+}
+
+/// Keys that only matter with an address.
+fn without_vip(reader: &mut Reader<'_>, file: &File) {
+    let keys = [
+        ("interface", file.interface.is_some()),
+        ("remotePeers", file.remote_peers.is_some()),
+        ("startAsLeader", file.start_as_leader == Some(true)),
+        ("election", matches!(file.election, Some(Election::Peers | Election::Kubernetes))),
+        ("timing", file.timing.is_some()),
+        ("peerKeys", file.peer_keys.is_some()),
+        ("healthCheck", file.health_check.is_some()),
+    ];
+    for (key, present) in keys {
+        if present {
+            reader.warn(
+                &[key.into()],
+                format!("`{key}` has no effect without a `vip`"),
+                "add `vip: ADDRESS`, or remove the key",
+            );
+        }
+    }
+}
+
+fn hostname() -> String {
+    let name = rustix::system::uname();
+    name.nodename().to_string_lossy().into_owned()
+}

@@ -1,0 +1,74 @@
+//! What is wrong with a configuration file, where, and what would be right.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// How much a finding matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Severity {
+    /// The file can't be used.
+    Error,
+    /// The file can be used, and does something its writer may not expect.
+    Warning,
+}
+
+/// A place in a file: line and column, both from 1, in characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// The line.
+    pub(crate) line: usize,
+    /// The column.
+    pub(crate) column: usize,
+}
+
+/// One finding. Its `Display` is what an operator reads: place and cause, the line itself, the way out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Diagnostic {
+    /// How much it matters.
+    pub(crate) severity: Severity,
+    /// The file.
+    pub(crate) file: PathBuf,
+    /// Where in the file; `None` where the file as a whole is meant.
+    pub(crate) place: Option<Place>,
+    /// The text of that line.
+    pub(crate) line: Option<String>,
+    /// What is wrong.
+    pub(crate) message: String,
+    /// What would be right.
+    pub(crate) help: String,
+}
+
+impl Diagnostic {
+    /// Makes a finding about a whole file.
+    pub(crate) fn about_file(file: &Path, message: String, help: &str) -> Self {
+        Self {
+            severity: Severity::Error,
+            file: file.to_owned(),
+            place: None,
+            line: None,
+            message,
+            help: help.to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let severity = match self.severity {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+        };
+        write!(f, "{severity}: {}", self.file.display())?;
+        if let Some(Place { line, column }) = self.place {
+            write!(f, ":{line}:{column}")?;
+        }
+        write!(f, ": {}", self.message)?;
+        if let (Some(Place { line, column }), Some(text)) = (self.place, &self.line) {
+            let number = line.to_string();
+            let margin = " ".repeat(number.len());
+            let indent = " ".repeat(column.saturating_sub(1));
+            write!(f, "\n  {number} | {text}\n  {margin} | {indent}^")?;
+        }
+        write!(f, "\n  help: {}", self.help)
+    }
+}

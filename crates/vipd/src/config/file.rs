@@ -1,0 +1,238 @@
+//! The text of a configuration file, mirrored key by key.
+//!
+//! Everything is optional and nothing is judged here but shape: unknown keys and wrong types are refused by serde,
+//! with their place. What the values mean, and whether they fit together, is [`super::build`]'s question.
+//! Addresses and durations stay text, so that a wrong one can be shown where it stands.
+
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{self, MapAccess, Visitor};
+
+/// The whole file: the keys of kube-vip 0.1 and vipd's own.
+#[derive(Debug, Default, Deserialize)]
+#[serde(
+    rename_all = "camelCase",
+    deny_unknown_fields,
+    expecting = "keys such as `vip:`, `interface:` and `loadBalancers:`"
+)]
+pub(super) struct File {
+    pub(super) local_peer: Option<Peer>,
+    pub(super) remote_peers: Option<Vec<Peer>>,
+    pub(super) vip: Option<String>,
+    pub(super) vips: Option<Vec<String>>,
+    #[serde(rename = "gratuitousARP")]
+    pub(super) gratuitous_arp: Option<bool>,
+    pub(super) single_node: Option<bool>,
+    pub(super) start_as_leader: Option<bool>,
+    pub(super) interface: Option<String>,
+    pub(super) load_balancers: Option<Vec<LoadBalancer>>,
+
+    pub(super) election: Option<Election>,
+    pub(super) timing: Option<Timing>,
+    pub(super) priority: Option<u8>,
+    pub(super) preempt: Option<bool>,
+    pub(super) preempt_delay: Option<String>,
+    pub(super) peer_keys: Option<Vec<PeerKey>>,
+    pub(super) health_check: Option<HealthCheck>,
+    pub(super) workers: Option<usize>,
+    pub(super) drain_timeout: Option<String>,
+    pub(super) socket: Option<String>,
+
+    // Keys of kube-vip 0.1.5 to 0.1.8 that are obsolete: they warn.
+    pub(super) vip_cidr: Option<Scalar>,
+    pub(super) add_peers_as_backends: Option<bool>,
+    pub(super) enable_load_balancer: Option<bool>,
+    pub(super) enable_leader_election: Option<bool>,
+    #[serde(rename = "enableBGP")]
+    pub(super) enable_bgp: Option<bool>,
+    pub(super) enable_packet: Option<bool>,
+}
+
+/// One host of the peer list.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Peer {
+    pub(super) id: String,
+    pub(super) address: String,
+    pub(super) port: u16,
+}
+
+/// One frontend with its backends.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct LoadBalancer {
+    pub(super) name: Option<String>,
+    #[serde(rename = "type")]
+    pub(super) kind: Option<Protocol>,
+    pub(super) port: u16,
+    pub(super) bind_to_vip: Option<bool>,
+    pub(super) backends: Option<Vec<Backend>>,
+    pub(super) mode: Option<Mode>,
+    pub(super) policy: Option<Policy>,
+    pub(super) check: Option<Check>,
+    pub(super) connect_timeout: Option<String>,
+    pub(super) idle_timeout: Option<String>,
+    pub(super) max_connections: Option<usize>,
+
+    // kube-vip 0.1.5 to 0.1.8: the port of backends that name none.
+    pub(super) backend_port: Option<u16>,
+}
+
+/// One server behind a frontend.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Backend {
+    pub(super) name: Option<String>,
+    pub(super) address: String,
+    pub(super) port: Option<u16>,
+    // kube-vip 0.1: the target of an HTTP load balancer.
+    pub(super) url: Option<String>,
+}
+
+/// How a backend is judged.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Check {
+    #[serde(rename = "type")]
+    pub(super) kind: Option<CheckKind>,
+    pub(super) path: Option<String>,
+    pub(super) ca_file: Option<String>,
+    pub(super) interval: Option<String>,
+    pub(super) timeout: Option<String>,
+    pub(super) rise: Option<u32>,
+    pub(super) fall: Option<u32>,
+}
+
+/// The check of this host's own apiserver, where vipd holds an address and balances nothing.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct HealthCheck {
+    pub(super) address: String,
+    pub(super) port: u16,
+    pub(super) path: Option<String>,
+    pub(super) ca_file: Option<String>,
+    pub(super) interval: Option<String>,
+    pub(super) timeout: Option<String>,
+    pub(super) rise: Option<u32>,
+    pub(super) fall: Option<u32>,
+}
+
+/// One key of the peer protocol.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PeerKey {
+    pub(super) id: u8,
+    pub(super) file: String,
+}
+
+/// Who decides which node leads.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub(super) enum Election {
+    Peers,
+    Kubernetes,
+    None,
+}
+
+/// The protocol of a frontend.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub(super) enum Protocol {
+    Tcp,
+    Udp,
+    Http,
+}
+
+/// The data path of a frontend.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub(super) enum Mode {
+    Proxy,
+    Kernel,
+}
+
+/// The order in which backends are tried.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub(super) enum Policy {
+    LeastConnections,
+    RoundRobin,
+    SourceHash,
+}
+
+/// What a check asks.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub(super) enum CheckKind {
+    Auto,
+    Tcp,
+    Https,
+    None,
+}
+
+/// The election's timing: a profile's name, or both durations.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Timing {
+    Profile(String),
+    Custom { heartbeat: String, lease: String },
+}
+
+/// A profile as text or a map of both durations. Not an untagged enum: that would lose the place of an error.
+impl<'de> Deserialize<'de> for Timing {
+    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct TimingVisitor;
+
+        impl<'de> Visitor<'de> for TimingVisitor {
+            type Value = Timing;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("`fast`, `default`, `relaxed`, or {heartbeat: 50ms, lease: 200ms}")
+            }
+
+            fn visit_str<E: de::Error>(self, name: &str) -> Result<Timing, E> {
+                Ok(Timing::Profile(name.to_owned()))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Timing, A::Error> {
+                #[derive(Deserialize)]
+                #[serde(deny_unknown_fields)]
+                struct Custom {
+                    heartbeat: String,
+                    lease: String,
+                }
+                let Custom { heartbeat, lease } =
+                    Custom::deserialize(de::value::MapAccessDeserializer::new(map))?;
+                Ok(Timing::Custom { heartbeat, lease })
+            }
+        }
+        deserializer.deserialize_any(TimingVisitor)
+    }
+}
+
+/// A number or a text, kept as text: old files write `vipCidr: 24` and `vipCidr: "24"`.
+#[derive(Debug)]
+pub(super) struct Scalar(pub(super) String);
+
+impl<'de> Deserialize<'de> for Scalar {
+    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ScalarVisitor;
+
+        impl Visitor<'_> for ScalarVisitor {
+            type Value = Scalar;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number such as 24")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Scalar, E> {
+                Ok(Scalar(text.to_owned()))
+            }
+
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Scalar, E> {
+                Ok(Scalar(number.to_string()))
+            }
+        }
+        deserializer.deserialize_any(ScalarVisitor)
+    }
+}

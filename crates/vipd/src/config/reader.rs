@@ -1,0 +1,102 @@
+//! Collects findings while a [`super::file::File`] is turned into a [`super::Config`].
+
+use std::fs;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::diagnostic::{Diagnostic, Severity};
+use super::source::{Source, Step};
+use super::value;
+
+/// The text of a file and all that was found wrong with it so far.
+pub(super) struct Reader<'a> {
+    source: &'a Source,
+    findings: Vec<Diagnostic>,
+}
+
+impl<'a> Reader<'a> {
+    /// Begins without findings.
+    pub(super) fn new(source: &'a Source) -> Self {
+        Self { source, findings: Vec::new() }
+    }
+
+    /// Notes an error at the value that `path` leads to.
+    pub(super) fn error(&mut self, path: &[Step], message: impl Into<String>, help: &str) {
+        self.findings.push(self.source.diagnose(Severity::Error, path, message.into(), help));
+    }
+
+    /// Notes a warning at the value that `path` leads to.
+    pub(super) fn warn(&mut self, path: &[Step], message: impl Into<String>, help: &str) {
+        self.findings.push(self.source.diagnose(Severity::Warning, path, message.into(), help));
+    }
+
+    /// All findings, in the order of the file.
+    pub(super) fn finish(mut self) -> Vec<Diagnostic> {
+        self.findings.sort_by_key(|finding| finding.place.map(|place| (place.line, place.column)));
+        self.findings
+    }
+
+    /// An address of a host.
+    pub(super) fn ip(&mut self, path: &[Step], text: &str) -> Option<IpAddr> {
+        match text.trim().parse::<IpAddr>() {
+            Ok(ip) if ip.is_unspecified() || ip.is_multicast() => {
+                self.error(
+                    path,
+                    format!("`{text}` is not the address of a host"),
+                    "write the host's own address, such as 10.0.0.163",
+                );
+                None
+            }
+            Ok(ip) => Some(ip),
+            Err(_) => {
+                self.error(
+                    path,
+                    format!("`{text}` is not an IP address"),
+                    "write an address such as 10.0.0.163 or fd00::163; a name would need a DNS server that may be behind the VIP",
+                );
+                None
+            }
+        }
+    }
+
+    /// A port that something listens on.
+    pub(super) fn port(&mut self, path: &[Step], port: u16) -> Option<u16> {
+        if port == 0 {
+            self.error(path, "0 is not a port", "write a port from 1 to 65535");
+            return None;
+        }
+        Some(port)
+    }
+
+    /// A duration that may be left out.
+    pub(super) fn duration(&mut self, path: &[Step], text: Option<&str>, default: Duration) -> Duration {
+        let Some(text) = text else { return default };
+        match value::duration(text) {
+            Ok(duration) => duration,
+            Err(message) => {
+                self.error(path, message, value::DURATION_HELP);
+                default
+            }
+        }
+    }
+
+    /// The content of a file that the configuration names.
+    pub(super) fn file(&mut self, path: &[Step], file: &str, what: &str) -> Option<Vec<u8>> {
+        match fs::read(file) {
+            Ok(bytes) => Some(bytes),
+            Err(error) => {
+                self.error(
+                    path,
+                    format!("failed to read the {what} {file}: {error}"),
+                    "the file must exist and vipd's user must be able to read it; in a pod it must be mounted",
+                );
+                None
+            }
+        }
+    }
+
+    /// Whether an error was found.
+    pub(super) fn has_errors(&self) -> bool {
+        self.findings.iter().any(|finding| finding.severity == Severity::Error)
+    }
+}

@@ -1,0 +1,124 @@
+//! The text of a configuration file, and where in it a value stands.
+//!
+//! serde reports the place of what does not parse. What parses and makes no sense (an id used twice, a port of its own
+//! neighbour) is found later, by its path in the document; this module turns that path into a line and a column.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use saphyr::{LoadableYamlNode, MarkedYaml, SafelyIndex};
+
+use super::diagnostic::{Diagnostic, Place, Severity};
+
+/// The largest configuration file that is read, in bytes. A file of a hundred backends takes about 10 kB.
+const SIZE_MAX: u64 = 1 << 20;
+
+/// One step of a path into a document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// The value of this key.
+    Key(&'static str),
+    /// The element at this index, from 0.
+    Index(usize),
+}
+
+impl From<&'static str> for Step {
+    fn from(key: &'static str) -> Self {
+        Self::Key(key)
+    }
+}
+
+impl From<usize> for Step {
+    fn from(index: usize) -> Self {
+        Self::Index(index)
+    }
+}
+
+/// A configuration file's name and text.
+#[derive(Debug)]
+pub(super) struct Source {
+    pub(super) file: PathBuf,
+    pub(super) text: String,
+}
+
+impl Source {
+    /// Reads a file, with the commonest mistakes told apart.
+    ///
+    /// # Errors
+    /// A finding that says why the file can't be read, and what to do.
+    pub(super) fn read(file: &Path) -> Result<Self, Box<Diagnostic>> {
+        let fail = |message: String, help: &str| Box::new(Diagnostic::about_file(file, message, help));
+        let metadata = fs::metadata(file).map_err(|error| {
+            let help = if error.kind() == io::ErrorKind::NotFound {
+                "`vipd sample config` prints one to start from"
+            } else {
+                "the user that runs vipd must be able to read the file and its folders"
+            };
+            fail(format!("failed to read the file: {error}"), help)
+        })?;
+        if metadata.is_dir() {
+            return Err(fail(
+                "is a directory, not a file".to_owned(),
+                "a hostPath that does not exist is created as a directory: remove it, and put the file there",
+            ));
+        }
+        if metadata.len() > SIZE_MAX {
+            return Err(fail(
+                format!("is {} bytes long", metadata.len()),
+                "a configuration file has at most 1 MiB: is this the right file?",
+            ));
+        }
+        let text = fs::read_to_string(file).map_err(|error| {
+            fail(
+                format!("failed to read the file: {error}"),
+                "it must be UTF-8 text that vipd's user may read",
+            )
+        })?;
+        Ok(Self { file: file.to_owned(), text })
+    }
+
+    /// Makes a finding at the value that `path` leads to, or at the closest value above it that exists.
+    pub(super) fn diagnose(
+        &self,
+        severity: Severity,
+        path: &[Step],
+        message: String,
+        help: &str,
+    ) -> Diagnostic {
+        self.diagnose_at(severity, self.locate(path), message, help)
+    }
+
+    /// Makes a finding at a place.
+    pub(super) fn diagnose_at(
+        &self,
+        severity: Severity,
+        place: Option<Place>,
+        message: String,
+        help: &str,
+    ) -> Diagnostic {
+        let line = place
+            .and_then(|place| self.text.lines().nth(place.line.saturating_sub(1)))
+            .map(|line| line.trim_end().to_owned());
+        Diagnostic { severity, file: self.file.clone(), place, line, message, help: help.to_owned() }
+    }
+
+    fn locate(&self, path: &[Step]) -> Option<Place> {
+        if path.is_empty() {
+            return None;
+        }
+        let documents = MarkedYaml::load_from_str(&self.text).ok()?;
+        let mut node = documents.first()?;
+        for step in path {
+            let next = match *step {
+                Step::Key(key) => node.get(key),
+                Step::Index(index) => node.get(index),
+            };
+            match next {
+                Some(next) => node = next,
+                None => break,
+            }
+        }
+        Some(Place { line: node.span.start.line(), column: node.span.start.col() + 1 })
+    }
+}

@@ -1,0 +1,52 @@
+//! Values that a configuration file holds as text: durations.
+
+use std::time::Duration;
+
+/// Parses a duration with its unit: `50ms`, `30s`, `5m`, `1h`.
+///
+/// # Errors
+/// What is wrong with the text, in words for its writer.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    let text = text.trim();
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| format!("`{text}` is not a duration"))?;
+    let millis = match unit {
+        "ms" => Some(number),
+        "s" => number.checked_mul(1_000),
+        "m" => number.checked_mul(60_000),
+        "h" => number.checked_mul(3_600_000),
+        "" => return Err(format!("`{text}` has no unit")),
+        _ => return Err(format!("`{unit}` is not a unit of time")),
+    };
+    // A year: longer ones are typing errors, and would overflow when added to an instant.
+    const MILLIS_MAX: u64 = 365 * 24 * 3_600_000;
+    match millis {
+        Some(0) => Err(format!("`{text}` is no time at all")),
+        Some(millis) if millis <= MILLIS_MAX => Ok(Duration::from_millis(millis)),
+        Some(_) | None => Err(format!("`{text}` is longer than a year")),
+    }
+}
+
+/// What a duration looks like, for help texts.
+pub(super) const DURATION_HELP: &str = "write a whole number with its unit: 50ms, 30s, 5m or 1h";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_units() {
+        assert_eq!(duration("50ms"), Ok(Duration::from_millis(50)));
+        assert_eq!(duration("30s"), Ok(Duration::from_secs(30)));
+        assert_eq!(duration("5m"), Ok(Duration::from_secs(300)));
+        assert_eq!(duration("1h"), Ok(Duration::from_secs(3600)));
+    }
+
+    #[test]
+    fn what_is_not_a_duration_is_refused() {
+        for text in ["", "5", "0s", "s", "-1s", "1.5s", "5 s", "5d", "99999999999999999999s", "9999999h"] {
+            assert!(duration(text).is_err(), "{text:?} was taken");
+        }
+    }
+}

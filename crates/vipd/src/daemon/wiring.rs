@@ -1,0 +1,182 @@
+//! What one part says, told to the others.
+
+use anyhow::{Context, anyhow};
+use lb::Health;
+use leader::Leadership;
+use tokio::sync::watch;
+use tokio::task::JoinError;
+use tracing::{info, warn};
+use vip::State;
+
+use super::parts::{Owner, Parts};
+use crate::signals::Signals;
+
+/// Something happened that another part must know.
+enum Event {
+    /// The election's view changed.
+    Leadership(Leadership),
+    /// The address came, went, or is on its way.
+    Address(State),
+    /// The link or the backends changed.
+    Health,
+    /// A signal asks for a stop.
+    Stop(&'static str),
+    /// A part ended by itself, which none should.
+    Ended(anyhow::Error),
+}
+
+/// The watches of all parts. Waits on every one of them and on signals; sends the lease end to the address, the
+/// address's state to the balancer, and both standby and eligibility back to the election.
+pub(super) struct Wiring {
+    leadership: Option<watch::Receiver<Leadership>>,
+    address: Option<watch::Receiver<State>>,
+    link: Option<watch::Receiver<bool>>,
+    usable: Option<watch::Receiver<bool>>,
+    checked: Option<watch::Receiver<u64>>,
+}
+
+impl Wiring {
+    pub(super) fn new(parts: &Parts) -> Self {
+        let owner = parts.owner.as_ref();
+        Self {
+            leadership: owner.map(|owner| owner.election.leadership()),
+            address: owner.map(|owner| owner.address.state()),
+            link: owner.map(|owner| owner.address.link_up()),
+            usable: parts.balancer.as_ref().map(lb::Balancer::usable),
+            checked: parts.health_check.as_ref().map(|check| check.monitor().changes()),
+        }
+    }
+
+    /// Passes on what happens until a stop has been carried out: the address handed over and withdrawn.
+    ///
+    /// # Errors
+    /// A part that ended by itself.
+    pub(super) async fn run(mut self, parts: &mut Parts, signals: &mut Signals) -> anyhow::Result<()> {
+        self.tell_eligibility(parts);
+        loop {
+            match self.next(parts, signals).await {
+                Event::Leadership(leadership) => Self::tell_lease(parts, &leadership),
+                Event::Address(state) => self.tell_state(parts, state),
+                Event::Health => self.tell_eligibility(parts),
+                Event::Stop(signal) => {
+                    info!(signal, "stopping");
+                    return self.hand_over(parts, signals).await;
+                }
+                Event::Ended(error) => return Err(error),
+            }
+        }
+    }
+
+    /// The next event. May be cancelled: every branch is a watch, a signal or a task, and loses nothing.
+    async fn next(&mut self, parts: &mut Parts, signals: &mut Signals) -> Event {
+        let (mut election_task, mut address_task) = (None, None);
+        if let Some(owner) = &mut parts.owner {
+            election_task = Some(&mut owner.election_task);
+            address_task = Some(&mut owner.address_task);
+        }
+        tokio::select! {
+            // In the order of their urgency: a lease that ended is passed on before anything else.
+            biased;
+            leadership = changed(&mut self.leadership) => leadership.map_or_else(Event::Ended, Event::Leadership),
+            state = changed(&mut self.address) => state.map_or_else(Event::Ended, Event::Address),
+            link = changed(&mut self.link) => link.map_or_else(Event::Ended, |_| Event::Health),
+            usable = changed(&mut self.usable) => usable.map_or_else(Event::Ended, |_| Event::Health),
+            checked = changed(&mut self.checked) => checked.map_or_else(Event::Ended, |_| Event::Health),
+            signal = signals.next() => Event::Stop(signal),
+            ended = ended(election_task) => Event::Ended(reason(ended, "the election")),
+            ended = ended(address_task) => Event::Ended(reason(ended, "the address")),
+        }
+    }
+
+    /// Gives leadership to another node, withdrawing the address on the way. A second signal cuts it short.
+    async fn hand_over(&mut self, parts: &mut Parts, signals: &mut Signals) -> anyhow::Result<()> {
+        let Some(owner) = &parts.owner else { return Ok(()) };
+        let election = owner.election.clone();
+        let mut shutdown = std::pin::pin!(election.shutdown());
+        loop {
+            tokio::select! {
+                biased;
+                // First, as the election's task ends with it, which is no failure then.
+                () = &mut shutdown => return Ok(()),
+                // The events of a hand-over are the ordinary ones: the lease ends, the address goes, standby is told.
+                event = self.next(parts, signals) => match event {
+                    Event::Leadership(leadership) => Self::tell_lease(parts, &leadership),
+                    Event::Address(state) => self.tell_state(parts, state),
+                    Event::Health => {}
+                    Event::Stop(signal) => {
+                        warn!(signal, "second signal: not waiting for a successor");
+                        return Ok(());
+                    }
+                    Event::Ended(error) => return Err(error),
+                },
+            }
+        }
+    }
+
+    fn tell_lease(parts: &Parts, leadership: &Leadership) {
+        let Some(owner) = &parts.owner else { return };
+        let lease = Owner::lease_end(leadership);
+        owner.lease.send_replace(lease);
+        if lease.is_none() && owner.is_standby() {
+            owner.election.confirm_standby();
+        }
+    }
+
+    fn tell_state(&self, parts: &Parts, state: State) {
+        parts.active.send_replace(state == State::Active);
+        let Some(owner) = &parts.owner else { return };
+        let follows = self
+            .leadership
+            .as_ref()
+            .is_some_and(|leadership| matches!(*leadership.borrow(), Leadership::Follower { .. }));
+        if state == State::Standby && follows {
+            owner.election.confirm_standby();
+        }
+    }
+
+    /// The one feedback into the election: a node that can't serve should not lead while another can.
+    fn tell_eligibility(&self, parts: &Parts) {
+        let Some(owner) = &parts.owner else { return };
+        let link = self.link.as_ref().is_none_or(|link| *link.borrow());
+        let usable = self.usable.as_ref().is_none_or(|usable| *usable.borrow());
+        let ready = parts.health_check.as_ref().is_none_or(|check| is_ready(&check.status()));
+        owner.election.set_eligible(link && usable && ready);
+    }
+}
+
+/// Whether this host's own apiserver is ready, or has not been judged yet.
+fn is_ready(status: &lb::Status) -> bool {
+    status
+        .frontends
+        .iter()
+        .flat_map(|frontend| &frontend.backends)
+        .all(|backend| matches!(backend.health, Health::Ready | Health::Unknown))
+}
+
+/// The next value of a watch; for ever pending where there is none.
+async fn changed<T: Clone>(receiver: &mut Option<watch::Receiver<T>>) -> anyhow::Result<T> {
+    let Some(receiver) = receiver else { return std::future::pending().await };
+    receiver.changed().await.context("a part of vipd ended unexpectedly")?;
+    Ok(receiver.borrow_and_update().clone())
+}
+
+/// The end of a task; for ever pending where there is none.
+async fn ended<E>(
+    task: Option<&mut tokio::task::JoinHandle<Result<(), E>>>,
+) -> Result<Result<(), E>, JoinError> {
+    match task {
+        Some(task) => task.await,
+        None => std::future::pending().await,
+    }
+}
+
+fn reason<E: std::error::Error + Send + Sync + 'static>(
+    ended: Result<Result<(), E>, JoinError>,
+    what: &str,
+) -> anyhow::Error {
+    match ended {
+        Ok(Ok(())) => anyhow!("{what} ended without being asked to"),
+        Ok(Err(error)) => anyhow::Error::new(error).context(format!("{what} can't go on")),
+        Err(error) => anyhow::Error::new(error).context(format!("{what} ended")),
+    }
+}

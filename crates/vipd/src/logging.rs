@@ -1,0 +1,24 @@
+//! Log lines on standard error: text for people, or one JSON object a line.
+
+use std::io::{self, IsTerminal};
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt;
+
+use crate::cli::LogFormat;
+
+/// Begins to log.
+///
+/// # Errors
+/// A filter that can't be parsed.
+pub(crate) fn begin(level: &str, format: LogFormat) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(level).map_err(|error| {
+        anyhow::anyhow!("`{level}` is not a log level: {error}; write error, warn, info, debug or trace")
+    })?;
+    let builder = fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
+    match format {
+        LogFormat::Text => builder.init(),
+        LogFormat::Json => builder.json().flatten_event(true).init(),
+    }
+    Ok(())
+}

@@ -1,0 +1,124 @@
+//! What `vipd sample` prints: a configuration with every key explained, and a static Pod.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use k8s_openapi::api::core::v1::{
+    Capabilities, Container, HostPathVolumeSource, Pod, PodSpec, SecurityContext, Volume, VolumeMount,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use crate::cli::Manifest;
+use crate::config::SOCKET_DEFAULT;
+
+/// The annotated configuration. A test loads it, so that it stays true.
+pub(crate) const CONFIG: &str = include_str!("config.yaml");
+
+/// The image that this binary was built for; the image build sets both.
+const IMAGE_NAME: &str = match option_env!("VIPD_IMAGE") {
+    Some(name) => name,
+    None => "vipd",
+};
+const IMAGE_TAG: &str = match option_env!("VIPD_TAG") {
+    Some(tag) => tag,
+    None => env!("CARGO_PKG_VERSION"),
+};
+
+/// The static Pod as YAML.
+///
+/// # Errors
+/// A configuration path that can't be mounted.
+pub(crate) fn manifest(options: &Manifest) -> anyhow::Result<String> {
+    let config = &options.config;
+    let name = config.to_str().with_context(|| format!("{} is not UTF-8", config.display()))?;
+    let folder =
+        config.parent().and_then(Path::to_str).filter(|folder| folder.starts_with('/') && *folder != "/");
+    let Some(folder) = folder else {
+        bail!(
+            "`--config {name}` must be the absolute path of a file in a folder of its own, such as /etc/vipd/config.yaml"
+        );
+    };
+    let image = options.image.clone().unwrap_or_else(|| format!("{IMAGE_NAME}:{IMAGE_TAG}"));
+    if image.trim().is_empty() || image.contains(char::is_whitespace) {
+        bail!("`--image {image}` is not the name of an image; write one such as registry.example/vipd:1.0");
+    }
+    serde_yaml::to_string(&pod(&image, name, folder)).context("failed to print the manifest")
+}
+
+fn pod(image: &str, config: &str, folder: &str) -> Pod {
+    let run = Path::new(SOCKET_DEFAULT).parent().and_then(Path::to_str).unwrap_or("/run/vipd");
+    let mounts = [("config", folder, true), ("run", run, false)];
+    Pod {
+        metadata: ObjectMeta {
+            name: Some("vipd".to_owned()),
+            namespace: Some("kube-system".to_owned()),
+            labels: Some(BTreeMap::from([("app.kubernetes.io/name".to_owned(), "vipd".to_owned())])),
+            ..ObjectMeta::default()
+        },
+        spec: Some(PodSpec {
+            containers: vec![Container {
+                name: "vipd".to_owned(),
+                image: Some(image.to_owned()),
+                image_pull_policy: Some("IfNotPresent".to_owned()),
+                command: Some(vec!["/vipd".to_owned()]),
+                args: Some(vec!["start".to_owned(), "-c".to_owned(), config.to_owned()]),
+                resources: Some(k8s_openapi::api::core::v1::ResourceRequirements {
+                    requests: Some(BTreeMap::from([
+                        ("cpu".to_owned(), Quantity("50m".to_owned())),
+                        ("memory".to_owned(), Quantity("32Mi".to_owned())),
+                    ])),
+                    ..Default::default()
+                }),
+                security_context: Some(security()),
+                volume_mounts: Some(
+                    mounts
+                        .iter()
+                        .map(|&(name, path, read_only)| VolumeMount {
+                            name: name.to_owned(),
+                            mount_path: path.to_owned(),
+                            read_only: read_only.then_some(true),
+                            ..VolumeMount::default()
+                        })
+                        .collect(),
+                ),
+                ..Container::default()
+            }],
+            host_network: Some(true),
+            priority_class_name: Some("system-node-critical".to_owned()),
+            volumes: Some(
+                mounts
+                    .iter()
+                    .map(|&(name, path, _)| Volume {
+                        name: name.to_owned(),
+                        host_path: Some(HostPathVolumeSource {
+                            path: path.to_owned(),
+                            // A folder that is missing is made, so that vipd itself can say which file it misses.
+                            type_: Some("DirectoryOrCreate".to_owned()),
+                        }),
+                        ..Volume::default()
+                    })
+                    .collect(),
+            ),
+            ..PodSpec::default()
+        }),
+        status: None,
+    }
+}
+
+/// Addresses need NET_ADMIN, ARP and ND frames NET_RAW, ports below 1024 NET_BIND_SERVICE; nothing else is needed.
+fn security() -> SecurityContext {
+    SecurityContext {
+        allow_privilege_escalation: Some(false),
+        read_only_root_filesystem: Some(true),
+        capabilities: Some(Capabilities {
+            add: Some(vec!["NET_ADMIN".to_owned(), "NET_RAW".to_owned(), "NET_BIND_SERVICE".to_owned()]),
+            drop: Some(vec!["ALL".to_owned()]),
+        }),
+        ..SecurityContext::default()
+    }
+}
+
+#[cfg(test)]
+mod tests;

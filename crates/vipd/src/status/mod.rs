@@ -1,0 +1,11 @@
+//! What vipd is doing, as one snapshot: served on a local socket, printed by `vipd status`.
+//!
+//! The socket writes one JSON document to whoever connects, and closes. It reads nothing, so it can change nothing.
+
+mod report;
+mod show;
+mod socket;
+
+pub(crate) use self::report::{Reporter, Snapshot};
+pub(crate) use self::show::show;
+pub(crate) use self::socket::{ask, listen, serve};

@@ -1,0 +1,259 @@
+//! The snapshot: a fold of what the parts publish. The one source for JSON and people.
+
+use std::time::{Duration, Instant};
+
+use leader::Leadership;
+use leader::peers::PeerStatus;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::daemon::parts;
+
+/// One look at a running vipd. Times are milliseconds before the look, or left from it on.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct Snapshot {
+    /// This node's name.
+    pub(crate) node: String,
+    /// vipd's version.
+    pub(crate) version: String,
+    /// The process.
+    pub(crate) pid: u32,
+    /// Since vipd started.
+    pub(crate) up_ms: u64,
+    /// The addresses and the election; absent where vipd only balances.
+    pub(crate) owner: Option<Owner>,
+    /// The load balancers.
+    pub(crate) load_balancers: Vec<Frontend>,
+    /// The backends of the health check, where there are no load balancers.
+    pub(crate) health_check: Vec<Backend>,
+}
+
+/// The addresses and who has them.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct Owner {
+    /// Who leads, as far as this node knows.
+    pub(crate) leader: Option<String>,
+    /// The term that this node leads in.
+    pub(crate) term: Option<u64>,
+    /// What is left of this node's own lease.
+    pub(crate) lease_left_ms: Option<u64>,
+    /// The interface.
+    pub(crate) interface: String,
+    /// Whether it is up, with a carrier.
+    pub(crate) link_up: bool,
+    /// The addresses, with their prefixes.
+    pub(crate) addresses: Vec<String>,
+    /// standby, claiming, active or releasing.
+    pub(crate) state: String,
+    /// How often the address was put back after something else had removed it.
+    pub(crate) repairs: u64,
+    /// How often another host was heard using the address.
+    pub(crate) conflicts: u64,
+    /// The other members.
+    pub(crate) peers: Vec<Peer>,
+}
+
+/// Another member of the election.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct Peer {
+    /// Its name.
+    pub(crate) id: String,
+    /// Its address.
+    pub(crate) address: String,
+    /// When it was last heard.
+    pub(crate) heard_ms: Option<u64>,
+    /// Whether it says that it can serve.
+    pub(crate) eligible: Option<bool>,
+    /// Its priority.
+    pub(crate) priority: Option<u8>,
+    /// Its version.
+    pub(crate) version: Option<String>,
+    /// Whether its messages are signed with a peer key.
+    pub(crate) authenticated: bool,
+    /// Why its messages don't count.
+    pub(crate) trouble: Option<String>,
+}
+
+/// A load balancer.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct Frontend {
+    /// Its name.
+    pub(crate) name: String,
+    /// Where it listens.
+    pub(crate) listen: Vec<String>,
+    /// Open connections.
+    pub(crate) connections: usize,
+    /// The most it holds; further ones wait.
+    pub(crate) max_connections: usize,
+    /// Connections accepted so far.
+    pub(crate) accepted: u64,
+    /// Connections that no backend could take.
+    pub(crate) refused: u64,
+    /// The servers behind it.
+    pub(crate) backends: Vec<Backend>,
+}
+
+/// A server behind a load balancer.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct Backend {
+    /// Its name.
+    pub(crate) name: String,
+    /// Its address.
+    pub(crate) address: String,
+    /// unknown, ready, draining or dead.
+    pub(crate) health: String,
+    /// For how long it has been so.
+    pub(crate) since_ms: u64,
+    /// Open connections.
+    pub(crate) connections: usize,
+    /// Connections so far.
+    pub(crate) total: u64,
+    /// Connects that failed.
+    pub(crate) connect_failures: u64,
+    /// Connections that went to another backend before the client noticed.
+    pub(crate) retries: u64,
+    /// Why the latest check failed.
+    pub(crate) last_error: Option<String>,
+    /// Bytes sent to it.
+    pub(crate) bytes_to_backend: u64,
+    /// Bytes it sent.
+    pub(crate) bytes_to_client: u64,
+}
+
+/// What a snapshot is folded from.
+pub(crate) struct Reporter {
+    node: String,
+    started: tokio::time::Instant,
+    owner: Option<OwnerWatch>,
+    balancer: Option<lb::Monitor>,
+    health_check: Option<lb::Monitor>,
+}
+
+struct OwnerWatch {
+    interface: String,
+    addresses: Vec<String>,
+    leadership: watch::Receiver<Leadership>,
+    peers: watch::Receiver<Vec<PeerStatus>>,
+    address: vip::driver::Handle,
+}
+
+impl Reporter {
+    /// Begins to watch the parts.
+    pub(crate) fn new(
+        node: String,
+        owner: Option<&parts::Owner>,
+        balancer: Option<&lb::Balancer>,
+        health_check: Option<&lb::Balancer>,
+    ) -> Self {
+        Self {
+            node,
+            started: tokio::time::Instant::now(),
+            owner: owner.map(|owner| OwnerWatch {
+                interface: owner.interface.clone(),
+                addresses: owner.addresses.iter().map(ToString::to_string).collect(),
+                leadership: owner.election.leadership(),
+                peers: owner.election.peers(),
+                address: owner.address.clone(),
+            }),
+            balancer: balancer.map(lb::Balancer::monitor),
+            health_check: health_check.map(lb::Balancer::monitor),
+        }
+    }
+
+    /// Looks at everything once.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let now = tokio::time::Instant::now();
+        let std_now = now.into_std();
+        let frontends = |monitor: Option<&lb::Monitor>| -> Vec<Frontend> {
+            let status = monitor.map(lb::Monitor::status);
+            status
+                .iter()
+                .flat_map(|status| &status.frontends)
+                .map(|status| frontend(status, std_now))
+                .collect()
+        };
+        Snapshot {
+            node: self.node.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            up_ms: millis(now - self.started),
+            owner: self.owner.as_ref().map(|owner| owner.snapshot(&self.node, std_now)),
+            load_balancers: frontends(self.balancer.as_ref()),
+            health_check: frontends(self.health_check.as_ref())
+                .into_iter()
+                .flat_map(|frontend| frontend.backends)
+                .collect(),
+        }
+    }
+}
+
+impl OwnerWatch {
+    fn snapshot(&self, node: &str, now: Instant) -> Owner {
+        let leadership = self.leadership.borrow().clone();
+        let left = leadership.lease_end(now).map(|until| millis(until - now));
+        let (leader, term) = match leadership {
+            Leadership::Leader { term, .. } if left.is_some() => (Some(node.to_owned()), Some(term.0)),
+            Leadership::Leader { .. } => (None, None),
+            Leadership::Follower { leader } => (leader.map(|leader| leader.to_string()), None),
+        };
+        let status = self.address.status();
+        Owner {
+            leader,
+            term,
+            lease_left_ms: left,
+            interface: self.interface.clone(),
+            link_up: *self.address.link_up().borrow(),
+            addresses: self.addresses.clone(),
+            state: format!("{:?}", *self.address.state().borrow()).to_lowercase(),
+            repairs: status.repairs,
+            conflicts: status.conflicts,
+            peers: self.peers.borrow().iter().map(|peer| self::peer(peer, now)).collect(),
+        }
+    }
+}
+
+fn peer(status: &PeerStatus, now: Instant) -> Peer {
+    let said = status.said.as_ref();
+    Peer {
+        id: status.id.to_string(),
+        address: status.address.to_string(),
+        heard_ms: status.heard.map(|heard| millis(now.saturating_duration_since(heard))),
+        eligible: said.map(|said| said.eligible),
+        priority: said.map(|said| said.priority),
+        version: said.map(|said| said.version.to_string()),
+        authenticated: status.authenticated,
+        trouble: status.mismatch.as_ref().map(ToString::to_string),
+    }
+}
+
+fn frontend(status: &lb::FrontendStatus, now: Instant) -> Frontend {
+    Frontend {
+        name: status.name.clone(),
+        listen: status.listen.iter().map(ToString::to_string).collect(),
+        connections: status.connections,
+        max_connections: status.max_connections,
+        accepted: status.accepted,
+        refused: status.refused,
+        backends: status.backends.iter().map(|status| backend(status, now)).collect(),
+    }
+}
+
+fn backend(status: &lb::BackendStatus, now: Instant) -> Backend {
+    Backend {
+        name: status.name.clone(),
+        address: status.address.to_string(),
+        health: format!("{:?}", status.health).to_lowercase(),
+        since_ms: millis(now.saturating_duration_since(status.since)),
+        connections: status.connections,
+        total: status.total,
+        connect_failures: status.connect_failures,
+        retries: status.retries,
+        last_error: status.last_error.clone(),
+        bytes_to_backend: status.bytes_to_backend,
+        bytes_to_client: status.bytes_to_client,
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,107 @@
+//! The status socket: a Unix socket that writes a snapshot and closes.
+
+use std::fs;
+use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::io::AsyncWriteExt;
+use tokio::net::UnixListener;
+use tracing::debug;
+
+use super::{Reporter, Snapshot};
+
+/// How long a reader may take. Readers are served one after another, so this also bounds how long one can block others.
+const WRITE_MAX: Duration = Duration::from_secs(1);
+
+/// How long an answer is awaited.
+const READ_MAX: Duration = Duration::from_secs(5);
+
+/// The largest snapshot that is read, in bytes: hundreds of backends fit.
+const SNAPSHOT_MAX: u64 = 1 << 20;
+
+/// Opens the socket. A socket that nobody listens on any more is replaced; one in use is not.
+///
+/// # Errors
+/// The folder can't be made, or another vipd answers on the socket.
+pub(crate) fn listen(path: &Path) -> io::Result<UnixListener> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    if UnixStream::connect(path).is_ok() {
+        return Err(io::Error::new(
+            io::ErrorKind::AddrInUse,
+            "another vipd answers on it: stop that one, or choose another `socket`",
+        ));
+    }
+    match fs::remove_file(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let listener = UnixListener::bind(path)?;
+    // Who may look: root and vipd's own group.
+    fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;
+    Ok(listener)
+}
+
+/// Answers until aborted, which may happen at any await: a reader then sees the connection end.
+pub(crate) async fn serve(listener: UnixListener, reporter: Reporter) {
+    loop {
+        let mut stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of descriptors, most likely: the next connection will tell.
+                debug!(%error, "failed to accept a status connection");
+                tokio::time::sleep(WRITE_MAX).await;
+                continue;
+            }
+        };
+        let answer = match serde_json::to_vec(&reporter.snapshot()) {
+            Ok(answer) => answer,
+            Err(error) => {
+                debug!(%error, "failed to print the status");
+                continue;
+            }
+        };
+        let write = async {
+            stream.write_all(&answer).await?;
+            stream.shutdown().await
+        };
+        match tokio::time::timeout(WRITE_MAX, write).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => debug!(%error, "a status reader went away"),
+            Err(_) => debug!("a status reader was too slow"),
+        }
+    }
+}
+
+/// Asks the vipd behind a socket.
+///
+/// # Errors
+/// Nobody answers, or what answers is not a vipd of this version.
+pub(crate) fn ask(path: &Path) -> anyhow::Result<Snapshot> {
+    let connect = || -> io::Result<Vec<u8>> {
+        let stream = UnixStream::connect(path)?;
+        stream.set_read_timeout(Some(READ_MAX))?;
+        let mut answer = Vec::new();
+        stream.take(SNAPSHOT_MAX).read_to_end(&mut answer)?;
+        Ok(answer)
+    };
+    let answer = connect().map_err(|error| {
+        let nobody = [io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused].contains(&error.kind());
+        let hint = if nobody {
+            "no vipd runs here, or its configuration names another `socket` (use --socket)"
+        } else if error.kind() == io::ErrorKind::PermissionDenied {
+            "only root and vipd's own group may ask"
+        } else {
+            "is it the socket of a vipd?"
+        };
+        anyhow::Error::new(error).context(format!("failed to ask {}: {hint}", path.display()))
+    })?;
+    serde_json::from_slice(&answer)
+        .with_context(|| format!("{} did not answer as a vipd does", path.display()))
+}
