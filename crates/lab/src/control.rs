@@ -14,7 +14,7 @@
 //! | `{"do":"heal"}` | ends all cuts and partitions |
 //! | `{"do":"signal","node":"master-1","process":"vipd","signal":"KILL"}` | KILL, TERM, STOP, CONT, HUP, INT, USR1 or USR2; KILL, STOP and CONT reach its whole process group |
 //! | `{"do":"start","node":"master-1","process":"vipd"}` | starts it again after its end, which it waits for |
-//! | `{"do":"restart","node":"master-1","process":"vipd"}` | SIGTERM (after 10 s SIGKILL), then start; `"graceful"` tells which |
+//! | `{"do":"restart","node":"master-1","process":"vipd"}` | SIGTERM (after 30 s SIGKILL), then start; `"graceful"` tells which |
 //! | `{"do":"toggle-ready","node":"master-1"}` | the stand-in apiserver's /readyz flips between 200 and 503 |
 //! | `{"do":"await-ready","node":"master-1"}` | waits until its apiserver's /readyz is 200 |
 //! | `{"do":"delete-vip","node":"master-1"}` | removes the virtual addresses by hand; `"deleted"` says if one was there |
@@ -44,13 +44,12 @@ use tracing::debug;
 use crate::fault::Observation;
 use crate::lab::{Lab, control_socket};
 use crate::network::{NODES, node_named};
+use crate::process::STOP_PATIENCE;
 
 /// A request has less than two hundred bytes.
 const MAX_LINE: u64 = 4096;
 /// Requests of different connections that wait for the lab; each connection has one at a time.
 const QUEUE: usize = 16;
-/// How long `start` waits for the end of the process before.
-const END_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A request.
 #[derive(Debug, Deserialize)]
@@ -171,7 +170,7 @@ impl Desk<'_> {
             }
             Request::Start { node, process } => {
                 let node = &mut self.lab.nodes[node_named(&node)?];
-                node.await_end(&process, END_PATIENCE).await?;
+                node.await_end(&process, STOP_PATIENCE).await?;
                 node.start_again(&process)?;
             }
             Request::Restart { node, process } => {

@@ -14,14 +14,13 @@ use crate::lab::Lab;
 use crate::network::{NODES, VIP};
 use crate::ownership::{Move, Overlap, moves, overlaps};
 use crate::prober::Service;
+use crate::process::STOP_PATIENCE;
 use crate::system::System;
 
 /// After a fault, all must have been well for this long.
 const CALM: Duration = Duration::from_secs(1);
 /// How long the calm before a fault may take, healing of the fault before it included.
 const SETTLE_PATIENCE: Duration = Duration::from_secs(90);
-/// How long a process may take to end by itself after SIGTERM.
-const END_PATIENCE: Duration = Duration::from_secs(15);
 
 /// Something that happens to the owner of the virtual IP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -235,18 +234,18 @@ impl Lab {
         match fault {
             Fault::LinkDown => self.switch.set_link(NODES[place], true).await,
             Fault::ApiserverKilled => {
-                node.await_end("apiserver", END_PATIENCE).await?;
+                node.await_end("apiserver", STOP_PATIENCE).await?;
                 node.start_missing()?;
                 self.backend_ready(place).await
             }
             Fault::Sigterm => {
-                node.await_end_of_owner(END_PATIENCE).await?;
+                node.await_end_of_owner(STOP_PATIENCE).await?;
                 node.start_missing()
             }
             Fault::AddressDeleted => Ok(()),
             Fault::Sigkill => {
                 // What no kernel took away by now, nobody will: the next trial needs a clean node.
-                node.await_end_of_owner(END_PATIENCE).await?;
+                node.await_end_of_owner(STOP_PATIENCE).await?;
                 node.remove_addresses().await?;
                 node.start_missing()
             }

@@ -9,21 +9,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use rustix::process::Signal;
-use tokio::time::{Instant, MissedTickBehavior, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::arp::ArpObserver;
 use crate::isolation::{Enclosure, WORK_DIR};
 use crate::kubernetes::Kubernetes;
 use crate::network::{
     BACKEND_PORT, CLIENT, FRONTEND, Host, NODES, ONLOOKER, Switch, VIP, find_program, node_address,
-    virtual_addresses,
 };
+use crate::node::Node;
 use crate::ownership::OwnershipObserver;
 use crate::pki::Pki;
 use crate::prober::{Prober, Target, Verdict};
-use crate::process::{Launch, Process};
-use crate::system::{Programs, System, vipd_socket};
+use crate::process::Launch;
+use crate::system::{Programs, System};
 
 /// How often something is asked that tells nothing by itself (is the server up?).
 const ASK_INTERVAL: Duration = Duration::from_millis(50);
@@ -39,18 +38,6 @@ pub struct Plan {
     pub programs: Programs,
     /// The program with the `backend` subcommand; this executable if none.
     pub backend: Option<PathBuf>,
-}
-
-/// A node: a host, what runs on it, and its folder.
-#[derive(Debug)]
-pub struct Node {
-    /// Its place on the network.
-    pub host: Host,
-    folder: PathBuf,
-    /// What can be started here.
-    launches: Vec<Launch>,
-    /// What has been started here, running or not.
-    processes: Vec<Process>,
 }
 
 /// Three nodes, a switch and a client.
@@ -94,7 +81,7 @@ impl Lab {
             let host = switch.add_host(name, node_address(place)).await?;
             let folder = folder.join(name);
             fs::create_dir_all(&folder)?;
-            nodes.push(Node { host, folder, launches: Vec::new(), processes: Vec::new() });
+            nodes.push(Node::new(host, folder));
         }
         let namespaces = nodes.iter().map(|node| Arc::clone(&node.host.namespace)).collect();
         let ownership = OwnershipObserver::start(namespaces).await?;
@@ -125,13 +112,12 @@ impl Lab {
             let node = &mut self.nodes[place];
             let launches = match &self.plan.kubernetes {
                 Some(kubernetes) => {
-                    vec![kubernetes.etcd(place, &node.folder), kubernetes.apiserver(place, &self.pki)]
+                    vec![kubernetes.etcd(place, node.folder()), kubernetes.apiserver(place, &self.pki)]
                 }
                 None => vec![backend(place, self.plan.backend.as_deref().unwrap_or(&own), &self.pki)],
             };
             for launch in launches {
-                node.start(&launch)?;
-                node.launches.push(launch);
+                node.run(launch)?;
             }
         }
         for place in 0..NODES.len() {
@@ -178,10 +164,9 @@ impl Lab {
     pub fn start_system(&mut self, system: System) -> Result<()> {
         self.system = Some(system);
         for (place, node) in self.nodes.iter_mut().enumerate() {
-            let launches = system.prepare(place, &node.folder, &self.plan.programs)?;
+            let launches = system.prepare(place, node.folder(), &self.plan.programs)?;
             for launch in launches {
-                node.start(&launch)?;
-                node.launches.push(launch);
+                node.run(launch)?;
             }
         }
         Ok(())
@@ -194,12 +179,7 @@ impl Lab {
     pub async fn remove_system(&mut self) -> Result<()> {
         self.system = None;
         for node in &mut self.nodes {
-            for process in node.processes.iter_mut().filter(|process| is_of_system(process.name())) {
-                process.kill().await?;
-            }
-            node.processes.retain(|process| !is_of_system(process.name()));
-            node.launches.retain(|launch| !is_of_system(launch.name));
-            node.remove_addresses().await?;
+            node.remove_system().await?;
         }
         Ok(())
     }
@@ -321,7 +301,7 @@ impl Lab {
     pub fn save_logs(&self, to: &Path) -> Result<()> {
         fs::create_dir_all(to)?;
         for (node, name) in self.nodes.iter().zip(NODES) {
-            for entry in fs::read_dir(&node.folder)? {
+            for entry in fs::read_dir(node.folder())? {
                 let path = entry?.path();
                 let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
                 if path.is_file() && !file.ends_with(".key") {
@@ -361,140 +341,9 @@ pub fn control_socket() -> PathBuf {
     Path::new(WORK_DIR).join("control.sock")
 }
 
-/// Whether a process belongs to the system under test (else it is a backend).
-pub fn is_of_system(process: &str) -> bool {
-    !matches!(process, "apiserver" | "etcd")
-}
-
 fn backend(place: usize, program: &Path, pki: &Pki) -> Launch {
     let mut launch = Launch::new("apiserver", program, ["backend", "--node", NODES[place], "--certificates"]);
     let listen = SocketAddr::from(([0_u16; 8], BACKEND_PORT)).to_string();
     launch.args.extend([pki.folder().into(), "--listen".into(), listen.into()]);
     launch
-}
-
-impl Node {
-    /// Its folder: configuration, logs, sockets.
-    pub fn folder(&self) -> &Path {
-        &self.folder
-    }
-
-    /// Where vipd answers on this node.
-    pub fn vipd_socket(&self) -> PathBuf {
-        vipd_socket(&self.folder)
-    }
-
-    /// A process by its name.
-    ///
-    /// # Errors
-    /// If none of this name was started.
-    pub fn process(&mut self, name: &str) -> Result<&mut Process> {
-        let found = self.processes.iter_mut().find(|process| process.name() == name);
-        found.with_context(|| format!("no {name} was started on this node"))
-    }
-
-    /// The names of its processes that are running.
-    pub fn running(&mut self) -> Vec<&'static str> {
-        let running = self
-            .processes
-            .iter_mut()
-            .filter_map(|process| process.is_running().unwrap_or(false).then_some(process.name()));
-        running.collect()
-    }
-
-    fn start(&mut self, launch: &Launch) -> Result<()> {
-        let process = launch.start(&self.host.namespace, &self.folder)?;
-        self.processes.retain(|old| old.name() != launch.name);
-        self.processes.push(process);
-        Ok(())
-    }
-
-    /// Starts a process that ended.
-    ///
-    /// # Errors
-    /// If it still runs, or was never part of this node.
-    pub fn start_again(&mut self, name: &str) -> Result<()> {
-        ensure!(!self.process(name)?.is_running()?, "{name} is running");
-        let launch = self.launches.iter().find(|launch| launch.name == name).cloned();
-        self.start(&launch.context("it was started once")?)
-    }
-
-    /// Starts whatever of its processes has ended.
-    ///
-    /// # Errors
-    /// If a program cannot be run.
-    pub fn start_missing(&mut self) -> Result<()> {
-        let running = self.running();
-        let missing = self.launches.iter().filter(|launch| !running.contains(&launch.name));
-        for launch in missing.cloned().collect::<Vec<_>>() {
-            self.start(&launch)?;
-        }
-        Ok(())
-    }
-
-    /// Sends a signal to every running process of the system under test.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn signal_system(&mut self, signal: Signal) -> Result<()> {
-        for process in self.processes.iter_mut().filter(|process| is_of_system(process.name())) {
-            if process.is_running()? {
-                process.signal(signal)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Sends SIGTERM to what holds the virtual IP (keepalived or vipd); a haproxy goes on.
-    ///
-    /// # Errors
-    /// If none is running.
-    pub fn terminate_owner(&mut self) -> Result<()> {
-        let holds = |process: &&mut Process| matches!(process.name(), "vipd" | "keepalived");
-        let process = self.processes.iter_mut().find(holds).context("no system runs here")?;
-        process.signal(Signal::TERM)
-    }
-
-    /// Waits until a process has ended.
-    ///
-    /// # Errors
-    /// If it takes too long.
-    pub async fn await_end(&mut self, name: &str, patience: Duration) -> Result<std::process::ExitStatus> {
-        let deadline = Instant::now() + patience;
-        let ended = timeout_at(deadline, self.process(name)?.ended()).await;
-        ended.with_context(|| format!("{name} did not end within {patience:?}"))?
-    }
-
-    /// Waits until the vipd or keepalived of this node has ended.
-    ///
-    /// # Errors
-    /// If it takes too long.
-    pub async fn await_end_of_owner(&mut self, patience: Duration) -> Result<std::process::ExitStatus> {
-        let name = if self.process("vipd").is_ok() { "vipd" } else { "keepalived" };
-        self.await_end(name, patience).await
-    }
-
-    /// Removes the virtual addresses by hand; says whether there was one.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub async fn remove_addresses(&self) -> Result<bool> {
-        let mut removed = false;
-        for address in virtual_addresses() {
-            removed |= self.host.netlink.remove_address(address).await?;
-        }
-        Ok(removed)
-    }
-
-    fn last_words(&mut self, name: &str) -> String {
-        self.process(name).map(|process| process.last_words(15)).unwrap_or_default()
-    }
-
-    fn last_words_of_system(&self) -> String {
-        let of_system = self.processes.iter().filter(|process| is_of_system(process.name()));
-        let words = of_system.map(|process| {
-            format!("{} {}:\n{}", self.host.namespace.name(), process.name(), process.last_words(8))
-        });
-        words.collect::<Vec<_>>().join("\n")
-    }
 }

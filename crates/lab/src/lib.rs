@@ -23,6 +23,7 @@ pub mod kubernetes;
 pub mod lab;
 pub mod namespace;
 pub mod network;
+pub mod node;
 pub mod observer;
 pub mod ownership;
 pub mod pki;

@@ -12,8 +12,8 @@ use tokio::process::{Child, Command};
 
 use crate::namespace::Namespace;
 
-/// How long a process may take to end after SIGTERM.
-const STOP_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a process may take to end after SIGTERM: what a kubelet gives a container.
+pub const STOP_PATIENCE: Duration = Duration::from_secs(30);
 
 /// What to start.
 #[derive(Debug, Clone)]

@@ -12,6 +12,7 @@ use lab::fault::{Fault, Observation, Trial};
 use lab::lab::Lab;
 use lab::network::NODES;
 use lab::ownership::{Change, holders};
+use lab::process::STOP_PATIENCE;
 use lab::system::{System, Timing};
 use rustix::process::Signal;
 use tokio::time::Instant;
@@ -69,10 +70,10 @@ fn sigterm_hands_over_without_two_owners() {
 
         lab.nodes[owner].process("vipd")?.signal(Signal::TERM)?;
 
-        let status = lab.nodes[owner].await_end("vipd", PATIENCE).await?;
-        ensure!(status.success(), "vipd ended with {status}");
         let successor = lab.await_owner(PATIENCE, |node| node != owner).await?;
         ensure!(lab.calm(CALM, PATIENCE).await? == successor);
+        let status = lab.nodes[owner].await_end("vipd", STOP_PATIENCE).await?;
+        ensure!(status.success(), "vipd ended with {status}");
         never_two_owners(&lab.observe(from))
     });
 }

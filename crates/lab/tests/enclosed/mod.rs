@@ -1,5 +1,11 @@
 //! Runs the body of a test inside an enclosure of its own.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "part of tests, outside the functions that clippy knows as such"
+)]
+
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
