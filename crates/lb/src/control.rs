@@ -48,7 +48,7 @@ impl Board {
     pub(crate) fn publish(&self, frontend: usize, id: BackendId, flip: &Flip) {
         self.frontends[frontend].members.member(id).set_health(flip.to);
         if flip.to == Health::Dead {
-            self.orders.send_modify(|orders| orders.deaths[frontend][id.index()] += 1);
+            self.orders.send_modify(|orders| orders.deaths += 1);
         }
         let usable = self.frontends.iter().all(|frontend| frontend.members.usable());
         self.usable.send_if_modified(|known| std::mem::replace(known, usable) != usable);
@@ -89,8 +89,7 @@ impl Control {
                 worker.push(bound);
             }
         }
-        let deaths = config.frontends.iter().map(|frontend| vec![0; frontend.backends.len()]).collect();
-        let orders = Orders { phase: Phase::Running, departures: 0, deaths };
+        let orders = Orders { phase: Phase::Running, departures: 0, deaths: 0 };
         let board = Board {
             frontends: frontends.into(),
             orders: watch::Sender::new(orders),
@@ -177,7 +176,8 @@ impl Control {
                 );
             }
         }
-        let mut active = Some(*self.vip_active.borrow_and_update());
+        let mut watched = true;
+        self.vip_active.mark_unchanged();
         let mut deadline = None;
         let mut reply = None;
         let mut drained = Drained::default();
@@ -190,7 +190,7 @@ impl Control {
                     Some(command) => Event::Command(command),
                     None => Event::Stop,
                 },
-                changed = self.vip_active.changed(), if active.is_some() => {
+                changed = self.vip_active.changed(), if watched => {
                     Event::VirtualIp(changed.is_ok().then(|| *self.vip_active.borrow_and_update()))
                 }
                 () = tokio::time::sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => Event::Stop,
@@ -200,12 +200,10 @@ impl Control {
                     (deadline, reply) = (Some(Instant::now() + after), Some(to));
                     board.orders.send_modify(|orders| orders.phase = Phase::Draining);
                 }
-                Event::VirtualIp(now) => {
-                    if active == Some(true) && now == Some(false) {
-                        board.orders.send_modify(|orders| orders.departures += 1);
-                    }
-                    active = now;
-                }
+                // Gone, whether it was seen here in between or not: only the latest value is heard.
+                Event::VirtualIp(Some(false)) => board.orders.send_modify(|orders| orders.departures += 1),
+                Event::VirtualIp(Some(true)) => {}
+                Event::VirtualIp(None) => watched = false,
                 Event::Stop => {
                     drained.reset = board.frontends.iter().map(|frontend| frontend.connections()).sum();
                     (deadline, stopped) = (None, true);

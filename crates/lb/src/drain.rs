@@ -21,13 +21,13 @@ pub(crate) enum Phase {
 
 /// What the control thread wants of the workers. A state rather than messages: however late a worker looks, it misses nothing,
 /// and nothing piles up.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Orders {
     pub(crate) phase: Phase,
     /// Times that the virtual IP has left.
     pub(crate) departures: u64,
-    /// Times that each backend of each frontend has died.
-    pub(crate) deaths: Vec<Vec<u64>>,
+    /// Times that any backend has died; which, its [`Member`](crate::pool::Member) tells.
+    pub(crate) deaths: u64,
 }
 
 /// Why a flow is ended from outside, the strongest last.

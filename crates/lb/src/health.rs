@@ -175,3 +175,6 @@ impl Machine {
         Some(Flip { from, to, reason: observation.reason.clone() })
     }
 }
+
+#[cfg(test)]
+mod tests;

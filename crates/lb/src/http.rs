@@ -204,3 +204,6 @@ fn line_at(bytes: &[u8], at: usize) -> Option<&[u8]> {
     let end = rest.windows(2).position(|pair| pair == b"\r\n")?;
     Some(&rest[..end])
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::drain::End;
 use crate::frontend::Shared;
-use crate::pool::{BackendId, Pool};
+use crate::pool::{Candidate, Members, Pool};
 use crate::worker::Starvation;
 
 /// Bytes of the buffer that all flows of a worker share; it holds data only within one poll. Prototypes moved a
@@ -41,7 +41,7 @@ pub(crate) struct Lane {
 #[derive(Debug, Default)]
 pub(crate) struct Record {
     /// The backend it is connected or connecting to.
-    backend: Cell<Option<BackendId>>,
+    backend: Cell<Option<Candidate>>,
     /// Its client reached one of the virtual IPs.
     virtual_ip: bool,
     /// It has moved a byte since the last count.
@@ -52,8 +52,8 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    pub(crate) fn set_backend(&self, id: BackendId) {
-        self.backend.set(Some(id));
+    pub(crate) fn set_backend(&self, candidate: Candidate) {
+        self.backend.set(Some(candidate));
     }
 
     /// Notes that a byte has moved.
@@ -72,6 +72,11 @@ impl Record {
             None => *waker = Some(context.waker().clone()),
         }
         Poll::Pending
+    }
+
+    /// True when its backend has died since it was chosen.
+    fn has_lost(&self, members: &Members) -> bool {
+        self.backend.get().is_some_and(|backend| members.member(backend.id).deaths() != backend.deaths)
     }
 
     fn end(&self, end: End) {
@@ -114,11 +119,11 @@ impl Lane {
     }
 
     /// Ends the flows that `end` concerns.
-    pub(crate) fn end_flows(&self, end: End, backend: Option<BackendId>) {
+    pub(crate) fn end_flows(&self, end: End) {
         for record in self.flows.borrow().values() {
             let concerned = match end {
                 End::Idle => record.count_silence(),
-                End::BackendDead => record.backend.get() == backend,
+                End::BackendDead => record.has_lost(&self.shared.members),
                 End::VirtualIpLost => record.virtual_ip,
                 End::Stopped => true,
             };

@@ -3,15 +3,14 @@
 use fastrand::Rng;
 
 use crate::config::Policy;
-use crate::pool::BackendId;
 
 /// Puts `backends`, given in the order of the configuration, into the order in which to try them.
 ///
 /// `open` tells the open connections of each, `cursor` counts the connections of this frontend.
-pub fn order(
+pub fn order<B: Copy>(
     policy: Policy,
-    backends: &mut [BackendId],
-    open: impl Fn(BackendId) -> usize,
+    backends: &mut [B],
+    open: impl Fn(B) -> usize,
     cursor: usize,
     rng: &mut Rng,
 ) {
@@ -31,7 +30,7 @@ pub fn order(
 ///
 /// Two random choices spread almost as well as looking at all, and, unlike that, workers that see the same
 /// counts do not all run to the same backend.
-fn of_two(backends: &[BackendId], open: impl Fn(BackendId) -> usize, rng: &mut Rng) -> usize {
+fn of_two<B: Copy>(backends: &[B], open: impl Fn(B) -> usize, rng: &mut Rng) -> usize {
     let first = rng.usize(..backends.len());
     let mut second = rng.usize(..backends.len() - 1);
     if second >= first {

@@ -1,7 +1,7 @@
 //! The backends of one frontend: their health and counts, and the order in which a connection tries them.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use fastrand::Rng;
 
@@ -43,10 +43,12 @@ impl Counter {
 
 /// What all threads know and count about one backend.
 ///
-/// The atomics are independent of each other and order nothing else, so relaxed access is enough.
+/// The counts are independent of each other and order nothing else, so relaxed access is enough for them. Health and
+/// deaths belong together: whoever has seen a death sees the health that it left.
 #[derive(Debug)]
 pub struct Member {
     health: AtomicU8,
+    deaths: AtomicU32,
     open: AtomicUsize,
     /// Connections made.
     pub total: Counter,
@@ -64,6 +66,7 @@ impl Default for Member {
     fn default() -> Self {
         Self {
             health: AtomicU8::new(encode(Health::Unknown)),
+            deaths: AtomicU32::new(0),
             open: AtomicUsize::new(0),
             total: Counter::default(),
             connect_failures: Counter::default(),
@@ -81,9 +84,19 @@ impl Member {
         decode(self.health.load(Ordering::Relaxed))
     }
 
-    /// Publishes what the checks found.
+    /// Publishes what the checks found. Only the backend's one probe does.
     pub fn set_health(&self, health: Health) {
-        self.health.store(encode(health), Ordering::Relaxed);
+        self.health.store(encode(health), Ordering::Release);
+        if health == Health::Dead {
+            self.deaths.fetch_add(1, Ordering::Release);
+        }
+    }
+
+    /// Times that it has died. A connection begun before the last death belongs to a dead process; one begun after it was
+    /// tried for want of anything better.
+    #[must_use]
+    pub fn deaths(&self) -> u32 {
+        self.deaths.load(Ordering::Acquire)
     }
 
     /// Open connections, including those still connecting.
@@ -194,35 +207,52 @@ impl Pool {
     /// Every backend once, in the order in which one connection tries them: the ready ones first, then those of
     /// unknown health, the draining and the dead, since a needless attempt costs less than a refused client.
     pub fn candidates(&mut self) -> Candidates {
-        // One reading of each health: a flip in the middle must neither drop nor repeat a backend.
-        let mut ranked: Vec<(u8, BackendId)> =
-            self.members.ids().map(|id| (encode(self.members.member(id).health()), id)).collect();
+        // One reading of each health: a flip in the middle must neither drop nor repeat a backend. Deaths are read first,
+        // so that a death after this choice is never mistaken for a known one.
+        let mut ranked: Vec<(u8, BackendId, u32)> = Vec::with_capacity(self.members.members.len());
+        ranked.extend(self.members.ids().map(|id| {
+            let member = self.members.member(id);
+            let deaths = member.deaths();
+            (encode(member.health()), id, deaths)
+        }));
         ranked.sort_unstable();
         let cursor = self.members.cursor.fetch_add(1, Ordering::Relaxed);
         let mut order = Vec::with_capacity(ranked.len());
         for class in ranked.chunk_by(|one, other| one.0 == other.0) {
             let start = order.len();
-            order.extend(class.iter().map(|(_, id)| *id));
-            let open = |id| self.members.member(id).open();
+            order.extend(class.iter().map(|(_, id, deaths)| Candidate { id: *id, deaths: *deaths }));
+            let open = |candidate: Candidate| self.members.member(candidate.id).open();
             policy::order(self.policy, &mut order[start..], open, cursor, &mut self.rng);
         }
         Candidates { order, next: 0 }
     }
 }
 
+/// A backend that a connection may try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Candidate {
+    /// The backend.
+    pub id: BackendId,
+    /// How often it had died when it was chosen.
+    pub deaths: u32,
+}
+
 /// The backends that one connection still has to try.
 #[derive(Debug, Clone)]
 pub struct Candidates {
-    order: Vec<BackendId>,
+    order: Vec<Candidate>,
     next: usize,
 }
 
 impl Iterator for Candidates {
-    type Item = BackendId;
+    type Item = Candidate;
 
-    fn next(&mut self) -> Option<BackendId> {
-        let id = self.order.get(self.next).copied()?;
+    fn next(&mut self) -> Option<Candidate> {
+        let candidate = self.order.get(self.next).copied()?;
         self.next += 1;
-        Some(id)
+        Some(candidate)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,12 +13,8 @@ use tokio::time::Sleep;
 
 use crate::drain::End;
 use crate::first_flight::FirstFlight;
-use crate::lane::{BUFFER, Record};
+use crate::lane::Record;
 use crate::pool::{Candidates, Counter, Member};
-
-/// Least bytes read at once for a destination that is slower than its source. A slow reader ties up as much memory
-/// as was read too much, so the amount follows what the destination takes; below this the system calls would dominate.
-const LEAST_WINDOW: usize = 16 * 1024;
 
 /// Bytes moved in one direction before the other flows of the worker get their turn, well under a millisecond of copying.
 const TURN: usize = 1024 * 1024;
@@ -68,24 +64,16 @@ impl fmt::Display for Outcome {
 }
 
 /// One direction of a flow.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Direction {
-    /// Read, but not yet taken by the destination: at most [`BUFFER`] bytes, since nothing is read while any are left.
-    /// Freed when sent.
+    /// Read, but not yet taken by the destination: at most [`BUFFER`](crate::lane::BUFFER) bytes, since nothing is read
+    /// while any are left. Freed when sent.
     pending: Vec<u8>,
     sent: usize,
-    /// Bytes to read at once, at most [`BUFFER`].
-    window: usize,
     /// The source has ended.
     ended: bool,
     /// The destination has been told so.
     shut: bool,
-}
-
-impl Default for Direction {
-    fn default() -> Self {
-        Self { pending: Vec::new(), sent: 0, window: BUFFER, ended: false, shut: false }
-    }
 }
 
 impl Direction {
@@ -134,18 +122,11 @@ impl Direction {
                 }
                 Poll::Pending => {
                     self.pending = bytes[written..].to_vec();
-                    self.window = written.clamp(LEAST_WINDOW, BUFFER);
                     return Ok(());
                 }
             }
         }
-        self.window = (self.window * 2).min(BUFFER);
         Ok(())
-    }
-
-    #[cfg(test)]
-    pub(crate) fn pending(&self) -> usize {
-        self.pending.len()
     }
 }
 
@@ -210,8 +191,7 @@ impl Relay<'_> {
                 return Poll::Pending;
             }
             let mut buffer = self.buffer.borrow_mut();
-            let bytes = ready!(poll_read(context, self.client, &mut buffer[..direction.window]))
-                .map_err(Outcome::Client)?;
+            let bytes = ready!(poll_read(context, self.client, &mut buffer)).map_err(Outcome::Client)?;
             turn = turn.saturating_sub(bytes.len());
             self.record.touch();
             if bytes.is_empty() {
@@ -253,8 +233,7 @@ impl Relay<'_> {
                 continue;
             }
             let mut buffer = self.buffer.borrow_mut();
-            let bytes = ready!(poll_read(context, self.backend, &mut buffer[..direction.window]))
-                .map_err(Outcome::Backend)?;
+            let bytes = ready!(poll_read(context, self.backend, &mut buffer)).map_err(Outcome::Backend)?;
             turn = turn.saturating_sub(bytes.len());
             self.record.touch();
             if !bytes.is_empty() {
@@ -292,3 +271,6 @@ fn poll_read<'b>(
     let length = filled.filled().len();
     Poll::Ready(Ok(&buffer[..length]))
 }
+
+#[cfg(test)]
+mod tests;

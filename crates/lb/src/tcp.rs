@@ -172,10 +172,14 @@ async fn flow(entry: Entry, permit: OwnedSemaphorePermit, mut client: Leg) {
 /// the flow was ended from outside.
 async fn connect(entry: &Entry, opening: &mut Opening) -> Result<(Leg, Open), Option<End>> {
     let shared = &entry.lane.shared;
-    for id in opening.candidates.by_ref() {
-        entry.record.set_backend(id);
-        let open = shared.members.enter(id);
-        let target = shared.target(id);
+    for candidate in opening.candidates.by_ref() {
+        if shared.members.member(candidate.id).deaths() != candidate.deaths {
+            // It has died since it was chosen, and flows have been told of that already.
+            continue;
+        }
+        entry.record.set_backend(candidate);
+        let open = shared.members.enter(candidate.id);
+        let target = shared.target(candidate.id);
         let attempt = socket::connect(target.backend.address, &shared.timeouts);
         let attempt = tokio::time::timeout(shared.timeouts.connect, attempt);
         let result = tokio::select! {

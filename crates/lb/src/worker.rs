@@ -131,7 +131,7 @@ impl Worker {
     async fn supervise(mut self, lanes: &[Rc<Lane>], tasks: &TaskTracker) {
         // The accept loops have their own handles; kept, these would hold the ports while draining.
         self.listeners.clear();
-        let mut seen = self.orders.borrow().clone();
+        let mut seen = *self.orders.borrow();
         let now = Instant::now();
         let period = |lane: &Rc<Lane>| lane.shared.timeouts.idle.map(|idle| idle / u32::from(IDLE_PARTS));
         let mut sweeps: Vec<_> = lanes.iter().map(|lane| period(lane).map(|period| now + period)).collect();
@@ -147,41 +147,38 @@ impl Worker {
                 Event::Idle => return,
                 Event::Orders { gone: true } => break,
                 Event::Orders { gone: false } => {
-                    let orders = self.orders.borrow_and_update().clone();
+                    let orders = *self.orders.borrow_and_update();
                     if orders.phase == Phase::Stopped {
                         break;
                     }
-                    obey(lanes, &seen, &orders);
+                    obey(lanes, seen, orders);
                     seen = orders;
                 }
                 Event::Sweep => {
                     let now = Instant::now();
                     for (lane, due) in lanes.iter().zip(&mut sweeps) {
                         if due.is_some_and(|due| due <= now) {
-                            lane.end_flows(End::Idle, None);
+                            lane.end_flows(End::Idle);
                             *due = period(lane).map(|period| now + period);
                         }
                     }
                 }
             }
         }
-        lanes.iter().for_each(|lane| lane.end_flows(End::Stopped, None));
+        lanes.iter().for_each(|lane| lane.end_flows(End::Stopped));
         tasks.wait().await;
         drop(self.alive);
     }
 }
 
 /// Tells the flows what has changed between two orders.
-fn obey(lanes: &[Rc<Lane>], before: &Orders, now: &Orders) {
-    for (index, lane) in lanes.iter().enumerate() {
-        if now.departures != before.departures {
-            lane.end_flows(End::VirtualIpLost, None);
+fn obey(lanes: &[Rc<Lane>], before: Orders, now: Orders) {
+    for lane in lanes {
+        if now.deaths != before.deaths {
+            lane.end_flows(End::BackendDead);
         }
-        let deaths = before.deaths[index].iter().zip(&now.deaths[index]);
-        for (id, (earlier, deaths)) in lane.shared.members.ids().zip(deaths) {
-            if deaths != earlier {
-                lane.end_flows(End::BackendDead, Some(id));
-            }
+        if now.departures != before.departures {
+            lane.end_flows(End::VirtualIpLost);
         }
     }
 }

@@ -1,0 +1,112 @@
+use std::future::poll_fn;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::*;
+use crate::lane::BUFFER;
+
+/// Both ends of a connection.
+async fn pair() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    (near, listener.accept().await.unwrap().0)
+}
+
+/// A flow as a worker holds it.
+struct Flow {
+    client: TcpStream,
+    backend: TcpStream,
+    directions: Directions,
+    opening: Option<Box<Opening>>,
+    record: Record,
+    member: Member,
+    buffer: RefCell<Box<[u8]>>,
+}
+
+impl Flow {
+    /// A flow, and the far ends of its two connections.
+    async fn new() -> (Self, TcpStream, TcpStream) {
+        let ((client, far_client), (backend, far_backend)) = (pair().await, pair().await);
+        let flow = Self {
+            client,
+            backend,
+            directions: Directions::default(),
+            opening: None,
+            record: Record::default(),
+            member: Member::default(),
+            buffer: RefCell::new(vec![0; BUFFER].into_boxed_slice()),
+        };
+        (flow, far_client, far_backend)
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Outcome> {
+        Relay {
+            client: &mut self.client,
+            backend: &mut self.backend,
+            directions: &mut self.directions,
+            opening: &mut self.opening,
+            record: &self.record,
+            member: &self.member,
+            buffer: &self.buffer,
+        }
+        .poll(context)
+    }
+}
+
+#[tokio::test]
+async fn a_slow_reader_costs_no_more_than_the_bound_and_loses_nothing() {
+    const SAID: usize = 32 * 1024 * 1024;
+    let (mut flow, far_client, far_backend) = Flow::new().await;
+    let mut said = 0;
+    let mut heard = 0;
+    let mut most = 0;
+    let flood = vec![7; 64 * 1024];
+    let mut sip = vec![0; 4 * 1024];
+
+    // As much as fits is said, little is read, for as long as there is something to say.
+    while said < SAID {
+        if let Ok(length) = far_client.try_write(&flood) {
+            said += length;
+        }
+        let polled = poll_fn(|context| Poll::Ready(flow.poll(context).is_ready())).await;
+        assert!(!polled);
+        most = most.max(flow.directions.up.pending.capacity());
+        if let Ok(length) = far_backend.try_read(&mut sip) {
+            heard += length;
+        }
+        tokio::task::yield_now().await;
+    }
+
+    assert!(most > 0, "the reader was not slow");
+    assert!(most <= BUFFER, "{most}");
+    // Nothing is lost, and what was held is given back.
+    let mut rest = vec![0; 256 * 1024];
+    while heard < said {
+        let more = tokio::select! {
+            _ = poll_fn(|context| flow.poll(context)) => panic!("nobody has ended"),
+            more = far_backend.readable() => more,
+        };
+        more.unwrap();
+        if let Ok(length) = far_backend.try_read(&mut rest) {
+            heard += length;
+        }
+    }
+    let _ = poll_fn(|context| Poll::Ready(flow.poll(context))).await;
+    assert_eq!((heard, flow.directions.up.pending.capacity()), (said, 0));
+    assert_eq!(flow.member.to_backend.get(), said as u64);
+}
+
+#[tokio::test]
+async fn an_idle_flow_holds_no_buffer() {
+    let (mut flow, mut far_client, mut far_backend) = Flow::new().await;
+    far_client.write_all(b"question").await.unwrap();
+    let mut question = [0; 8];
+    tokio::select! {
+        _ = poll_fn(|context| flow.poll(context)) => panic!("nobody has ended"),
+        read = far_backend.read_exact(&mut question) => drop(read.unwrap()),
+    }
+
+    assert_eq!(&question, b"question");
+    assert_eq!(flow.directions.up.pending.capacity() + flow.directions.down.pending.capacity(), 0);
+}

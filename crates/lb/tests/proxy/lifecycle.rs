@@ -1,0 +1,288 @@
+//! Starting, limits, the virtual IP, draining and stopping.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use lb::{Balancer, Ca, CheckKind, Config, Error, Frontend, Limits, Listen};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+use crate::rig::{
+    Rig, Server, backend, closed_address, echo, ended_by_reset, frontend, named_echo, own_ip, read_name,
+    soon, wait,
+};
+
+async fn exchange(stream: &mut TcpStream) {
+    stream.write_all(b"x").await.unwrap();
+    assert_eq!(soon(stream.read_u8()).await.unwrap(), b'x');
+}
+
+fn start(frontend: Frontend) -> Result<Balancer, Error> {
+    let (_, vip_active) = watch::channel(false);
+    Balancer::start(Config { frontends: vec![frontend], workers: 2 }, vip_active)
+}
+
+#[tokio::test]
+async fn flows_to_the_virtual_ip_end_when_it_leaves_and_others_go_on() {
+    let server = Server::start(echo).await;
+    let (vip, other) = (own_ip(), own_ip());
+    let mut config = frontend(vec![backend("a", server.address)]);
+    config.listen = Listen::Any { port: 0 };
+    config.virtual_ips = vec![vip];
+    let rig = Rig::judged(config).await;
+    let port = rig.address.port();
+    let mut to_vip = TcpStream::connect((vip, port)).await.unwrap();
+    let mut to_host = TcpStream::connect((other, port)).await.unwrap();
+    exchange(&mut to_vip).await;
+    exchange(&mut to_host).await;
+
+    rig.vip_active.send_replace(false);
+
+    assert!(ended_by_reset(&mut to_vip).await);
+    exchange(&mut to_host).await;
+    // It comes back: nothing is left of the departure.
+    rig.vip_active.send_replace(true);
+    let mut again = TcpStream::connect((vip, port)).await.unwrap();
+    exchange(&mut again).await;
+    rig.vip_active.send_replace(false);
+    assert!(ended_by_reset(&mut again).await);
+}
+
+#[tokio::test]
+async fn a_vanished_watcher_of_the_virtual_ip_changes_nothing() {
+    let server = Server::start(echo).await;
+    let Rig { balancer, vip_active, address } =
+        Rig::judged(frontend(vec![backend("a", server.address)])).await;
+    drop(vip_active);
+
+    let mut client = TcpStream::connect(address).await.unwrap();
+
+    exchange(&mut client).await;
+    assert_eq!(balancer.drain(Duration::ZERO).await.reset, 1);
+}
+
+#[tokio::test]
+async fn every_address_of_the_host_is_served_in_both_families() {
+    let server = named_echo("a").await;
+    let mut config = frontend(vec![backend("a", server.address)]);
+    config.listen = Listen::Any { port: 0 };
+    let rig = Rig::judged(config).await;
+
+    for ip in [own_ip(), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
+        match TcpStream::connect((ip, rig.address.port())).await {
+            Ok(mut client) => assert_eq!(read_name(&mut client).await.unwrap(), "a"),
+            Err(error) if ip.is_ipv6() && rig.address.is_ipv4() => {
+                println!("no IPv6 on this machine: {error}");
+            }
+            Err(error) => panic!("{ip}: {error}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_address_that_is_not_there_yet_is_bound() {
+    let absent = Listen::Addresses {
+        ips: vec!["192.0.2.77".parse().unwrap(), "2001:db8::77".parse().unwrap()],
+        port: 0,
+    };
+    let config = Frontend { listen: absent, ..frontend(vec![backend("a", closed_address().await)]) };
+
+    let balancer = match start(config) {
+        Ok(balancer) => balancer,
+        Err(Error::Listen { address, source, .. }) if address.is_ipv6() => {
+            return println!("no IPv6 on this machine: {source}");
+        }
+        Err(error) => panic!("{error}"),
+    };
+
+    assert_eq!(balancer.status().frontends[0].listen.len(), 2);
+    assert!(balancer.status().frontends[0].listen.iter().all(|address| address.port() != 0));
+}
+
+#[tokio::test]
+async fn a_taken_port_is_an_error_that_names_it_and_the_way_out() {
+    let taken = TcpListener::bind((own_ip(), 0)).await.unwrap().local_addr().unwrap();
+    let apiserver = TcpListener::bind(("0.0.0.0", 0)).await.unwrap();
+    let port = apiserver.local_addr().unwrap().port();
+    let _also = TcpListener::bind(taken).await.unwrap();
+    let at = |listen| Frontend { listen, ..frontend(vec![backend("a", taken)]) };
+
+    let any = start(at(Listen::Any { port })).unwrap_err().to_string();
+    let vip = start(at(Listen::Addresses { ips: vec![own_ip()], port })).unwrap_err().to_string();
+    let same =
+        start(at(Listen::Addresses { ips: vec![taken.ip()], port: taken.port() })).unwrap_err().to_string();
+
+    assert!(any.starts_with("failed to listen on "), "{any}");
+    assert!(
+        any.contains(&format!(":{port} for frontend api: the port is taken; give the frontend another port")),
+        "{any}"
+    );
+    assert!(vip.contains("a kube-apiserver has on *:6443, takes the port of the virtual IP too"), "{vip}");
+    assert!(same.contains(&taken.to_string()), "{same}");
+}
+
+#[tokio::test]
+async fn a_second_instance_of_ourselves_is_refused() {
+    for listen in [Listen::Any { port: 0 }, Listen::Addresses { ips: vec![own_ip()], port: 0 }] {
+        let config =
+            Frontend { listen: listen.clone(), ..frontend(vec![backend("a", closed_address().await)]) };
+        let first = start(config.clone()).unwrap();
+        let port = first.status().frontends[0].listen[0].port();
+        let again = match listen {
+            Listen::Any { .. } => Listen::Any { port },
+            Listen::Addresses { ips, .. } => Listen::Addresses { ips, port },
+        };
+        let config = Frontend { listen: again, ..config };
+
+        assert!(matches!(start(config.clone()), Err(Error::AddressInUse { .. })));
+
+        drop(first);
+        drop(start(config).unwrap());
+    }
+}
+
+#[tokio::test]
+async fn a_full_frontend_lets_connections_wait_and_serves_them_when_there_is_room() {
+    let server = named_echo("a").await;
+    let mut config = frontend(vec![backend("a", server.address)]);
+    config.limits = Limits { max_connections: 3 };
+    let rig = Rig::judged(config).await;
+    let mut served = Vec::new();
+    for _ in 0..3 {
+        let mut client = rig.connect().await;
+        read_name(&mut client).await.unwrap();
+        served.push(client);
+    }
+
+    let mut waiting = [rig.connect().await, rig.connect().await, rig.connect().await];
+    for client in &mut waiting {
+        let early = tokio::time::timeout(Duration::from_millis(50), client.read_u8()).await;
+        assert!(early.is_err(), "a connection beyond the limit was served: {early:?}");
+    }
+    assert_eq!((rig.status().connections, rig.backend("a").connections), (3, 3));
+    drop(served);
+
+    for client in &mut waiting {
+        assert_eq!(read_name(client).await.unwrap(), "a");
+    }
+}
+
+#[tokio::test]
+async fn draining_refuses_new_connections_and_lets_a_flow_end_by_itself() {
+    let server = Server::start(echo).await;
+    let Rig { balancer, address, .. } = Rig::judged(frontend(vec![backend("a", server.address)])).await;
+    let mut client = TcpStream::connect(address).await.unwrap();
+    exchange(&mut client).await;
+
+    let monitor = balancer.monitor();
+    let drained = tokio::spawn(balancer.drain(Duration::from_secs(600)));
+    let refused = async {
+        while TcpStream::connect(address).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon(refused).await;
+    exchange(&mut client).await;
+    wait(&monitor, |status| status.connections == 1).await;
+    client.shutdown().await.unwrap();
+    assert!(!ended_by_reset(&mut client).await);
+
+    assert_eq!(soon(drained).await.unwrap().reset, 0);
+    wait(&monitor, |status| status.connections == 0).await;
+}
+
+#[tokio::test]
+async fn connections_in_the_accept_queue_are_served_while_draining() {
+    let server = named_echo("a").await;
+    let Rig { balancer, address, .. } = Rig::judged(frontend(vec![backend("a", server.address)])).await;
+
+    // The kernel has completed them; the workers may not have seen them yet.
+    let mut clients = Vec::new();
+    for _ in 0..50 {
+        clients.push(TcpStream::connect(address).await.unwrap());
+    }
+    let drained = tokio::spawn(balancer.drain(Duration::from_secs(600)));
+
+    for client in &mut clients {
+        assert_eq!(read_name(client).await.unwrap(), "a");
+    }
+    drop(clients);
+    assert_eq!(soon(drained).await.unwrap().reset, 0);
+}
+
+#[tokio::test]
+async fn what_is_left_at_the_deadline_is_reset_on_both_legs() {
+    let (ended, mut ends) = tokio::sync::mpsc::channel(16);
+    let server = Server::start(move |mut stream: TcpStream| {
+        let ended = ended.clone();
+        async move {
+            // The health check's connection says nothing and closes.
+            if stream.read_u8().await.is_ok() {
+                stream.write_all(b"x").await.unwrap();
+                ended.send(stream.read_u8().await.map_err(|error| error.kind())).await.unwrap();
+            }
+        }
+    })
+    .await;
+    let Rig { balancer, address, .. } = Rig::judged(frontend(vec![backend("a", server.address)])).await;
+    let mut client = TcpStream::connect(address).await.unwrap();
+    exchange(&mut client).await;
+
+    let drained = soon(balancer.drain(Duration::from_millis(50))).await;
+
+    assert_eq!(drained.reset, 1);
+    assert!(ended_by_reset(&mut client).await);
+    assert_eq!(soon(ends.recv()).await.unwrap(), Err(std::io::ErrorKind::ConnectionReset));
+}
+
+#[tokio::test]
+async fn dropping_the_balancer_resets_its_flows_and_frees_its_port() {
+    let server = Server::start(echo).await;
+    let Rig { balancer, address, .. } = Rig::judged(frontend(vec![backend("a", server.address)])).await;
+    let mut client = TcpStream::connect(address).await.unwrap();
+    exchange(&mut client).await;
+
+    drop(balancer);
+
+    assert!(ended_by_reset(&mut client).await);
+    drop(TcpListener::bind(address).await.unwrap());
+}
+
+#[tokio::test]
+async fn what_can_not_work_is_refused_before_anything_is_bound() {
+    let good = frontend(vec![backend("a", SocketAddr::new(own_ip(), 1))]);
+    let check = good.check.clone();
+    let with_check = |kind| Frontend { check: lb::Check { kind, ..check.clone() }, ..good.clone() };
+    let many = (0..256).map(|_| good.backends[0].clone()).collect();
+    let cases = [
+        (Frontend { backends: Vec::new(), ..good.clone() }, "it has no backends"),
+        (Frontend { backends: many, ..good.clone() }, "it has more than 255 backends"),
+        (Frontend { limits: Limits { max_connections: 0 }, ..good.clone() }, "it may hold no connection"),
+        (
+            Frontend { listen: Listen::Addresses { ips: Vec::new(), port: 1 }, ..good.clone() },
+            "no address to listen",
+        ),
+        (Frontend { check: lb::Check { rise: 0, ..check.clone() }, ..good.clone() }, "count from 1"),
+        (
+            Frontend { check: lb::Check { timeout: Duration::ZERO, ..check.clone() }, ..good.clone() },
+            "longer than 0",
+        ),
+        (
+            with_check(CheckKind::Https { path: "readyz".into(), ca: Ca::None }),
+            "the path of the check must begin with /",
+        ),
+        (with_check(CheckKind::Https { path: "/a\r\nb".into(), ca: Ca::None }), "hold no blanks"),
+        (
+            with_check(CheckKind::Auto { path: "/".into(), ca: Ca::Pem(b"no pem".to_vec()) }),
+            "it holds no certificate",
+        ),
+    ];
+    for (config, reason) in cases {
+        let error = start(config).unwrap_err().to_string();
+        assert!(error.contains(reason) && error.contains("frontend api"), "{error}");
+    }
+    let (_, vip_active) = watch::channel(false);
+    let none = Balancer::start(Config { frontends: vec![good], workers: 0 }, vip_active);
+    assert!(matches!(none, Err(Error::NoWorkers)));
+}

@@ -1,0 +1,9 @@
+//! The balancer between real sockets on the loopback: real clients, real TLS backends, real deaths.
+
+#![expect(clippy::unwrap_used, reason = "all of this is test code, helpers included")]
+
+mod checks;
+mod failover;
+mod flows;
+mod lifecycle;
+mod rig;
