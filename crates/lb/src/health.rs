@@ -46,6 +46,8 @@ pub enum Answer {
     NotReady,
     /// It did not answer.
     Nothing,
+    /// It could not be asked, for a reason of our own, such as too many open files. That says nothing about it.
+    NotAsked,
 }
 
 /// The result of one check.
@@ -73,6 +75,11 @@ impl Observation {
     /// The backend did not answer; that may be a lost packet.
     pub fn nothing(reason: impl Into<Cow<'static, str>>) -> Self {
         Self { answer: Answer::Nothing, certain: false, reason: reason.into() }
+    }
+
+    /// The backend could not be asked.
+    pub fn not_asked(reason: impl Into<Cow<'static, str>>) -> Self {
+        Self { answer: Answer::NotAsked, certain: false, reason: reason.into() }
     }
 
     /// The backend is certainly gone.
@@ -153,8 +160,12 @@ impl Machine {
 
     /// Takes in one check result and returns the change, if there is one.
     pub fn observe(&mut self, observation: &Observation, now: Instant) -> Option<Flip> {
-        let alive = observation.answer != Answer::Nothing;
-        let ready = observation.answer == Answer::Ready;
+        let (alive, ready) = match observation.answer {
+            Answer::Ready => (true, true),
+            Answer::NotReady => (true, false),
+            Answer::Nothing => (false, false),
+            Answer::NotAsked => return None,
+        };
         if observation.certain || self.health == Health::Unknown {
             self.alive.adopt(alive);
             self.ready.adopt(ready);

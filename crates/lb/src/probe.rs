@@ -225,7 +225,7 @@ impl Prober {
             match observation.answer {
                 Answer::Ready if health == crate::Health::Ready => judgement.last_error = None,
                 Answer::Ready => {}
-                Answer::NotReady | Answer::Nothing => {
+                Answer::NotReady | Answer::Nothing | Answer::NotAsked => {
                     judgement.last_error = Some(observation.reason.to_string())
                 }
             }
@@ -269,7 +269,10 @@ impl Prober {
         let stream = match self.open(deadline).await {
             Ok(stream) => stream,
             // The kernel has asked in vain for as long as failing checks would have taken.
-            Err(lost) if matches!(cause, Cause::Closed(io::ErrorKind::TimedOut)) => {
+            Err(lost)
+                if lost.answer == Answer::Nothing
+                    && matches!(cause, Cause::Closed(io::ErrorKind::TimedOut)) =>
+            {
                 return Observation { certain: true, ..lost };
             }
             Err(lost) => return lost,
@@ -291,6 +294,9 @@ impl Prober {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
                 Err(Observation::gone("connection refused"))
+            }
+            Ok(Err(error)) if socket::is_ours(&error) => {
+                Err(Observation::not_asked(format!("failed to check: {error}")))
             }
             Ok(Err(error)) => Err(Observation::nothing(format!("failed to connect: {error}"))),
             Err(_) => Err(Observation::nothing(self.late("no answer to connecting"))),

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpSocket, TcpStream};
 
@@ -38,6 +39,16 @@ pub(crate) async fn connect(address: SocketAddr, timeouts: &Timeouts) -> io::Res
         return Err(io::ErrorKind::ConnectionRefused.into());
     }
     Ok(stream)
+}
+
+/// True for errors that are ours: no file descriptor, memory or local port left. They tell nothing about the peer.
+pub(crate) fn is_ours(error: &io::Error) -> bool {
+    is_starvation(error) || error.kind() == io::ErrorKind::AddrNotAvailable
+}
+
+/// True when a file descriptor or memory is missing, which the end of a flow gives back.
+pub(crate) fn is_starvation(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM))
 }
 
 /// One connection of a flow. Dropping it resets the connection, unless it was ended properly: whoever forgets a flow,

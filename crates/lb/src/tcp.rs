@@ -6,7 +6,6 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use rustix::io::Errno;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tracing::{debug, trace, warn};
@@ -93,16 +92,12 @@ fn empty_queue(lane: &Rc<Lane>, listener: TcpListener) {
 
 /// Waits out a failed accept as long as its reason needs.
 async fn recover(lane: &Lane, error: &io::Error) {
-    match Errno::from_io_error(error) {
-        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
-            lane.starvation.wait(&lane.shared.name, error).await;
-        }
-        // Errors of the connection, already pending on it when it was accepted (accept(2)).
-        _ if error.kind() == io::ErrorKind::ConnectionAborted => {}
-        _ => {
-            warn!(frontend = lane.shared.name, %error, "failed to accept a connection");
-            tokio::time::sleep(ACCEPT_RETRY).await;
-        }
+    if socket::is_starvation(error) {
+        lane.starvation.wait(&lane.shared.name, error).await;
+    } else if error.kind() != io::ErrorKind::ConnectionAborted {
+        // An aborted connection is the client's affair alone (accept(2)).
+        warn!(frontend = lane.shared.name, %error, "failed to accept a connection");
+        tokio::time::sleep(ACCEPT_RETRY).await;
     }
 }
 
@@ -180,8 +175,18 @@ async fn connect(entry: &Entry, opening: &mut Opening) -> Result<(Leg, Open), Op
         entry.record.set_backend(candidate);
         let open = shared.members.enter(candidate.id);
         let target = shared.target(candidate.id);
-        let attempt = socket::connect(target.backend.address, &shared.timeouts);
-        let attempt = tokio::time::timeout(shared.timeouts.connect, attempt);
+        let mut starved = false;
+        let attempt = tokio::time::timeout(shared.timeouts.connect, async {
+            loop {
+                match socket::connect(target.backend.address, &shared.timeouts).await {
+                    Err(error) if socket::is_starvation(&error) => {
+                        starved = true;
+                        entry.lane.starvation.wait(&shared.name, &error).await;
+                    }
+                    result => return result,
+                }
+            }
+        });
         let result = tokio::select! {
             biased;
             end = poll_fn(|context| entry.record.poll_end(context)) => match end {
@@ -196,8 +201,10 @@ async fn connect(entry: &Entry, opening: &mut Opening) -> Result<(Leg, Open), Op
                 return Ok((Leg::new(stream), open));
             }
             Err(error) => {
-                open.member().connect_failures.add(1);
-                target.doubt.notify_one();
+                if !starved && !socket::is_ours(&error) {
+                    open.member().connect_failures.add(1);
+                    target.doubt.notify_one();
+                }
                 debug!(frontend = shared.name, backend = target.backend.name, %error, "failed to connect to backend");
             }
         }

@@ -19,11 +19,11 @@ use crate::drain::{End, Orders, Phase};
 use crate::lane::{BUFFER, IDLE_PARTS, Lane};
 use crate::tcp;
 
-/// How often an accept loop that found no free file descriptor looks again although no flow has ended: other parts of
-/// the process use descriptors too.
+/// How often an accept loop or flow that found no free file descriptor looks again although no flow has ended: other
+/// parts of the process use descriptors too.
 const STARVED_RETRY: Duration = Duration::from_millis(500);
 
-/// The wire from ending flows to accept loops that wait for a file descriptor, over all workers.
+/// The wire from ending flows to whoever waits for a file descriptor, over all workers.
 #[derive(Debug, Default)]
 pub(crate) struct Starvation {
     waiting: AtomicUsize,
@@ -46,13 +46,13 @@ impl Starvation {
     }
 }
 
-/// An accept loop that waits; counted out even if the wait is cancelled.
+/// Somebody who waits; counted out even if the wait is cancelled.
 struct Waiting<'a>(&'a Starvation);
 
 impl<'a> Waiting<'a> {
     fn enter(starvation: &'a Starvation, frontend: &str, error: &io::Error) -> Self {
         if starvation.waiting.fetch_add(1, Ordering::Relaxed) == 0 {
-            tracing::warn!(frontend, %error, "out of file descriptors or memory: accepting waits for a flow to end");
+            tracing::warn!(frontend, %error, "out of file descriptors or memory: connections wait for a flow to end");
         }
         Self(starvation)
     }

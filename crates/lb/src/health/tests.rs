@@ -66,6 +66,14 @@ fn certainty_needs_no_repetition() {
 }
 
 #[test]
+fn a_question_that_could_not_be_asked_changes_nothing() {
+    let ready = Health::Ready;
+    assert_eq!(course(1, 1, &[Answer::NotAsked]), [Health::Unknown]);
+    let answers = [Answer::Ready, Nothing, Answer::NotAsked, Answer::NotAsked, Nothing, Nothing];
+    assert_eq!(course(1, 3, &answers), [ready, ready, ready, ready, ready, Dead]);
+}
+
+#[test]
 fn since_is_the_moment_of_the_flip() {
     let begin = start();
     let mut machine = Machine::new(1, 1, begin);

@@ -1,0 +1,64 @@
+//! Running out of file descriptors. The limit is the process's, so this test has a process of its own.
+
+use std::fs::File;
+use std::time::Duration;
+
+use lb::{Backend, Balancer, Check, CheckKind, Config, Frontend, Health, Limits, Listen, Policy, Timeouts};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::{TcpListener, TcpSocket};
+
+/// Above what the test needs, below what a machine may allow by default.
+const FILES: u64 = 256;
+
+#[tokio::test]
+async fn connections_wait_for_a_file_descriptor_and_no_backend_is_blamed() {
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: Some(FILES), ..limit }).unwrap();
+    // It never accepts: its descriptors are not what is measured, and a byte is never due.
+    let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let backends = vec![Backend { name: "a".into(), address: server.local_addr().unwrap() }];
+    let check =
+        Check { kind: CheckKind::Tcp, interval: Duration::from_millis(20), fall: 1, ..Check::default() };
+    let frontend = Frontend {
+        name: "api".into(),
+        listen: Listen::Addresses { ips: vec!["127.0.0.1".parse().unwrap()], port: 0 },
+        backends,
+        policy: Policy::LeastConnections,
+        check,
+        timeouts: Timeouts { connect: Duration::from_secs(20), ..Timeouts::default() },
+        limits: Limits { max_connections: 100 },
+        virtual_ips: Vec::new(),
+    };
+    let (_active, vip_active) = tokio::sync::watch::channel(true);
+    let balancer = Balancer::start(Config { frontends: vec![frontend], workers: 1 }, vip_active).unwrap();
+    let address = balancer.status().frontends[0].listen[0];
+    let mut changes = balancer.monitor().changes();
+    while balancer.status().frontends[0].backends[0].health != Health::Ready {
+        changes.changed().await.unwrap();
+    }
+
+    // None free: accepting waits. One free: the connection is accepted, and connecting on waits.
+    for free in [0, 1] {
+        let client = TcpSocket::new_v4().unwrap();
+        let mut fillers: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
+        fillers.truncate(fillers.len() - free);
+        let mut client = client.connect(address).await.unwrap();
+        let starved = tokio::time::timeout(Duration::from_millis(200), client.read_u8()).await;
+        assert!(starved.is_err(), "with {free} free it ended: {starved:?}");
+        assert_eq!(balancer.status().frontends[0].backends[0].total, free as u64);
+
+        drop(fillers);
+
+        let reached = async {
+            while balancer.status().frontends[0].backends[0].total != free as u64 + 1 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), reached).await.expect("it takes half a second");
+    }
+
+    let backend = balancer.status().frontends[0].backends.remove(0);
+    assert_eq!((backend.health, backend.connect_failures), (Health::Ready, 0));
+    assert_eq!(balancer.status().frontends[0].refused, 0);
+}
