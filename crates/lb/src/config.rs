@@ -7,11 +7,12 @@ use rustix::process::{Resource, getrlimit};
 
 use crate::Error;
 
-/// Backends of one frontend. Candidates are ordered per connection, so the list must stay short; 255 control-plane
-/// nodes are more than etcd could ever serve.
+/// Backends of one frontend. Candidates are ordered per connection, so the list must stay short; 255
+/// control-plane nodes are more than etcd could ever serve.
 pub const MAX_BACKENDS: usize = 255;
 
-/// File descriptors kept back from [`Limits::default`]: listeners, held probe connections, runtimes, log, netlink.
+/// File descriptors kept back from [`Limits::default`]: listeners, held probe connections, runtimes, log,
+/// netlink.
 const RESERVED_FILES: u64 = 256;
 
 /// File descriptors of one flow: the client's connection and the backend's.
@@ -111,15 +112,16 @@ pub struct Check {
     pub timeout: Duration,
     /// Better results in a row that a backend needs to be judged better; 2.
     pub rise: u32,
-    /// Worse results in a row that a backend needs to be judged worse; 3. A refused connection needs no second.
+    /// Worse results in a row that a backend needs to be judged worse; 3. A refused connection needs no
+    /// second.
     pub fall: u32,
 }
 
 /// What a check asks a backend.
 #[derive(Debug, Clone)]
 pub enum CheckKind {
-    /// As [`CheckKind::Https`]; but a backend that speaks no TLS or no HTTP, or does not know the path (404), is
-    /// judged by its connection alone. Suits any TCP service.
+    /// As [`CheckKind::Https`]; but a backend that speaks no TLS or no HTTP, or does not know the path (404),
+    /// is judged by its connection alone. Suits any TCP service.
     Auto {
         /// Path of the request.
         path: String,
@@ -128,8 +130,8 @@ pub enum CheckKind {
     },
     /// A TCP connection must be possible, and stay.
     Tcp,
-    /// `GET path` over TLS must be answered: 2xx and 3xx are ready, 401 and 403 are alive and count as ready, anything
-    /// else is draining.
+    /// `GET path` over TLS must be answered: 2xx and 3xx are ready, 401 and 403 are alive and count as ready,
+    /// anything else is draining.
     Https {
         /// Path of the request.
         path: String,
@@ -143,8 +145,8 @@ pub enum CheckKind {
 /// Who must have signed a backend's certificate for its health answer to count.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ca {
-    /// Anyone. An attacker who can answer in a backend's place can then make it look healthy; he gains no data by that,
-    /// because clients do their own TLS through the balancer and check for themselves.
+    /// Anyone. An attacker who can answer in a backend's place can then make it look healthy; he gains no
+    /// data by that, because clients do their own TLS through the balancer and check for themselves.
     None,
     /// One of these certificates, in PEM.
     Pem(Vec<u8>),
@@ -155,15 +157,15 @@ pub enum Ca {
 pub struct Timeouts {
     /// For connecting to one backend, before the next is tried; 2 s (one lost SYN is repeated after 1 s).
     pub connect: Duration,
-    /// Without a byte in either direction until a flow is reset; 1 h (watches, `exec`, `logs -f`). `None`: for ever. Up to an
-    /// eighth more may pass.
+    /// Without a byte in either direction until a flow is reset; 1 h (watches, `exec`, `logs -f`). `None`:
+    /// for ever. Up to an eighth more may pass.
     pub idle: Option<Duration>,
-    /// `TCP_USER_TIMEOUT` of both legs: unacknowledged data, or a receive window that stays closed, for this long
-    /// ends a flow; 2 min. The kernel also counts a live peer that does not read (a paused pager), so shorter
-    /// values cut such clients off.
+    /// `TCP_USER_TIMEOUT` of both legs: unacknowledged data, or a receive window that stays closed, for this
+    /// long ends a flow; 2 min. The kernel also counts a live peer that does not read (a paused pager), so
+    /// shorter values cut such clients off.
     pub user_timeout: Duration,
-    /// Silence before a TCP keepalive probe is sent, and from one to the next, on both legs; 15 s. The flow ends when they
-    /// stay unanswered for `user_timeout`.
+    /// Silence before a TCP keepalive probe is sent, and from one to the next, on both legs; 15 s. The flow
+    /// ends when they stay unanswered for `user_timeout`.
     pub keepalive: Duration,
 }
 
@@ -254,7 +256,8 @@ impl Frontend {
     }
 }
 
-/// True for what may stand in an HTTP request line (RFC 9112 §3.2.1): a blank or line break would start something else.
+/// True for what may stand in an HTTP request line (RFC 9112 §3.2.1): a blank or line break would start
+/// something else.
 fn is_request_path(path: &str) -> bool {
     path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_graphic())
 }

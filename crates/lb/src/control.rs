@@ -24,7 +24,8 @@ use crate::status::Monitor;
 use crate::worker::{Starvation, Worker};
 use crate::{Error, Frontends, listen};
 
-/// Commands on their way to the control thread: draining consumes the balancer, so there is never a second one.
+/// Commands on their way to the control thread: draining consumes the balancer, so there is never a second
+/// one.
 const COMMANDS: usize = 1;
 
 /// What the owner of a balancer can want.
@@ -44,7 +45,8 @@ pub(crate) struct Board {
 }
 
 impl Board {
-    /// Passes a change of a backend's health on to the flows and to whoever asks whether the balancer is usable.
+    /// Passes a change of a backend's health on to the flows and to whoever asks whether the balancer is
+    /// usable.
     pub(crate) fn publish(&self, frontend: usize, id: BackendId, flip: &Flip) {
         self.frontends[frontend].members.member(id).set_health(flip.to);
         if flip.to == Health::Dead {
@@ -108,7 +110,8 @@ impl Control {
         self.board.usable.subscribe()
     }
 
-    /// Starts the worker threads and the control thread. On an error those already started end and are joined.
+    /// Starts the worker threads and the control thread. On an error those already started end and are
+    /// joined.
     pub(crate) fn spawn(mut self) -> Result<Vec<JoinHandle<()>>, Error> {
         let mut rng = Rng::new();
         let starvation = Arc::new(Starvation::default());
@@ -163,8 +166,8 @@ impl Control {
         }
     }
 
-    /// Waits for the virtual IP to come or go, for the order to drain, for its deadline, and for the last worker to end.
-    /// Tells the workers by [`Orders`]. Not cancelled.
+    /// Waits for the virtual IP to come or go, for the order to drain, for its deadline, and for the last
+    /// worker to end. Tells the workers by [`Orders`]. Not cancelled.
     async fn supervise(mut self, mut workers: mpsc::Receiver<Infallible>, mut rng: Rng) {
         let board = Rc::new(self.board);
         let mut probers = JoinSet::new();

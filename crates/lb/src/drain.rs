@@ -19,8 +19,8 @@ pub(crate) enum Phase {
     Stopped,
 }
 
-/// What the control thread wants of the workers. A state rather than messages: however late a worker looks, it misses nothing,
-/// and nothing piles up.
+/// What the control thread wants of the workers. A state rather than messages: however late a worker looks,
+/// it misses nothing, and nothing piles up.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Orders {
     pub(crate) phase: Phase,

@@ -1,14 +1,15 @@
 //! The client's first bytes, kept while they may have to be said again to another backend.
 //!
-//! A TLS handshake may be repeated: until the server's first byte, the client has seen nothing and the server has done
-//! nothing that lasts. (Early data, RFC 8446 §8, may be replayed by anyone on the path already.) Of any other protocol that is
-//! unknown, so other bytes are never kept.
+//! A TLS handshake may be repeated: until the server's first byte, the client has seen nothing and the server
+//! has done nothing that lasts. (Early data, RFC 8446 §8, may be replayed by anyone on the path already.) Of
+//! any other protocol that is unknown, so other bytes are never kept.
 
-/// Most bytes kept. A ClientHello with post-quantum key shares and a resumption ticket stays under 4 KiB; a TLS record holds
-/// 16 KiB at most (RFC 8446 §5.1).
+/// Most bytes kept. A ClientHello with post-quantum key shares and a resumption ticket stays under 4 KiB; a
+/// TLS record holds 16 KiB at most (RFC 8446 §5.1).
 pub(crate) const KEPT: usize = 16 * 1024;
 
-/// First bytes of a TLS record that carries a handshake: its type, and the major version that all of TLS shares.
+/// First bytes of a TLS record that carries a handshake: its type, and the major version that all of TLS
+/// shares.
 const HANDSHAKE: [u8; 2] = [0x16, 0x03];
 
 /// What the client has said so far.
@@ -18,7 +19,8 @@ pub(crate) struct FirstFlight {
 }
 
 impl FirstFlight {
-    /// Takes in what the client said next; false when it can't be said again, and this value is of no use any more.
+    /// Takes in what the client said next; false when it can't be said again, and this value is of no use any
+    /// more.
     #[must_use]
     pub(crate) fn keep(&mut self, bytes: &[u8]) -> bool {
         if self.kept.len() + bytes.len() > KEPT {

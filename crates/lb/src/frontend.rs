@@ -94,7 +94,8 @@ impl Shared {
         }
     }
 
-    /// Notes the end of a flow. An eighth must be free before a full frontend is worth another line in the log.
+    /// Notes the end of a flow. An eighth must be free before a full frontend is worth another line in the
+    /// log.
     pub(crate) fn report_room(&self) {
         if self.full.load(Ordering::Relaxed) && self.room.available_permits() > self.max_connections / 8 {
             self.full.store(false, Ordering::Relaxed);

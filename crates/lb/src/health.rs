@@ -46,7 +46,8 @@ pub enum Answer {
     NotReady,
     /// It did not answer.
     Nothing,
-    /// It could not be asked, for a reason of our own, such as too many open files. That says nothing about it.
+    /// It could not be asked, for a reason of our own, such as too many open files. That says nothing about
+    /// it.
     NotAsked,
 }
 
@@ -55,7 +56,8 @@ pub enum Answer {
 pub struct Observation {
     /// How the backend answered.
     pub answer: Answer,
-    /// Proof rather than a sign: the kernel of the backend's host said that nobody listens. Needs no repetition.
+    /// Proof rather than a sign: the kernel of the backend's host said that nobody listens. Needs no
+    /// repetition.
     pub certain: bool,
     /// Why, for the operator.
     pub reason: Cow<'static, str>,
@@ -126,8 +128,8 @@ impl Hysteresis {
 
 /// The judgement about one backend.
 ///
-/// The first result counts at once, and so does a certain one; otherwise `rise` better or `fall` worse results in a row
-/// are needed.
+/// The first result counts at once, and so does a certain one; otherwise `rise` better or `fall` worse
+/// results in a row are needed.
 #[derive(Debug, Clone)]
 pub struct Machine {
     rise: u32,

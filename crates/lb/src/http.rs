@@ -1,7 +1,8 @@
 //! As much of HTTP/1.1 (RFC 9112) as a health check needs: one request, and where its answer ends.
 //!
-//! The whole answer is collected and parsed again from its start when more arrives; it is bounded, and mostly one segment.
-//! A library for this would be larger than these lines, and would still leave the body's length to us.
+//! The whole answer is collected and parsed again from its start when more arrives; it is bounded, and mostly
+//! one segment. A library for this would be larger than these lines, and would still leave the body's length
+//! to us.
 
 /// Most bytes of status line and headers; servers themselves rarely accept more.
 pub(crate) const HEAD: usize = 8 * 1024;

@@ -15,12 +15,12 @@ use crate::frontend::Shared;
 use crate::pool::{Candidate, Members, Pool};
 use crate::worker::Starvation;
 
-/// Bytes of the buffer that all flows of a worker share; it holds data only within one poll. Prototypes moved a
-/// megabyte with half the CPU time at 256 kB compared with 16 kB.
+/// Bytes of the buffer that all flows of a worker share; it holds data only within one poll. Prototypes moved
+/// a megabyte with half the CPU time at 256 kB compared with 16 kB.
 pub(crate) const BUFFER: usize = 256 * 1024;
 
-/// Parts of the idle timeout in which silence is counted; a flow may live an eighth longer than the timeout, and
-/// no flow needs a timer, nor moving data a clock.
+/// Parts of the idle timeout in which silence is counted; a flow may live an eighth longer than the timeout,
+/// and no flow needs a timer, nor moving data a clock.
 pub(crate) const IDLE_PARTS: u8 = 8;
 
 /// One worker's share of one frontend.

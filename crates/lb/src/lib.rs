@@ -99,10 +99,11 @@ impl Balancer {
         self.usable.clone()
     }
 
-    /// Stops accepting, lets the flows end by themselves until `deadline` has passed, resets the rest and joins
-    /// every thread.
+    /// Stops accepting, lets the flows end by themselves until `deadline` has passed, resets the rest and
+    /// joins every thread.
     ///
-    /// Connections already waiting in the accept queues are served. Dropping the future resets everything at once.
+    /// Connections already waiting in the accept queues are served. Dropping the future resets everything at
+    /// once.
     pub async fn drain(mut self, deadline: Duration) -> Drained {
         let (reply, done) = oneshot::channel();
         let Some(commands) = self.commands.as_ref() else { return Drained::default() };

@@ -1,9 +1,9 @@
 //! The listening sockets.
 //!
-//! Every worker has its own socket per address, in a `SO_REUSEPORT` group, so that the kernel spreads connections and no
-//! worker wakes for another's. Such a group would let a second instance of this program in unnoticed. So the first
-//! socket is bound *and listens* without the option, which fails if anybody else listens there, and only then is the
-//! group opened: at no moment can two programs both get in.
+//! Every worker has its own socket per address, in a `SO_REUSEPORT` group, so that the kernel spreads
+//! connections and no worker wakes for another's. Such a group would let a second instance of this program in
+//! unnoticed. So the first socket is bound *and listens* without the option, which fails if anybody else
+//! listens there, and only then is the group opened: at no moment can two programs both get in.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};

@@ -26,7 +26,8 @@ pub fn order<B: Copy>(
     }
 }
 
-/// The index of the one with fewer open connections among two different random ones. `backends` holds at least two.
+/// The index of the one with fewer open connections among two different random ones. `backends` holds at
+/// least two.
 ///
 /// Two random choices spread almost as well as looking at all, and, unlike that, workers that see the same
 /// counts do not all run to the same backend.

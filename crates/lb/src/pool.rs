@@ -43,8 +43,8 @@ impl Counter {
 
 /// What all threads know and count about one backend.
 ///
-/// The counts are independent of each other and order nothing else, so relaxed access is enough for them. Health and
-/// deaths belong together: whoever has seen a death sees the health that it left.
+/// The counts are independent of each other and order nothing else, so relaxed access is enough for them.
+/// Health and deaths belong together: whoever has seen a death sees the health that it left.
 #[derive(Debug)]
 pub struct Member {
     health: AtomicU8,
@@ -92,8 +92,8 @@ impl Member {
         }
     }
 
-    /// Times that it has died. A connection begun before the last death belongs to a dead process; one begun after it was
-    /// tried for want of anything better.
+    /// Times that it has died. A connection begun before the last death belongs to a dead process; one begun
+    /// after it was tried for want of anything better.
     #[must_use]
     pub fn deaths(&self) -> u32 {
         self.deaths.load(Ordering::Acquire)
@@ -189,7 +189,8 @@ impl Drop for Open {
     }
 }
 
-/// Orders the backends of one frontend for each new connection. Every worker has its own, over the same [`Members`].
+/// Orders the backends of one frontend for each new connection. Every worker has its own, over the same
+/// [`Members`].
 #[derive(Debug)]
 pub struct Pool {
     members: Arc<Members>,
@@ -204,11 +205,12 @@ impl Pool {
         Self { members, policy, rng: Rng::with_seed(seed) }
     }
 
-    /// Every backend once, in the order in which one connection tries them: the ready ones first, then those of
-    /// unknown health, the draining and the dead, since a needless attempt costs less than a refused client.
+    /// Every backend once, in the order in which one connection tries them: the ready ones first, then those
+    /// of unknown health, the draining and the dead, since a needless attempt costs less than a refused
+    /// client.
     pub fn candidates(&mut self) -> Candidates {
-        // One reading of each health: a flip in the middle must neither drop nor repeat a backend. Deaths are read first,
-        // so that a death after this choice is never mistaken for a known one.
+        // One reading of each health: a flip in the middle must neither drop nor repeat a backend. Deaths are
+        // read first, so that a death after this choice is never mistaken for a known one.
         let mut ranked: Vec<(u8, BackendId, u32)> = Vec::with_capacity(self.members.members.len());
         ranked.extend(self.members.ids().map(|id| {
             let member = self.members.member(id);

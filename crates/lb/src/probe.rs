@@ -29,8 +29,9 @@ use crate::tls::{self, Failure};
 /// Least time between two checks that failing flows ask for: a burst of refused connections is one question.
 const DOUBT_SPACING: Duration = Duration::from_millis(100);
 
-/// Bytes read and dropped between two checks from a backend that talks on a connection held for its own sake. Beyond it the
-/// rest waits in the kernel, and so does the news of the connection's end, until the next check.
+/// Bytes read and dropped between two checks from a backend that talks on a connection held for its own sake.
+/// Beyond it the rest waits in the kernel, and so does the news of the connection's end, until the next
+/// check.
 const CHATTER: usize = 64 * 1024;
 
 /// How the backends of one frontend are checked.
@@ -78,7 +79,8 @@ enum Held {
 }
 
 impl Held {
-    /// Waits until the connection can't be used any more, and returns why. Cancel-safe: it only reads what it drops.
+    /// Waits until the connection can't be used any more, and returns why. Cancel-safe: it only reads what it
+    /// drops.
     async fn closed(&mut self, chatter: &mut usize) -> io::ErrorKind {
         let mut buffer = [0; 1024];
         loop {
@@ -120,14 +122,15 @@ pub(crate) struct Prober {
     held: Held,
     chatter: usize,
     rng: Rng,
-    /// Options of its own connections: a host that vanished is noticed after as long as failing checks would take.
+    /// Options of its own connections: a host that vanished is noticed after as long as failing checks would
+    /// take.
     timeouts: Timeouts,
     /// The backend has spoken TLS: silence in a handshake is then a failure, not another protocol.
     spoke_tls: bool,
     /// The backend has spoken HTTP, likewise.
     spoke_http: bool,
-    /// From when on the end of the held connection is worth an extra check; a server that closes at once must not make us
-    /// spin.
+    /// From when on the end of the held connection is worth an extra check; a server that closes at once must
+    /// not make us spin.
     next_reconnect: Instant,
     /// From when on doubt is.
     next_doubt: Instant,
@@ -176,7 +179,8 @@ impl Prober {
         if let Method::Nothing = self.method {
             return self.judge(&Observation::ready("not checked"));
         }
-        // The second checks are spread over an interval, so that the backends of many nodes are not asked all together.
+        // The second checks are spread over an interval, so that the backends of many nodes are not asked all
+        // together.
         let mut gap = self.check.interval.mul_f64(0.5 + self.rng.f64());
         let mut cause = Cause::Time;
         loop {
@@ -253,7 +257,8 @@ impl Prober {
                 // It may have ended just while we asked: that says nothing yet.
                 Reply::Closed => self.connect(cause, deadline).await,
                 Reply::Malformed(error) => Observation::not_ready(error.to_string()),
-                // Not enough to tell a busy backend from a frozen one; the next check begins with a handshake.
+                // Not enough to tell a busy backend from a frozen one; the next check begins with a
+                // handshake.
                 Reply::Silent => Observation::nothing(self.late("no answer")),
             },
             (held @ (Held::Plain(_) | Held::Encrypted(_)), Cause::Time) => {
@@ -423,7 +428,8 @@ fn judge_status(status: u16) -> Observation {
     }
 }
 
-/// Sends `request` and collects the answer until it is complete, malformed or too long, or the connection ends.
+/// Sends `request` and collects the answer until it is complete, malformed or too long, or the connection
+/// ends.
 async fn exchange(stream: &mut TlsStream<TcpStream>, request: &[u8], answer: &mut Vec<u8>) -> io::Result<()> {
     stream.write_all(request).await?;
     stream.flush().await?;

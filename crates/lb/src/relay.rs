@@ -1,4 +1,5 @@
-//! Moving the bytes of one flow, both ways, as a poll function: an idle flow keeps two sockets and these few words.
+//! Moving the bytes of one flow, both ways, as a poll function: an idle flow keeps two sockets and these few
+//! words.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -16,16 +17,17 @@ use crate::first_flight::FirstFlight;
 use crate::lane::Record;
 use crate::pool::{Candidates, Counter, Member};
 
-/// Bytes moved in one direction before the other flows of the worker get their turn, well under a millisecond of copying.
+/// Bytes moved in one direction before the other flows of the worker get their turn, well under a millisecond
+/// of copying.
 const TURN: usize = 1024 * 1024;
 
-/// How long a backend's end of stream is kept from a client that has not spoken yet. A backend that dies between accepting and
-/// the client's first bytes looks like one that has nothing to say; those bytes, mostly under way already, tell
-/// whether the flow can start again elsewhere.
+/// How long a backend's end of stream is kept from a client that has not spoken yet. A backend that dies
+/// between accepting and the client's first bytes looks like one that has nothing to say; those bytes, mostly
+/// under way already, tell whether the flow can start again elsewhere.
 const EARLY_END_WAIT: Duration = Duration::from_millis(500);
 
-/// What a flow still needs as long as it may move to another backend: until a backend's first byte, or until the
-/// client says something that can't be repeated.
+/// What a flow still needs as long as it may move to another backend: until a backend's first byte, or until
+/// the client says something that can't be repeated.
 #[derive(Debug)]
 pub(crate) struct Opening {
     pub(crate) candidates: Candidates,
@@ -66,8 +68,8 @@ impl fmt::Display for Outcome {
 /// One direction of a flow.
 #[derive(Debug, Default)]
 pub(crate) struct Direction {
-    /// Read, but not yet taken by the destination: at most [`BUFFER`](crate::lane::BUFFER) bytes, since nothing is read
-    /// while any are left. Freed when sent.
+    /// Read, but not yet taken by the destination: at most [`BUFFER`](crate::lane::BUFFER) bytes, since
+    /// nothing is read while any are left. Freed when sent.
     pending: Vec<u8>,
     sent: usize,
     /// The source has ended.
@@ -82,7 +84,8 @@ impl Direction {
         *self = Self { pending: pending.to_vec(), ended: self.ended, ..Self::default() };
     }
 
-    /// Sends what is left over, then the end of the stream if there is one. Ready when there is nothing more to send.
+    /// Sends what is left over, then the end of the stream if there is one. Ready when there is nothing more
+    /// to send.
     fn poll_flush(
         &mut self,
         context: &mut Context<'_>,
@@ -259,8 +262,8 @@ fn backend_ended() -> Outcome {
 
 /// Reads into the worker's buffer; empty at the end of the stream.
 ///
-/// `poll_read` rather than readiness and `try_read`: after a short read it knows that nothing is left, and saves the
-/// system call that would find out.
+/// `poll_read` rather than readiness and `try_read`: after a short read it knows that nothing is left, and
+/// saves the system call that would find out.
 fn poll_read<'b>(
     context: &mut Context<'_>,
     from: &mut TcpStream,

@@ -14,8 +14,8 @@ use crate::config::Timeouts;
 /// The kernel counts keepalive times in whole seconds, and 0 is refused.
 const LEAST_KEEPALIVE: Duration = Duration::from_secs(1);
 
-/// Options for a leg of a flow. Set on a listener, every accepted connection inherits them, which saves a system call
-/// each.
+/// Options for a leg of a flow. Set on a listener, every accepted connection inherits them, which saves a
+/// system call each.
 pub(crate) fn tune(socket: &impl AsFd, timeouts: &Timeouts) -> io::Result<()> {
     let socket = SockRef::from(socket);
     socket.set_tcp_nodelay(true)?;
@@ -29,8 +29,8 @@ pub(crate) fn tune(socket: &impl AsFd, timeouts: &Timeouts) -> io::Result<()> {
 ///
 /// # Errors
 ///
-/// Those of the kernel; and `ConnectionRefused` when the kernel, choosing the port nobody listens on as our own, has connected
-/// the socket to itself.
+/// Those of the kernel; and `ConnectionRefused` when the kernel, choosing the port nobody listens on as our
+/// own, has connected the socket to itself.
 pub(crate) async fn connect(address: SocketAddr, timeouts: &Timeouts) -> io::Result<TcpStream> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     tune(&socket, timeouts)?;
@@ -41,7 +41,8 @@ pub(crate) async fn connect(address: SocketAddr, timeouts: &Timeouts) -> io::Res
     Ok(stream)
 }
 
-/// True for errors that are ours: no file descriptor, memory or local port left. They tell nothing about the peer.
+/// True for errors that are ours: no file descriptor, memory or local port left. They tell nothing about the
+/// peer.
 pub(crate) fn is_ours(error: &io::Error) -> bool {
     is_starvation(error) || error.kind() == io::ErrorKind::AddrNotAvailable
 }
@@ -51,8 +52,8 @@ pub(crate) fn is_starvation(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM))
 }
 
-/// One connection of a flow. Dropping it resets the connection, unless it was ended properly: whoever forgets a flow,
-/// tells its peers.
+/// One connection of a flow. Dropping it resets the connection, unless it was ended properly: whoever forgets
+/// a flow, tells its peers.
 #[derive(Debug)]
 pub(crate) struct Leg {
     pub(crate) stream: TcpStream,

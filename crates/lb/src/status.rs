@@ -60,7 +60,8 @@ pub struct BackendStatus {
     pub bytes_to_client: u64,
 }
 
-/// Reads the status of a balancer; cheap to clone and valid after the balancer is gone (it then shows the end).
+/// Reads the status of a balancer; cheap to clone and valid after the balancer is gone (it then shows the
+/// end).
 #[derive(Debug, Clone)]
 pub struct Monitor {
     frontends: Frontends,

@@ -18,9 +18,10 @@ use crate::socket::{self, Leg};
 
 /// Accepts on one listener until the balancer drains, and starts a flow for every connection.
 ///
-/// Waits for a connection, then for room under the frontend's limit: so each listener may hold one accepted connection more, and
-/// the kernel's accept queue holds the rest. Not cancelled; it ends by order. On draining, connections that wait in the accept
-/// queue are taken over first, because closing a listener resets them.
+/// Waits for a connection, then for room under the frontend's limit: so each listener may hold one accepted
+/// connection more, and the kernel's accept queue holds the rest. Not cancelled; it ends by order. On
+/// draining, connections that wait in the accept queue are taken over first, because closing a listener
+/// resets them.
 pub(crate) async fn accept(lane: Rc<Lane>, listener: TcpListener, mut orders: watch::Receiver<Orders>) {
     let phase = {
         let mut left = pin!(orders.wait_for(|orders| orders.phase != Phase::Running));
@@ -106,8 +107,8 @@ const ACCEPT_RETRY: Duration = Duration::from_secs(1);
 
 /// Carries one connection from its backend's choice to its end.
 ///
-/// Dropping it, or returning early, resets both legs. The order of the parameters is the reverse of their dropping: the
-/// table's entry goes last, when the file descriptors are free.
+/// Dropping it, or returning early, resets both legs. The order of the parameters is the reverse of their
+/// dropping: the table's entry goes last, when the file descriptors are free.
 async fn flow(entry: Entry, permit: OwnedSemaphorePermit, mut client: Leg) {
     let _permit = &permit;
     let Entry { lane, record, .. } = &entry;
@@ -163,8 +164,8 @@ async fn flow(entry: Entry, permit: OwnedSemaphorePermit, mut client: Leg) {
     }
 }
 
-/// Connects to the first candidate that takes the connection. `Err(None)` when there is none left, `Err(Some)` when
-/// the flow was ended from outside.
+/// Connects to the first candidate that takes the connection. `Err(None)` when there is none left,
+/// `Err(Some)` when the flow was ended from outside.
 async fn connect(entry: &Entry, opening: &mut Opening) -> Result<(Leg, Open), Option<End>> {
     let shared = &entry.lane.shared;
     for candidate in opening.candidates.by_ref() {

@@ -23,8 +23,8 @@ pub(crate) fn connector(ca: &Ca) -> Result<TlsConnector, String> {
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?;
-    // No ALPN: a server that shares no protocol with us must refuse then (RFC 7301 §3.2), and HTTP/1.1 is what
-    // servers speak without it.
+    // No ALPN: a server that shares no protocol with us must refuse then (RFC 7301 §3.2), and HTTP/1.1 is
+    // what servers speak without it.
     let config = match ca {
         Ca::None => builder
             .dangerous()

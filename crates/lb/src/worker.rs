@@ -19,8 +19,8 @@ use crate::drain::{End, Orders, Phase};
 use crate::lane::{BUFFER, IDLE_PARTS, Lane};
 use crate::tcp;
 
-/// How often an accept loop or flow that found no free file descriptor looks again although no flow has ended: other
-/// parts of the process use descriptors too.
+/// How often an accept loop or flow that found no free file descriptor looks again although no flow has
+/// ended: other parts of the process use descriptors too.
 const STARVED_RETRY: Duration = Duration::from_millis(500);
 
 /// The wire from ending flows to whoever waits for a file descriptor, over all workers.
@@ -86,8 +86,8 @@ enum Event {
 }
 
 impl Worker {
-    /// Runs on the calling thread until every flow has ended after an order to drain or stop. `started` hears once
-    /// whether it could begin.
+    /// Runs on the calling thread until every flow has ended after an order to drain or stop. `started` hears
+    /// once whether it could begin.
     pub(crate) fn run(self, started: &std::sync::mpsc::SyncSender<io::Result<()>>) {
         let runtime = match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
             Ok(runtime) => runtime,
@@ -127,7 +127,8 @@ impl Worker {
 
     /// Passes orders on to the flows, counts their silence, and joins them.
     ///
-    /// Waits for a change of the orders, the next count of silence, or the end of the last task. Not cancelled.
+    /// Waits for a change of the orders, the next count of silence, or the end of the last task. Not
+    /// cancelled.
     async fn supervise(mut self, lanes: &[Rc<Lane>], tasks: &TaskTracker) {
         // The accept loops have their own handles; kept, these would hold the ports while draining.
         self.listeners.clear();

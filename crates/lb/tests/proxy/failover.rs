@@ -109,7 +109,8 @@ async fn a_killed_backend_resets_its_clients_at_once_and_new_ones_go_elsewhere()
 
 #[tokio::test]
 async fn a_dead_backend_s_flow_is_reset_on_both_legs_although_the_backend_s_kernel_is_silent() {
-    // The listener closes, but the accepted connections stay open and never speak: a process stuck in its exit.
+    // The listener closes, but the accepted connections stay open and never speak: a process stuck in its
+    // exit.
     let (held, mut holds) = tokio::sync::mpsc::channel(16);
     let server = Server::start(move |mut stream: TcpStream| {
         let held = held.clone();

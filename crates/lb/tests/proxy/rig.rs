@@ -374,7 +374,8 @@ impl Rig {
     }
 }
 
-/// Waits until the status is as wanted. Changes of health wake it; counters have no event and are looked at again.
+/// Waits until the status is as wanted. Changes of health wake it; counters have no event and are looked at
+/// again.
 pub(crate) async fn wait(monitor: &Monitor, wanted: impl Fn(&FrontendStatus) -> bool) {
     let mut changes = monitor.changes();
     let look = async {
