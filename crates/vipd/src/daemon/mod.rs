@@ -17,6 +17,7 @@ mod wiring;
 use std::process::ExitCode;
 
 use anyhow::Context;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime;
 use tokio::task::LocalSet;
 use tracing::{debug, info, warn};
@@ -34,6 +35,8 @@ pub(crate) fn start(options: &Start) -> ExitCode {
     if let Err(error) = logging::begin(&options.log_level, options.log_format) {
         return fail(exit::USAGE, &error);
     }
+    // Before the configuration is read: how many connections there may be follows from it.
+    open_files();
     let (mut config, warnings) = match config::load(&options.config, options.overrides()) {
         Ok(loaded) => loaded,
         Err(findings) => {
@@ -61,6 +64,15 @@ pub(crate) fn start(options: &Start) -> ExitCode {
     match LocalSet::new().block_on(&runtime, run(config)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(code_of(&error), &error),
+    }
+}
+
+/// Lifts the soft limit of open files, which is for programs that use select(2), to the hard one.
+fn open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let lifted = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, lifted) {
+        debug!(%error, limit = limit.current, "the limit of open files stays as it is");
     }
 }
 

@@ -42,7 +42,7 @@ pub(super) fn balancer(
                 "give every load balancer a port of its own",
             );
         }
-        frontends.extend(frontend(reader, &base, balancer, name, (vips, local)));
+        frontends.extend(frontend(reader, &base, balancer, name, (vips, local, listed.len())));
     }
     Some(lb::Config { frontends, workers: workers(reader, file) })
 }
@@ -67,7 +67,7 @@ fn frontend(
     base: &[Step],
     balancer: &LoadBalancer,
     name: String,
-    (vips, local): (&[IpAddr], Option<IpAddr>),
+    (vips, local, frontends): (&[IpAddr], Option<IpAddr>, usize),
 ) -> Option<lb::Frontend> {
     let at = |key: &'static str| [base, &[Step::Key(key)]].concat();
     unsupported(reader, base, balancer);
@@ -110,7 +110,9 @@ fn frontend(
             }
         },
     };
-    let mut limits = lb::Limits::default();
+    // What the open files allow is shared by all frontends.
+    let share = lb::Limits::default().max_connections / frontends;
+    let mut limits = lb::Limits { max_connections: share.max(1) };
     if let Some(most) = balancer.max_connections {
         if most == 0 {
             reader.error(
