@@ -5,6 +5,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -28,6 +29,10 @@ pub const INTERVAL: Duration = Duration::from_millis(4);
 pub const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(400);
 /// Attempts at one time: those that start within one timeout, and some room.
 const MAX_IN_FLIGHT: usize = 128;
+/// Connections that stand but are not answered yet. With more, the machine (or the system) cannot follow, and further
+/// handshakes would only make all of them late: ticks are left out until some are done. Where connections stand and
+/// nobody answers at all, attempts still start every 25 ms on average.
+const MAX_STANDING: usize = 16;
 /// Attempts remembered: eight minutes.
 const MEMORY: usize = 120_000;
 /// The answer to a probe has a few hundred bytes.
@@ -105,25 +110,33 @@ impl Target {
 
     /// Makes one request with a time limit of its own.
     pub async fn attempt_within(&self, limit: Duration) -> Attempt {
+        self.attempt_counted(limit, &AtomicUsize::new(0)).await
+    }
+
+    async fn attempt_counted(&self, limit: Duration, standing: &AtomicUsize) -> Attempt {
         let started = Instant::now();
         let deadline = started + limit;
         let mut attempt =
             Attempt { started, connected: None, secured: None, ended: started, verdict: Verdict::Ok };
-        attempt.verdict = self.fill(&mut attempt, deadline).await;
+        let connected = timeout_at(deadline, TcpStream::connect(self.address)).await;
+        attempt.ended = Instant::now();
+        attempt.verdict = match connected {
+            Ok(Ok(stream)) => {
+                attempt.connected = Some(attempt.ended);
+                standing.fetch_add(1, Ordering::Relaxed);
+                let verdict = self.fill(stream, &mut attempt, deadline).await;
+                standing.fetch_sub(1, Ordering::Relaxed);
+                verdict
+            }
+            Ok(Err(error)) => connect_failure(&error),
+            Err(_) => Verdict::ConnectTimeout,
+        };
         attempt
     }
 
-    async fn fill(&self, attempt: &mut Attempt, deadline: Instant) -> Verdict {
-        let connected = timeout_at(deadline, TcpStream::connect(self.address)).await;
-        attempt.ended = Instant::now();
-        let stream = match connected {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return connect_failure(&error),
-            Err(_) => return Verdict::ConnectTimeout,
-        };
-        attempt.connected = Some(attempt.ended);
+    /// The part of an attempt after TCP stands.
+    async fn fill(&self, stream: TcpStream, attempt: &mut Attempt, deadline: Instant) -> Verdict {
         stream.set_nodelay(true).ok();
-
         let connector = TlsConnector::from(Arc::clone(&self.tls));
         let name = ServerName::IpAddress(self.address.ip().into());
         let secured = timeout_at(deadline, connector.connect(name, stream)).await;
@@ -214,6 +227,7 @@ impl Prober {
 async fn probe(target: Target, journal: Arc<Journal<Attempt>>, stop: CancellationToken) {
     let target = Arc::new(target);
     let places = Arc::new(Semaphore::new(MAX_IN_FLIGHT));
+    let standing = Arc::new(AtomicUsize::new(0));
     let mut running = JoinSet::new();
     let mut ticks = tokio::time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -222,11 +236,14 @@ async fn probe(target: Target, journal: Arc<Journal<Attempt>>, stop: Cancellatio
             biased;
             () = stop.cancelled() => break,
             _ = ticks.tick() => {
-                // None is free only if the machine cannot follow; then a tick is left out.
+                if standing.load(Ordering::Relaxed) >= MAX_STANDING {
+                    continue;
+                }
                 let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
                 let (target, journal) = (Arc::clone(&target), Arc::clone(&journal));
+                let standing = Arc::clone(&standing);
                 running.spawn(async move {
-                    let attempt = target.attempt().await;
+                    let attempt = target.attempt_counted(ATTEMPT_TIMEOUT, &standing).await;
                     drop(place);
                     journal.push(attempt);
                 });

@@ -107,7 +107,7 @@ fn a_gap_made_on_purpose_is_measured_about_right() {
         good_answer(&prober).await?;
         let quiet = Instant::now();
         good_answer(&prober).await?;
-        let gap = Duration::from_millis(600);
+        let gap = Duration::from_secs(1);
 
         let from = Instant::now();
         lab.switch.set_link("master-1", false).await?;
@@ -118,7 +118,7 @@ fn a_gap_made_on_purpose_is_measured_about_right() {
 
         let attempts = prober.attempts().entries();
         let undisturbed = Service::between(&attempts, quiet, from);
-        ensure!(undisturbed.silence < gap / 2, "a gap where there was none: {undisturbed:?}");
+        ensure!(undisturbed.silence < gap, "a gap where there was none: {undisturbed:?}");
         let seen = Service::between(&attempts, from, Instant::now());
         ensure!(seen.silence >= gap && seen.silence < gap * 10, "{seen:?}");
         ensure!(seen.failed.contains_key(&Verdict::ConnectTimeout), "{seen:?}");
@@ -171,7 +171,8 @@ fn the_prober_tells_the_ways_to_fail_apart() {
         let seen =
             prober.attempts().wait_for(Instant::now() + PATIENCE, |all| all.iter().find(unready).map(|_| ()));
         seen.await.context("an apiserver that is not ready was never seen as such")?;
-        (rude.abort(), short.abort());
+        rude.abort();
+        short.abort();
         Ok(())
     });
 }

@@ -4,7 +4,7 @@ mod enclosed;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use enclosed::in_a_lab;
@@ -13,7 +13,7 @@ use lab::lab::Lab;
 use lab::network::Host;
 use rtnetlink::packet_route::link::LinkFlags;
 use tokio::net::{TcpStream, UdpSocket};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 /// An answer takes microseconds, the first one with its ARP.
 const PATIENCE: Duration = Duration::from_secs(5);
