@@ -112,7 +112,7 @@ pub async fn run(lab: &mut Lab, system: System, began: Instant) -> Result<bool> 
     console.line(format!("\n{}", table(&trials)));
     let passed = trials.iter().all(Trial::passed);
     console.line(if passed {
-        "The address came back each time, and never answered from two nodes."
+        "The address came back each time. Two nodes had it only where the owner was killed, until the kernel took it off."
     } else {
         "NOT as it should be: see the steps marked FAILED."
     });

