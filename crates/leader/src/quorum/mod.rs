@@ -100,8 +100,8 @@ pub struct Election {
     failures: u32,
     jitter: Duration,
     dice: Dice,
-    /// When each member was last sent anything.
-    sent: Vec<Option<Instant>>,
+    /// Members that were sent something since the last heartbeat.
+    spoken_to: Votes,
     transmits: VecDeque<Transmit>,
     events: VecDeque<Event>,
 }
@@ -218,7 +218,7 @@ impl Election {
             failures: 0,
             jitter: Duration::ZERO,
             dice: Dice::seeded(seed),
-            sent: vec![None; members.count()],
+            spoken_to: Votes::default(),
             transmits: VecDeque::new(),
             events: VecDeque::new(),
             members,
@@ -379,7 +379,7 @@ impl Election {
 
     fn send(&mut self, place: usize, body: Body, now: Instant) {
         assert!(self.transmits.len() < QUEUE_MAX, "every input is followed by a drain");
-        self.sent[place] = Some(now);
+        self.spoken_to.insert(place);
         let message = Message { gossip: self.gossip(now), body };
         self.transmits.push_back(Transmit { to: self.members.name(place).clone(), message });
     }
@@ -470,15 +470,15 @@ impl Election {
         match self.standing {
             Standing::Leading { .. } | Standing::Requesting { .. } => self.start_round(now),
             Standing::Following | Standing::Canvassing(_) | Standing::HandingOver { .. } => {
-                // Whoever got an answer to something within this beat needs no other sign of life.
-                let lately = heartbeat * 3 / 4;
+                // Whoever got an answer to something since the last beat needs no other sign of life.
                 for place in self.members.others() {
-                    if self.sent[place].is_none_or(|sent| sent + lately <= now) {
+                    if !self.spoken_to.contains(place) {
                         self.send(place, Body::Alive, now);
                     }
                 }
             }
         }
+        self.spoken_to = Votes::default();
     }
 
     /// Takes the decisions that follow from the state after an input.
