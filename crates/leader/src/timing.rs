@@ -25,6 +25,9 @@ pub(crate) const LEASE_MAX: Duration = Duration::from_secs(60);
 const DRIFT_DIVISOR: u32 = 10;
 /// One part in ten for an owner whose own timer fires late: it still lets go before the successor claims.
 const GUARD_DIVISOR: u32 = 10;
+/// How late a timer fires on a busy host doesn't shrink with the lease: a grain of the runtime's timers, and a few
+/// milliseconds of other work.
+const GUARD_MIN: Duration = Duration::from_millis(5);
 /// Between the candidacies of neighbouring ranks: a few round trips, and small against the lease.
 const RANK_STEP_DIVISOR: u32 = 10;
 
@@ -90,7 +93,7 @@ fn whole_micros(duration: Duration) -> Duration {
 
 /// How long a voter excludes others after granting a lease of this length.
 pub(crate) fn exclusion(lease: Duration) -> Duration {
-    lease + lease / DRIFT_DIVISOR + lease / GUARD_DIVISOR
+    lease + lease / DRIFT_DIVISOR + (lease / GUARD_DIVISOR).max(GUARD_MIN)
 }
 
 /// Durations that make no working election.
@@ -151,7 +154,8 @@ mod tests {
     }
 
     #[test]
-    fn a_voter_waits_a_fifth_longer_than_the_owner() {
+    fn a_voter_waits_a_fifth_longer_than_the_owner_and_five_milliseconds_at_least() {
         assert_eq!(Timing::DEFAULT.exclusion(), 180 * MS);
+        assert_eq!(Timing::FAST.exclusion(), 22 * MS + MS * 6 / 10);
     }
 }
