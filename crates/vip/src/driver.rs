@@ -7,7 +7,7 @@ pub use telling::{Handle, Status};
 use crate::address::{Address, Mac};
 use crate::announce::Announcer;
 use crate::error::Error;
-use crate::linux::Linux;
+use crate::linux::{Linux, promotes_secondaries};
 use crate::network::{Event, Events, Link, Network};
 use crate::ownership::{Action, Outcome, Ownership, State};
 use std::time::{Duration, Instant};
@@ -80,6 +80,7 @@ impl Driver<Linux> {
         for address in network.clean().await? {
             tracing::info!(vip = %address, interface = config.interface, "removed a leftover");
         }
+        warn_of_secondaries(&config);
         let link = network.link();
         Ok(Self::new(network, events, link, config, lease))
     }
@@ -336,6 +337,22 @@ impl<N: Network> Driver<N> {
             self.stopping.as_ref().map(|stopping| stopping.patience_ends),
         ];
         deadlines.into_iter().flatten().min().unwrap_or_else(|| now() + IDLE)
+    }
+}
+
+fn warn_of_secondaries(config: &Config) {
+    let shares_a_subnet = |address: &&Address| address.ip.is_ipv4() && address.prefix < 32;
+    let Some(vip) = config.addresses.iter().find(shares_a_subnet) else {
+        return;
+    };
+    // Unreadable is no reason to worry anybody: a hardened container shows no such settings.
+    if !promotes_secondaries(&config.interface).unwrap_or(true) {
+        tracing::warn!(
+            %vip,
+            interface = config.interface,
+            "should the node's own address be put back while the virtual IP is held, releasing the virtual IP will \
+             remove it: set net.ipv4.conf.all.promote_secondaries=1, or give the virtual IP no prefix"
+        );
     }
 }
 

@@ -20,6 +20,7 @@ use claims::Claims;
 use monitor::{Monitor, Notifications};
 use requests::Requests;
 use std::collections::BTreeSet;
+use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -155,6 +156,27 @@ impl Network for Linux {
         let sent = self.sender.send(index, &frame.0);
         sent.map_err(|source| Error::Send { interface: self.interface.clone(), source })
     }
+}
+
+/// Returns whether the kernel keeps the other addresses of a subnet when the first one of it is removed.
+///
+/// It matters for a virtual IP with a prefix shorter than /32: if the node's own address of that subnet is taken away and
+/// put back while the virtual IP is held (a restart of the network configuration does that), the virtual IP is the first
+/// one, and without this setting (`net.ipv4.conf.*.promote_secondaries`) its withdrawal takes the node's own address
+/// along. IPv6 has no such rule.
+///
+/// # Errors
+///
+/// The setting can't be read: there is no such interface, or no /proc.
+pub fn promotes_secondaries(interface: &str) -> io::Result<bool> {
+    // One or the other is enough: the kernel takes either.
+    for scope in ["all", interface] {
+        let path = format!("/proc/sys/net/ipv4/conf/{scope}/promote_secondaries");
+        if std::fs::read_to_string(path)?.trim() != "0" {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Returns the interface of this name.

@@ -173,7 +173,7 @@ impl Telling {
     }
 
     pub(super) fn link(&self, up: bool) {
-        if self.link_up.send_replace(up) != up {
+        if self.link_up.send_if_modified(|before| std::mem::replace(before, up) != up) {
             tracing::info!(interface = self.interface, up, "the link changed");
         }
         self.status.send_modify(|status| status.link_up = up);
@@ -213,8 +213,8 @@ impl Telling {
 
     /// The machine is in this state now.
     pub(super) fn state(&mut self, state: State, now: Instant) {
-        let before = self.state.send_replace(state);
-        if before == state {
+        // Watchers are woken by changes alone, not by each renewal of a lease.
+        if !self.state.send_if_modified(|before| std::mem::replace(before, state) != state) {
             return;
         }
         let (vip, interface) = (&self.vips, &self.interface);
