@@ -1,0 +1,158 @@
+//! What happens to the interface under a driver.
+
+use crate::owner::{EASY, Lease, Owner, VIPS, ms};
+use crate::segment::{Segment, eventually};
+use std::time::{Duration, Instant};
+use vip::{Error, State};
+
+#[test]
+fn a_lost_carrier_withdraws_and_its_return_claims_and_announces_anew() {
+    let Some(segment) = Segment::new(2) else { return };
+    let [node, peer] = &segment.stations[..] else { unreachable!() };
+    let owner = Owner::active(node, EASY);
+
+    segment.switch.ip("link set p1 down");
+    owner.becomes(State::Standby);
+    assert!(!*owner.handle.link_up().borrow());
+    assert!(!node.has("10.0.0.162") && !node.has("fd00::162"));
+    let capture = peer.capture();
+    segment.switch.ip("link set p1 up");
+    owner.becomes(State::Active);
+
+    assert!(*owner.handle.link_up().borrow());
+    assert!(node.has("10.0.0.162") && node.has("fd00::162"));
+    capture.next(|frame| crate::frames::claimed_v4(frame, "10.0.0.162"));
+    owner.stop();
+}
+
+#[test]
+fn an_interface_taken_down_and_up_again_has_the_addresses_back() {
+    let Some(segment) = Segment::new(1) else { return };
+    let node = &segment.stations[0];
+    let owner = Owner::active(node, EASY);
+
+    node.ip("link set eth0 down");
+    owner.becomes(State::Standby);
+    assert!(!node.has("10.0.0.162"), "IPv4 addresses survive in the kernel, this one must not");
+    node.ip("link set eth0 up");
+    owner.becomes(State::Active);
+    assert!(node.has("10.0.0.162") && node.has("fd00::162"));
+
+    let claims = owner.handle.status().claims;
+    for _ in 0..20 {
+        // Too fast to be seen as two states by anybody who looks at the state alone.
+        node.ip_batch("link set eth0 down\nlink set eth0 up\n");
+        eventually("the addresses are back", || node.has("10.0.0.162") && node.has("fd00::162"));
+        owner.becomes(State::Active);
+    }
+    assert_eq!(owner.handle.status().claims, claims + 20, "each flap was seen");
+    owner.stop();
+}
+
+#[test]
+fn a_lost_carrier_is_seen_although_the_kernel_could_not_deliver_the_news() {
+    let Some(segment) = Segment::new(1) else { return };
+    let node = &segment.stations[0];
+    let owner = Owner::start(node, VIPS).unwrap();
+    owner.grant(Lease::Until(Instant::now() + Duration::from_mins(10)));
+    owner.becomes(State::Active);
+
+    // Nobody reads while far more is told than the socket's buffer holds, and the one thing that matters last.
+    owner.freeze();
+    let add: String =
+        (0..2000).map(|n| format!("address add 10.99.{}.{}/32 dev eth0\n", n / 250, n % 250)).collect();
+    node.ip_batch(&add);
+    segment.switch.ip("link set p1 down");
+    owner.thaw();
+
+    owner.becomes(State::Standby);
+    assert!(!*owner.handle.link_up().borrow());
+    segment.switch.ip("link set p1 up");
+    owner.becomes(State::Active);
+    owner.stop();
+}
+
+#[test]
+fn a_renamed_interface_is_left_clean_and_found_again() {
+    let Some(segment) = Segment::new(1) else { return };
+    let node = &segment.stations[0];
+    let owner = Owner::active(node, EASY);
+
+    node.ip("link set eth0 name eth9");
+    owner.becomes(State::Standby);
+    assert!(!*owner.handle.link_up().borrow());
+    let text = node.ip("-o address show dev eth9");
+    assert!(!text.contains("10.0.0.162") && !text.contains("fd00::162"), "{text}");
+    node.ip("link set eth9 name eth0");
+    owner.becomes(State::Active);
+
+    assert!(node.has("10.0.0.162") && node.has("fd00::162"));
+    owner.stop();
+}
+
+#[test]
+fn an_interface_made_anew_is_taken_with_its_new_index() {
+    let Some(segment) = Segment::new(2) else { return };
+    let [node, peer] = &segment.stations[..] else { unreachable!() };
+    let owner = Owner::active(node, EASY);
+
+    node.ip("link del eth0");
+    owner.becomes(State::Standby);
+    assert!(!*owner.handle.link_up().borrow());
+    let capture = peer.capture();
+    segment.plug(1);
+    owner.becomes(State::Active);
+
+    assert!(node.has("10.0.0.162") && node.has("fd00::162"));
+    capture.next(|frame| crate::frames::claimed_v4(frame, "10.0.0.162"));
+    // The listening sockets have moved to it too.
+    let before = *owner.handle.conflict().borrow();
+    crate::frames::claim_from(peer, 2, "10.0.0.162");
+    eventually("the conflict is heard", || *owner.handle.conflict().borrow() > before);
+    owner.stop();
+}
+
+#[test]
+fn a_missing_interface_is_refused_at_the_start() {
+    let Some(segment) = Segment::new(1) else { return };
+    let node = &segment.stations[0];
+    node.ip("link set eth0 name other");
+
+    let error = Owner::start(node, VIPS).err().expect("it is refused");
+
+    assert!(matches!(&error, Error::NoInterface { interface } if interface == "eth0"), "{error:?}");
+}
+
+#[test]
+fn an_interface_that_is_down_at_the_start_is_claimed_when_it_comes_up() {
+    let Some(segment) = Segment::new(1) else { return };
+    let node = &segment.stations[0];
+    node.ip("link set eth0 down");
+
+    let owner = Owner::start(node, VIPS).unwrap();
+    owner.grant(Lease::Rolling(EASY));
+    std::thread::sleep(ms(100));
+    assert_eq!(owner.state(), State::Standby);
+    node.ip("link set eth0 up");
+
+    owner.becomes(State::Active);
+    owner.stop();
+}
+
+#[test]
+fn a_group_that_the_kernel_takes_only_in_part_is_not_held_at_all() {
+    let Some(segment) = Segment::new(1) else { return };
+    let node = &segment.stations[0];
+    node.enter(|| std::fs::write("/proc/sys/net/ipv6/conf/eth0/disable_ipv6", "1").unwrap());
+
+    let owner = Owner::start(node, VIPS).unwrap();
+    owner.grant(Lease::Rolling(EASY));
+    eventually("the claim fails", || owner.handle.status().failures >= 2);
+
+    let failure = owner.handle.status().last_failure.unwrap();
+    assert!(failure.starts_with("failed to add fd00::162/64 to eth0: "), "{failure}");
+    assert_eq!(owner.handle.status().claims, 0);
+    node.enter(|| std::fs::write("/proc/sys/net/ipv6/conf/eth0/disable_ipv6", "0").unwrap());
+    owner.becomes(State::Active);
+    owner.stop();
+}
