@@ -31,6 +31,7 @@ pub(super) async fn examine(config: &Config) -> Vec<Finding> {
         }
         if link {
             findings.extend(subnets(vip).await);
+            findings.extend(secondaries(vip));
             if !running {
                 strangers(vip, &mut findings).await;
             }
@@ -129,6 +130,23 @@ async fn subnets(vip: &Vip) -> Vec<Finding> {
             )
         })
         .collect()
+}
+
+/// An address with the subnet's own prefix can become the primary one of its subnet, and take the others along when it goes.
+fn secondaries(vip: &Vip) -> Option<Finding> {
+    let shares = vip.addresses.iter().any(|address| address.ip.is_ipv4() && address.prefix < 32);
+    if !shares || vip::linux::promotes_secondaries(&vip.interface).unwrap_or(true) {
+        return None;
+    }
+    let name = &vip.interface;
+    Some(Finding::doubtful(
+        format!(
+            "{name} does not promote secondary addresses: releasing the virtual address may take the host's own along"
+        ),
+        format!(
+            "`sysctl -w net.ipv4.conf.{name}.promote_secondaries=1`, or give the virtual address no prefix"
+        ),
+    ))
 }
 
 /// Whether `ip` is in the subnet of `own`.

@@ -1,10 +1,13 @@
 //! What one part says, told to the others.
 
+use std::time::Duration;
+
 use anyhow::{Context, anyhow};
 use lb::Health;
 use leader::Leadership;
 use tokio::sync::watch;
 use tokio::task::JoinError;
+use tokio::time::Instant;
 use tracing::{info, warn};
 use vip::State;
 
@@ -33,7 +36,15 @@ pub(super) struct Wiring {
     link: Option<watch::Receiver<bool>>,
     usable: Option<watch::Receiver<bool>>,
     checked: Option<watch::Receiver<u64>>,
+    /// Until when this node counts as unfit, because the kernel refused it the address.
+    refused_until: Option<Instant>,
+    /// The requests about the address that had failed when this was looked at last.
+    failures: u64,
 }
+
+/// How long a node that led and could not have the address leaves it to others: long enough for an operator's log to show
+/// whose fault it is, short enough that a passing fault costs the preferred node little.
+const REFUSED_TIME: Duration = Duration::from_secs(10);
 
 impl Wiring {
     pub(super) fn new(parts: &Parts) -> Self {
@@ -44,6 +55,8 @@ impl Wiring {
             link: owner.map(|owner| owner.address.link_up()),
             usable: parts.balancer.as_ref().map(lb::Balancer::usable),
             checked: parts.health_check.as_ref().map(|check| check.monitor().changes()),
+            refused_until: None,
+            failures: 0,
         }
     }
 
@@ -82,6 +95,7 @@ impl Wiring {
             link = changed(&mut self.link) => link.map_or_else(Event::Ended, |_| Event::Health),
             usable = changed(&mut self.usable) => usable.map_or_else(Event::Ended, |_| Event::Health),
             checked = changed(&mut self.checked) => checked.map_or_else(Event::Ended, |_| Event::Health),
+            () = reached(self.refused_until) => Event::Health,
             signal = signals.next() => Event::Stop(signal),
             ended = ended(election_task) => Event::Ended(reason(ended, "the election")),
             ended = ended(address_task) => Event::Ended(reason(ended, "the address")),
@@ -122,9 +136,13 @@ impl Wiring {
         }
     }
 
-    fn tell_state(&self, parts: &Parts, state: State) {
+    fn tell_state(&mut self, parts: &Parts, state: State) {
         parts.active.send_replace(state == State::Active);
         let Some(owner) = &parts.owner else { return };
+        if state == State::Standby && self.is_refused(owner) {
+            self.refused_until = Some(Instant::now() + REFUSED_TIME);
+            self.tell_eligibility(parts);
+        }
         let follows = self
             .leadership
             .as_ref()
@@ -134,13 +152,22 @@ impl Wiring {
         }
     }
 
+    /// Whether this node leads, and requests for the address have failed: the kernel refuses it.
+    fn is_refused(&mut self, owner: &Owner) -> bool {
+        let failures = owner.address.status().failures;
+        let more = failures > std::mem::replace(&mut self.failures, failures);
+        let now = Instant::now().into_std();
+        more && self.leadership.as_ref().is_some_and(|seen| seen.borrow().lease_end(now).is_some())
+    }
+
     /// The one feedback into the election: a node that can't serve should not lead while another can.
-    fn tell_eligibility(&self, parts: &Parts) {
+    fn tell_eligibility(&mut self, parts: &Parts) {
+        self.refused_until = self.refused_until.filter(|until| Instant::now() < *until);
         let Some(owner) = &parts.owner else { return };
         let link = self.link.as_ref().is_none_or(|link| *link.borrow());
         let usable = self.usable.as_ref().is_none_or(|usable| *usable.borrow());
         let ready = parts.health_check.as_ref().is_none_or(|check| is_ready(&check.status()));
-        owner.election.set_eligible(link && usable && ready);
+        owner.election.set_eligible(link && usable && ready && self.refused_until.is_none());
     }
 }
 
@@ -158,6 +185,14 @@ async fn changed<T: Clone>(receiver: &mut Option<watch::Receiver<T>>) -> anyhow:
     let Some(receiver) = receiver else { return std::future::pending().await };
     receiver.changed().await.context("a part of vipd ended unexpectedly")?;
     Ok(receiver.borrow_and_update().clone())
+}
+
+/// That instant; for ever pending where there is none.
+async fn reached(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => tokio::time::sleep_until(instant).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// The end of a task; for ever pending where there is none.
