@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!    master-1 .163   master-2 .164   master-3 .165     client .10    onlooker .11
-//!        │ eth0          │ eth0          │ eth0           │ eth0          │ eth0
+//!        │ ens3          │ ens3          │ ens3           │ ens3          │ ens3
 //!   ┌────┴───────────────┴───────────────┴────────────────┴───────────────┴────┐
 //!   │ bridge `switch` in the lab's own namespace, its ports named like hosts   │  10.0.0.0/24, fd00::/64, VIP .162
 //!   └──────────────────────────────────────────────────────────────────────────┘
@@ -26,7 +26,7 @@ pub const CLIENT: &str = "client";
 /// The name of the host that asks by ARP who answers for the virtual IP.
 pub const ONLOOKER: &str = "onlooker";
 /// The interface of every host.
-pub const INTERFACE: &str = "eth0";
+pub const INTERFACE: &str = "ens3";
 /// The virtual IP.
 pub const VIP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 162);
 /// The virtual IPv6 address that moves with it.

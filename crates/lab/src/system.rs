@@ -303,7 +303,7 @@ mod tests {
                      address: 10.0.0.163\n  port: 10000\n- id: master-3\n";
         assert!(text.starts_with(begin), "{text}");
         assert!(text.contains("\nvips: [10.0.0.162/24, fd00::162/64]\n"), "{text}");
-        assert!(text.contains("\nstartAsLeader: false\ninterface: eth0\ntiming: fast\n"), "{text}");
+        assert!(text.contains("\nstartAsLeader: false\ninterface: ens3\ntiming: fast\n"), "{text}");
         let leaders = (0..NODES.len()).filter(|node| {
             vipd_config(Timing::Default, *node, Path::new("/k")).contains("startAsLeader: true")
         });

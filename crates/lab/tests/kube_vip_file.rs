@@ -1,0 +1,123 @@
+//! A file written for kube-vip 0.1, to the letter, on three nodes whose addresses are the file's.
+
+mod enclosed;
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use enclosed::in_a_lab;
+use lab::lab::Lab;
+use lab::network::{INTERFACE, NODES};
+use lab::process::Launch;
+use lab::system::Programs;
+use tokio::time::Instant;
+
+/// The file of the first host. The tests of the configuration load the same one.
+const FILE: &str = include_str!("../../vipd/tests/config/valid/kube-vip-0.1.yaml");
+
+/// An owner is there within two seconds; a loaded machine may take longer.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The file of a host: the peers in another order, and the flag on the first alone.
+fn file(place: usize) -> String {
+    let local = format!("id: {}\n  address: 10.0.0.{}\n", NODES[0], 163);
+    let own = format!("id: {}\n  address: 10.0.0.{}\n", NODES[place], 163 + place);
+    let swapped = FILE.replacen(&local, "@", 1).replacen(&own, &local, 1).replacen('@', &own, 1);
+    if place == 0 { FILE.to_owned() } else { swapped.replace("startAsLeader: true", "startAsLeader: false") }
+}
+
+fn start(lab: &mut Lab, place: usize) -> Result<()> {
+    let config = lab.nodes[place].folder().join("kube-vip.yaml");
+    std::fs::write(&config, file(place))?;
+    let socket = lab.nodes[place].vipd_socket();
+    let mut launch = Launch::new("vipd", &Programs::default().vipd()?, ["start", "-c"]);
+    launch.args.extend([config.into(), "--socket".into(), socket.clone().into()]);
+    launch.leftovers.push(socket);
+    lab.nodes[place].run(launch)
+}
+
+fn say(text: &str, began: Instant) {
+    use std::io::Write as _;
+    writeln!(std::io::stderr(), "{text} after {} ms", began.elapsed().as_millis()).ok();
+}
+
+#[test]
+fn the_file_of_each_host_differs_only_in_who_it_is() {
+    let lines = |place: usize| {
+        let mut lines: Vec<String> = file(place).lines().map(|line| line.replace("- ", "  ")).collect();
+        lines.sort();
+        lines
+    };
+    let same = |place: usize| lines(place).join("\n").replace("startAsLeader: false", "startAsLeader: true");
+    assert_eq!(same(1), same(0));
+    assert_eq!(same(2), same(0));
+    assert!(file(1).starts_with("localPeer:\n  id: master-2\n  address: 10.0.0.164\n"), "{}", file(1));
+}
+
+#[test]
+fn the_start_as_leader_node_owns_the_address_alone_and_keeps_it_when_others_join() {
+    let name = "the_start_as_leader_node_owns_the_address_alone_and_keeps_it_when_others_join";
+    in_a_lab(name, async |mut lab| {
+        lab.start_backends().await?;
+        let began = Instant::now();
+        start(&mut lab, 0)?;
+        ensure!(lab.await_owner(PATIENCE, |_| true).await? == 0);
+        say("startAsLeader alone: owner", began);
+
+        lab.set_probing(true).await?;
+        lab.calm(Duration::from_secs(1), PATIENCE).await?;
+        let from = Instant::now();
+        start(&mut lab, 1)?;
+        start(&mut lab, 2)?;
+        lab.calm(Duration::from_secs(1), PATIENCE).await?;
+
+        let seen = lab.observe(from);
+        ensure!(seen.moves.is_empty() && seen.overlaps.is_empty(), "{:?} {:?}", seen.moves, seen.overlaps);
+        ensure!(lab.holders() == [0].into(), "{:?}", lab.holders());
+        Ok(())
+    });
+}
+
+#[test]
+fn the_first_two_nodes_to_start_elect_one_owner() {
+    in_a_lab("the_first_two_nodes_to_start_elect_one_owner", async |mut lab| {
+        lab.start_backends().await?;
+        let began = Instant::now();
+        start(&mut lab, 1)?;
+        start(&mut lab, 2)?;
+        let owner = lab.await_owner(PATIENCE, |_| true).await?;
+        say("two of three: owner", began);
+
+        lab.set_probing(true).await?;
+        ensure!(lab.calm(Duration::from_secs(1), PATIENCE).await? == owner);
+        let seen = lab.observe(began);
+        ensure!(seen.overlaps.is_empty() && seen.answered_at_once <= 1, "{:?}", seen.overlaps);
+        Ok(())
+    });
+}
+
+/// IPv6 is switched off under the owner: it can't have all of its addresses any more, and another node can.
+#[test]
+fn a_node_that_the_kernel_refuses_an_address_leaves_it_to_another() {
+    in_a_lab("a_node_that_the_kernel_refuses_an_address_leaves_it_to_another", async |mut lab| {
+        lab.start_backends().await?;
+        lab.start_system(lab::system::System::Vipd(lab::system::Timing::Default))?;
+        lab.await_owner(PATIENCE, |_| true).await?;
+        lab.set_probing(true).await?;
+        let owner = lab.calm(Duration::from_secs(1), PATIENCE).await?;
+        let from = Instant::now();
+
+        let switch = format!("/proc/sys/net/ipv6/conf/{INTERFACE}/disable_ipv6");
+        lab.nodes[owner]
+            .host
+            .namespace
+            .within(|| std::fs::write(Path::new(&switch), "1").context("failed to switch IPv6 off"))?;
+
+        lab.await_owner(PATIENCE, |node| node != owner).await?;
+        lab.calm(Duration::from_secs(1), PATIENCE).await?;
+        let seen = lab.observe(from);
+        ensure!(seen.answered_at_once <= 1, "{} nodes answered", seen.answered_at_once);
+        Ok(())
+    });
+}
