@@ -2,7 +2,7 @@
 
 use leader::message::{Body, Gossip};
 
-use crate::rig::{EXCLUSION, LEASE, MS, One, Several, gossip, node};
+use crate::rig::{EXCLUSION, LEASE, MS, One, Several, gossip, node, process};
 
 fn prefer(config: &mut leader::quorum::Config, name: &str) {
     if config.me.as_str() == name {
@@ -35,6 +35,22 @@ fn an_eligible_member_comes_before_one_of_higher_priority() {
     cluster.node('b').set_eligible(false, now);
     cluster.wait(3 * LEASE);
     assert_eq!(cluster.leaders(), "c");
+}
+
+#[test]
+fn members_that_are_unfit_come_last_whatever_their_priority() {
+    let (mut leader, _, _) = One::leader("abc");
+    leader.hears_from(&process('b'), Body::Alive, |gossip| {
+        gossip.eligible = false;
+        gossip.priority = 200;
+    });
+    leader.election.stop(leader.now);
+    leader.election.confirm_standby(leader.now);
+    let named = leader.drain().into_iter().find_map(|(_, body)| match body {
+        Body::Release { successor, .. } => successor,
+        _ => None,
+    });
+    assert_eq!(named, Some(node('c')));
 }
 
 #[test]
