@@ -39,7 +39,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         rule: "2 the voter waits longer than the owner",
         file: "timing.rs",
-        find: "lease + lease / DRIFT_DIVISOR + lease / GUARD_DIVISOR",
+        find: "lease + lease / DRIFT_DIVISOR + (lease / GUARD_DIVISOR).max(GUARD_MIN)",
         replace: "lease",
         caught_by: "voters::a_voter_excludes_others_for_a_fifth_longer_than_the_lease_from_the_receipt_on",
     },
