@@ -94,7 +94,7 @@ pub enum Body {
         /// The question.
         round: Round,
     },
-    /// Grant me a lease, or renew it.
+    /// Grant me a lease, or renew it, of the length in the gossip.
     Request {
         /// The candidacy.
         term: Term,

@@ -87,12 +87,16 @@ pub struct Process {
 pub struct Term(pub u64);
 
 impl Term {
-    /// The largest term that is believed. Reached only by a forger: one candidacy a microsecond takes 292 000 years.
-    pub(crate) const MAX: Self = Self(u64::MAX / 2);
+    /// The largest term that is read from a datagram.
+    pub(crate) const MAX: Self = Self(1 << 48);
+
+    /// The largest term that a member takes over from others. So a liar can't bring it near the end: from here, one
+    /// candidacy a millisecond would take 4 000 years to get there.
+    pub(crate) const ADOPTED_MAX: Self = Self(1 << 47);
 
     /// The term after this one.
     pub(crate) fn next(self) -> Self {
-        assert!(self <= Self::MAX, "terms that large are refused by the parser");
+        assert!(self < Self::MAX, "the terms that others can force on a member are far below");
         Self(self.0 + 1)
     }
 }

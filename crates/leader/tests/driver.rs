@@ -20,7 +20,7 @@ use tokio::{sync::watch, task::JoinHandle, time::Instant};
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn moderate() -> Timing {
-    Timing::new(Duration::from_millis(50), Duration::from_millis(400)).unwrap()
+    Timing::new(Duration::from_millis(100), Duration::from_millis(800)).unwrap()
 }
 
 /// A cluster's addresses, unlike those of other clusters and other processes on this machine.
@@ -236,6 +236,7 @@ async fn a_member_with_a_wrong_key_is_refused_and_seen() {
         .sees(0, |peer| peer.mismatch == Some(Mismatch::BadSignature { key: 1 }) && !peer.authenticated)
         .await;
     a.sees(1, |peer| peer.mismatch.is_none() && peer.authenticated).await;
+    until(a.handle.traffic(), |traffic| traffic.dropped.unreadable > 0 && traffic.sent > 0).await;
     assert_eq!(*stranger.handle.leadership().borrow(), Leadership::Follower { leader: None });
     for node in [stranger, b, a] {
         node.shut_down().await;

@@ -33,12 +33,13 @@ pub struct Driver {
     member: Member,
     leadership: watch::Sender<Leadership>,
     peers: watch::Sender<Vec<PeerStatus>>,
+    traffic: watch::Sender<Traffic>,
     turns: Arc<AtomicU64>,
     wishes: watch::Receiver<Wishes>,
     commands: mpsc::Receiver<Command>,
     leaving: Option<Leaving>,
     status_due: Instant,
-    unsent: u64,
+    counted: Traffic,
 }
 
 /// Somebody waits for this process to leave.
@@ -76,12 +77,14 @@ impl Driver {
         let turns = Arc::new(AtomicU64::new(1));
         let (leadership, leadership_seen) = watch::channel(Leadership::Follower { leader: None });
         let (peers, peers_seen) = watch::channel(member.peers());
+        let (traffic, traffic_seen) = watch::channel(Traffic::default());
         let wishes = Wishes { eligible: true, segment: Segment::Unknown, standby_in: 0 };
         let (wish, wishes) = watch::channel(wishes);
         let (command, commands) = mpsc::channel(COMMANDS_MAX);
         let handle = Handle {
             leadership: leadership_seen,
             peers: peers_seen,
+            traffic: traffic_seen,
             turns: turns.clone(),
             wishes: Arc::new(wish),
             commands: command,
@@ -91,12 +94,13 @@ impl Driver {
             member,
             leadership,
             peers,
+            traffic,
             turns,
             wishes,
             commands,
             leaving: None,
             status_due: now,
-            unsent: 0,
+            counted: Traffic::default(),
         };
         Ok((driver, handle))
     }
@@ -157,6 +161,7 @@ impl Driver {
             match self.socket.try_recv_from(&mut buffer) {
                 Ok((len, from)) => {
                     let now = now();
+                    self.counted.received += 1;
                     trace!(%from, len, "datagram");
                     self.member.handle_datagram(from, &buffer[..len], now);
                     self.drain(now);
@@ -219,9 +224,12 @@ impl Driver {
         self.publish(now);
         let mut datagram = Vec::with_capacity(DATAGRAM_BYTES_MAX);
         while let Some(to) = self.member.poll_datagram(now, &mut datagram) {
-            if let Err(error) = self.socket.try_send_to(&datagram, to) {
-                self.unsent += 1;
-                trace!(%to, %error, unsent = self.unsent, "failed to send a datagram");
+            match self.socket.try_send_to(&datagram, to) {
+                Ok(_) => self.counted.sent += 1,
+                Err(error) => {
+                    self.counted.unsent += 1;
+                    trace!(%to, %error, "failed to send a datagram");
+                }
             }
             datagram.clear();
         }
@@ -237,6 +245,7 @@ impl Driver {
         if changed || self.status_due <= now {
             self.status_due = now + STATUS_INTERVAL;
             self.peers.send_replace(self.member.peers());
+            self.traffic.send_replace(Traffic { dropped: self.member.dropped(), ..self.counted });
         }
     }
 

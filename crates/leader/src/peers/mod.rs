@@ -70,11 +70,25 @@ enum Command {
     Shutdown(oneshot::Sender<()>),
 }
 
+/// How many datagrams this process has exchanged with its peers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Sent.
+    pub sent: u64,
+    /// Not sent, as the network was down, forbidden, or too slow to take them.
+    pub unsent: u64,
+    /// Received, whatever they were.
+    pub received: u64,
+    /// Received and dropped.
+    pub dropped: Dropped,
+}
+
 /// The rest of the program's end of an election. Clones speak to the same driver; it stops when the last is gone.
 #[derive(Clone, Debug)]
 pub struct Handle {
     leadership: watch::Receiver<Leadership>,
     peers: watch::Receiver<Vec<PeerStatus>>,
+    traffic: watch::Receiver<Traffic>,
     /// Counts how often `leadership` turned from follower to leader or back; changed under its lock only.
     turns: Arc<AtomicU64>,
     wishes: Arc<watch::Sender<Wishes>>,
@@ -90,6 +104,11 @@ impl Handle {
     /// The peers, renewed four times a second and whenever one is heard or lost.
     pub fn peers(&self) -> watch::Receiver<Vec<PeerStatus>> {
         self.peers.clone()
+    }
+
+    /// What was sent and received, renewed together with the peers.
+    pub fn traffic(&self) -> watch::Receiver<Traffic> {
+        self.traffic.clone()
     }
 
     /// Says whether this node is fit to lead. It is until told otherwise.

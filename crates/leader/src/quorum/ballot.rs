@@ -201,9 +201,10 @@ impl Election {
     }
 
     pub(super) fn take_refusal(&mut self, place: usize, ballot: Ballot, objection: Objection, now: Instant) {
-        let lease = self.lease();
-        // What time alone doesn't mend is worth asking again now and then.
-        let free_at = now + objection.remaining().unwrap_or(lease);
+        // What time alone doesn't mend is worth asking again now and then; and so is a voter that names a time beyond
+        // any promise this member knows.
+        let longest = self.settings.timing.exclusion();
+        let free_at = now + objection.remaining().unwrap_or(longest).min(longest);
         let spare = self.members.count() - self.members.majority();
         match (ballot, &mut self.standing) {
             (Ballot::Canvass { round }, Standing::Canvassing(canvass)) if canvass.round == round => {

@@ -34,6 +34,7 @@ mod event;
 mod handover;
 mod members;
 mod roster;
+mod turn;
 mod voter;
 
 /// A member is told as lost after so many leases of silence: decisions need one, log lines shouldn't flap.
@@ -363,11 +364,7 @@ impl Election {
             start_as_leader: *start_as_leader,
             preempting: self.challenging_since.is_some_and(|since| since + *preempt_delay <= now),
             abstaining: self.voter.abstention(now).is_some(),
-            stopping: match self.departure {
-                Departure::Staying => false,
-                Departure::Resting { until } => now < until,
-                Departure::Stopped => true,
-            },
+            stopping: !self.wishes_to_lead(now),
             leading: self.lease_end(now).is_some(),
             priority: *priority,
             term: self.term,
@@ -402,7 +399,7 @@ impl Election {
 
     /// Writes down what a message says of its sender, whatever else it is about.
     fn hear(&mut self, place: usize, from: &Process, gossip: Gossip, now: Instant) {
-        self.term = self.term.max(gossip.term);
+        self.term = self.term.max(gossip.term.min(Term::ADOPTED_MAX));
         if gossip.lease > self.settings.timing.lease() {
             // A predecessor of this process may have been configured like that peer, and have promised that much.
             self.voter.abstain_longer(self.started + exclusion(gossip.lease), now);
@@ -493,46 +490,6 @@ impl Election {
         }
     }
 
-    /// When this member would stand, as far as can be told now.
-    fn plan(&self, now: Instant) -> Option<Instant> {
-        match self.departure {
-            Departure::Stopped => return None,
-            Departure::Resting { until } if now < until && self.roster.has_eligible(now) => {
-                return Some(until);
-            }
-            Departure::Resting { .. } | Departure::Staying => {}
-        }
-        let timing = &self.settings.timing;
-        let free = self.voter.free_for(&self.me).map_or(self.quiet_until, |free| free.max(self.quiet_until));
-        // Of those heard until now, only the ones that will still count as alive then have a say in the order.
-        let rank = self.roster.rank(&self.members, &self.gossip(now), free.max(now));
-        let unfit = if self.eligible { Duration::ZERO } else { timing.lease() };
-        Some(free + timing.rank_step() * rank + self.jitter + unfit)
-    }
-
-    /// Throws anew for the small wait that keeps equals apart; wider after candidacies that failed.
-    fn draw_jitter(&mut self) {
-        let step = self.settings.timing.rank_step();
-        let limit = match self.failures {
-            _ if self.members.count() == 1 => Duration::ZERO,
-            0 => step / 4,
-            failures => step * (1 << failures.min(3)),
-        };
-        self.jitter = self.dice.below(limit);
-    }
-
-    /// Keeps count of how long it has had the right to preempt the leader.
-    fn challenge(&mut self, now: Instant) {
-        let may = self.settings.preempt && self.eligible && self.departure == Departure::Staying;
-        let lower = match self.roster.leader(now) {
-            Some((_, leader)) => leader.gossip.priority < self.settings.priority,
-            // Between two leaders the count goes on.
-            None => self.challenging_since.is_some(),
-        };
-        let challenging = may && lower && self.lease_end(now).is_none();
-        self.challenging_since = challenging.then(|| self.challenging_since.unwrap_or(now));
-    }
-
     fn present_peers(&self) -> impl Iterator<Item = (usize, &Peer)> {
         let present = self.members.others().filter(|place| self.present.contains(*place));
         present.filter_map(|place| Some((place, self.roster.peer(place)?)))
@@ -540,17 +497,6 @@ impl Election {
 
     fn lost_at(&self, peer: &Peer) -> Instant {
         peer.heard + self.settings.timing.lease() * LOST_AFTER_LEASES
-    }
-
-    /// Whether so many votes carry a candidacy of this node.
-    fn enough(&self) -> impl Fn(Votes) -> bool + use<> {
-        let majority = self.members.majority();
-        let (mine, alone) = (self.members.mine(), self.may_lead_alone());
-        move |votes| votes.count() >= majority || (alone && votes.contains(mine))
-    }
-
-    fn may_lead_alone(&self) -> bool {
-        self.bootstrap.right && self.bootstrap.segment_was_free
     }
 
     fn instance(&self, term: Term) -> Instance {

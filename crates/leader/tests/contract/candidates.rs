@@ -116,6 +116,31 @@ fn a_refused_canvass_is_repeated_exactly_when_a_majority_is_free() {
 }
 
 #[test]
+fn a_voter_that_names_an_absurd_time_does_not_silence_a_candidate() {
+    let mut candidate = One::awake("abc");
+    let Body::Canvass { round } = candidate.runs_until(|body| matches!(body, Body::Canvass { .. })) else {
+        unreachable!()
+    };
+    for voter in ['b', 'c'] {
+        let objection = Objection::Promised { remaining: Duration::from_secs(3600) };
+        candidate.hears(voter, Body::Refuse { ballot: Ballot::Canvass { round }, objection });
+    }
+    let sent = candidate.waits(EXCLUSION + LEASE);
+    assert!(sent.iter().any(|(_, body)| matches!(body, Body::Canvass { .. })));
+}
+
+#[test]
+fn a_peer_that_names_an_absurd_term_does_not_bring_terms_to_their_end() {
+    let mut candidate = One::awake("abc");
+    candidate.hears_from(&process('b'), Body::Alive, |gossip| gossip.term = Term(1 << 48));
+    let (first, _) = candidate.stand();
+    assert_eq!(first, Term((1 << 47) + 1));
+    candidate.waits(3 * HEARTBEAT);
+    let (second, _) = candidate.stand();
+    assert_eq!(second, Term((1 << 47) + 2));
+}
+
+#[test]
 fn a_candidate_that_is_refused_releases_what_it_got() {
     let (mut candidate, term, round) = One::candidate("abcde");
     let refuse = Body::Refuse {

@@ -195,6 +195,26 @@ fn after_stepping_down_a_member_rests_for_ten_leases_while_another_is_fit() {
 }
 
 #[test]
+fn a_member_that_rested_preempts_again() {
+    let mut cluster = Several::with("ab", |config| {
+        config.preempt = true;
+        config.priority = if config.me == node('a') { 200 } else { 100 };
+    });
+    cluster.wait(3 * LEASE);
+    assert_eq!(cluster.leaders(), "a");
+    let now = cluster.now;
+    cluster.node('a').step_down(now).unwrap();
+    cluster.node('a').confirm_standby(now);
+    cluster.wait(10 * LEASE - MS);
+    assert_eq!(cluster.leaders(), "b");
+    cluster.wait(LEASE / 2);
+    let now = cluster.now;
+    cluster.node('b').confirm_standby(now);
+    cluster.settle();
+    assert_eq!(cluster.leaders(), "a");
+}
+
+#[test]
 fn a_resting_member_stands_when_nobody_else_is_fit() {
     let (mut leader, _, _) = One::leader("abc");
     leader.election.step_down(leader.now).unwrap();

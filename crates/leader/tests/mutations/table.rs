@@ -248,14 +248,14 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     },
     Mutation {
         rule: "7 who stopped never stands again",
-        file: "quorum/mod.rs",
+        file: "quorum/turn.rs",
         find: "Departure::Stopped => return None,",
         replace: "Departure::Stopped => {}",
         caught_by: "handover::a_stopped_member_releases_even_without_a_successor_and_never_stands_again",
     },
     Mutation {
         rule: "7 who stepped down by command rests",
-        file: "quorum/mod.rs",
+        file: "quorum/turn.rs",
         find: "Departure::Resting { until } if now < until && self.roster.has_eligible(now) => {",
         replace: "Departure::Resting { until } if now > until && self.roster.has_eligible(now) => {",
         caught_by: "handover::a_resting_member_stands_when_nobody_else_is_fit",
@@ -269,7 +269,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     },
     Mutation {
         rule: "8 priority orders candidates",
-        file: "quorum/mod.rs",
+        file: "quorum/turn.rs",
         find: "timing.rank_step() * rank",
         replace: "timing.rank_step() * rank.min(0)",
         caught_by: "order::the_highest_priority_leads_and_the_smallest_name_among_equals",
@@ -283,14 +283,14 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     },
     Mutation {
         rule: "8 unfit members wait longer",
-        file: "quorum/mod.rs",
+        file: "quorum/turn.rs",
         find: "if self.eligible { Duration::ZERO } else { timing.lease() }",
         replace: "if self.eligible { timing.lease() * 0 } else { Duration::ZERO }",
         caught_by: "order::members_that_are_all_unfit_elect_one_after_an_extra_lease",
     },
     Mutation {
         rule: "8 preemption is a choice",
-        file: "quorum/mod.rs",
+        file: "quorum/turn.rs",
         find: "let may = self.settings.preempt && self.eligible",
         replace: "let may = self.eligible",
         caught_by: "order::priority_alone_replaces_no_leader",
@@ -311,7 +311,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     },
     Mutation {
         rule: "bootstrap: only on a free segment",
-        file: "quorum/mod.rs",
+        file: "quorum/turn.rs",
         find: "self.bootstrap.right && self.bootstrap.segment_was_free",
         replace: "self.bootstrap.right",
         caught_by: "bootstrap::nobody_leads_alone_before_the_segment_was_found_free",
