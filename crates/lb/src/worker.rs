@@ -119,6 +119,14 @@ impl Worker {
                 let listener = tokio::net::TcpListener::from_std(listener.try_clone()?)?;
                 tasks.spawn_local(tcp::accept(Rc::clone(&lane), listener, self.orders.clone()));
             }
+            if listeners.is_empty() {
+                // A worker ends with its last task: one that listens nowhere has this, until it is told to stop.
+                let mut orders = self.orders.clone();
+                tasks.spawn_local(async move {
+                    // A sender that is gone says the same.
+                    let _ = orders.wait_for(|orders| orders.phase != Phase::Running).await;
+                });
+            }
             lanes.push(lane);
         }
         tasks.close();

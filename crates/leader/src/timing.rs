@@ -32,7 +32,7 @@ const GUARD_MIN: Duration = Duration::from_millis(5);
 const RANK_STEP_DIVISOR: u32 = 10;
 
 impl Timing {
-    /// A failure is over in about 20 ms. For a quiet, wired network and a machine that isn't overloaded.
+    /// A failure is over in a few tens of milliseconds. For a quiet, wired network and a machine that isn't overloaded.
     pub const FAST: Self = Self { heartbeat: Duration::from_millis(4), lease: Duration::from_millis(16) };
     /// A failure is over in less than 200 ms.
     pub const DEFAULT: Self =

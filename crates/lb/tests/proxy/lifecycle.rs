@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use lb::{Balancer, Ca, CheckKind, Config, Error, Frontend, Limits, Listen};
+use lb::{Balancer, Ca, CheckKind, Config, Error, Frontend, Health, Limits, Listen};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -132,6 +132,7 @@ async fn a_second_instance_of_ourselves_is_refused() {
         let again = match listen {
             Listen::Any { .. } => Listen::Any { port },
             Listen::Addresses { ips, .. } => Listen::Addresses { ips, port },
+            Listen::Nowhere => Listen::Nowhere,
         };
         let config = Frontend { listen: again, ..config };
 
@@ -140,6 +141,21 @@ async fn a_second_instance_of_ourselves_is_refused() {
         drop(first);
         drop(start(config).unwrap());
     }
+}
+
+#[tokio::test]
+async fn a_frontend_that_listens_nowhere_judges_its_backends_and_can_be_drained() {
+    let server = Server::start(echo).await;
+    let config = Frontend { listen: Listen::Nowhere, ..frontend(vec![backend("a", server.address)]) };
+    let balancer = start(config).unwrap();
+    let monitor = balancer.monitor();
+
+    wait(&monitor, |frontend| frontend.backends[0].health == Health::Ready).await;
+    server.kill().await;
+    wait(&monitor, |frontend| frontend.backends[0].health == Health::Dead).await;
+
+    assert_eq!(balancer.status().frontends[0].listen, []);
+    assert_eq!(soon(balancer.drain(Duration::from_secs(1))).await.reset, 0);
 }
 
 #[tokio::test]
