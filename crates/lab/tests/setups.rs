@@ -1,4 +1,5 @@
-//! A file written for kube-vip 0.1, to the letter, on three nodes whose addresses are the file's.
+//! What a configuration file leads to: one written for kube-vip 0.1, to the letter, on three nodes whose addresses are the
+//! file's, and one without a balancer.
 
 mod enclosed;
 
@@ -28,8 +29,12 @@ fn file(place: usize) -> String {
 }
 
 fn start(lab: &mut Lab, place: usize) -> Result<()> {
+    start_with(lab, place, &file(place))
+}
+
+fn start_with(lab: &mut Lab, place: usize, file: &str) -> Result<()> {
     let config = lab.nodes[place].folder().join("kube-vip.yaml");
-    std::fs::write(&config, file(place))?;
+    std::fs::write(&config, file)?;
     let socket = lab.nodes[place].vipd_socket();
     let mut launch = Launch::new("vipd", &Programs::default().vipd()?, ["start", "-c"]);
     launch.args.extend([config.into(), "--socket".into(), socket.clone().into()]);
@@ -118,6 +123,29 @@ fn a_node_that_the_kernel_refuses_an_address_leaves_it_to_another() {
         lab.calm(Duration::from_secs(1), PATIENCE).await?;
         let seen = lab.observe(from);
         ensure!(seen.answered_at_once <= 1, "{} nodes answered", seen.answered_at_once);
+        Ok(())
+    });
+}
+
+/// The address alone: each node asks its own apiserver, and the owner whose apiserver dies hands over.
+#[test]
+fn without_a_balancer_the_address_leaves_a_node_whose_apiserver_is_dead() {
+    in_a_lab("without_a_balancer_the_address_leaves_a_node_whose_apiserver_is_dead", async |mut lab| {
+        lab.start_backends().await?;
+        for place in 0..NODES.len() {
+            let file = file(place);
+            let (head, _) = file.split_once("loadBalancers:").context("the file has a balancer")?;
+            start_with(&mut lab, place, &format!("{head}healthCheck: {{address: 127.0.0.1, port: 6443}}\n"))?;
+        }
+        let owner = lab.await_owner(PATIENCE, |_| true).await?;
+        let from = Instant::now();
+
+        lab.nodes[owner].process("apiserver")?.kill().await?;
+
+        lab.await_owner(PATIENCE, |node| node != owner).await?;
+        say("owner's apiserver dead, no balancer: another owner", from);
+        let seen = lab.observe(from);
+        ensure!(seen.overlaps.is_empty() && seen.answered_at_once <= 1, "{:?}", seen.overlaps);
         Ok(())
     });
 }
