@@ -70,7 +70,8 @@ func (c cluster) awaitHealthy(t *testing.T) {
 func (c cluster) client(t *testing.T, lost *atomic.Int64) *kubernetes.Clientset {
 	t.Helper()
 	own := rest.CopyConfig(c.config)
-	dialer := net.Dialer{Timeout: attemptWithin}
+	// client-go's own keepalive: it is what finds a dead connection at last when nobody tells the client.
+	dialer := net.Dialer{Timeout: attemptWithin, KeepAlive: 30 * time.Second}
 	// client-go shares connections between clients with equal settings, except where a client dials by itself.
 	own.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
 		connection, err := dialer.DialContext(ctx, network, address)
