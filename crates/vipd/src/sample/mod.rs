@@ -26,6 +26,9 @@ const IMAGE_TAG: &str = match option_env!("VIPD_TAG") {
     None => env!("CARGO_PKG_VERSION"),
 };
 
+/// What the class system-node-critical is worth (the Kubernetes documentation of Pod priority).
+const SYSTEM_NODE_CRITICAL: i32 = 2_000_001_000;
+
 /// The static Pod as YAML.
 ///
 /// # Errors
@@ -87,6 +90,8 @@ fn pod(image: &str, config: &str, folder: &str) -> Pod {
             }],
             host_network: Some(true),
             priority_class_name: Some("system-node-critical".to_owned()),
+            // For a static Pod nobody resolves the class: the kubelet wants its value too.
+            priority: Some(SYSTEM_NODE_CRITICAL),
             volumes: Some(
                 mounts
                     .iter()
