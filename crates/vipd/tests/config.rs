@@ -11,6 +11,16 @@ fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/config").join(name)
 }
 
+/// Checks one file alone; gives the exit code and what was said.
+fn check_file(file: &Path) -> (Option<i32>, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_vipd"))
+        .args(["check", "--config-only", "-c"])
+        .arg(file)
+        .output()
+        .unwrap();
+    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+}
+
 /// Checks each file of a folder; a file's name stands in its messages without the folder.
 fn each(name: &str, code: i32) {
     let folder = folder(name);
@@ -67,13 +77,8 @@ fn the_sample_is_a_valid_file_without_warnings() {
     assert!(sample.status.success() && sample.stderr.is_empty());
     let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("sample.yaml");
     fs::write(&file, &sample.stdout).unwrap();
-    let check = Command::new(env!("CARGO_BIN_EXE_vipd"))
-        .args(["check", "--config-only", "-c"])
-        .arg(&file)
-        .output()
-        .unwrap();
-    let text = String::from_utf8(check.stderr).unwrap();
-    assert!(check.status.success(), "{text}");
+    let (code, text) = check_file(&file);
+    assert_eq!(code, Some(0), "{text}");
     assert_eq!(text.lines().count(), 1, "{text}");
 }
 
@@ -100,12 +105,7 @@ fn the_sample_explains_only_keys_that_exist() {
         let mut lines: Vec<String> = sample.lines().map(str::to_owned).collect();
         lines[number] = format!("{indent}{rest}");
         fs::write(&file, lines.join("\n")).unwrap();
-        let check = Command::new(env!("CARGO_BIN_EXE_vipd"))
-            .args(["check", "--config-only", "-c"])
-            .arg(&file)
-            .output()
-            .unwrap();
-        let text = String::from_utf8(check.stderr).unwrap();
+        let (_, text) = check_file(&file);
         assert!(!text.contains("unknown") && !text.contains("not YAML"), "`{key}`: {text}");
     }
     assert!(keys >= 12, "the sample explains only {keys} more keys");
