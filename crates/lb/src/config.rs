@@ -6,6 +6,7 @@ use std::time::Duration;
 use rustix::process::{Resource, getrlimit};
 
 use crate::Error;
+use crate::roster::{Flaw, Roster};
 
 /// Backends of one frontend. Candidates are ordered per connection, so the list must stay short; 255
 /// control-plane nodes are more than etcd could ever serve.
@@ -37,7 +38,8 @@ pub struct Frontend {
     pub name: String,
     /// Where clients reach it.
     pub listen: Listen,
-    /// Where its connections go: 1 to [`MAX_BACKENDS`].
+    /// Where its connections go: at most [`MAX_BACKENDS`], each address once. None is for one that is told
+    /// them later; until then it refuses its clients.
     pub backends: Vec<Backend>,
     /// How a backend is chosen among equally healthy ones.
     pub policy: Policy,
@@ -81,7 +83,7 @@ impl Listen {
     }
 }
 
-/// One server that connections can go to.
+/// One server that connections can go to. Its address tells which it is, its name is for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Backend {
     /// Its name in logs and status.
@@ -226,11 +228,10 @@ impl Config {
 impl Frontend {
     fn validate(&self) -> Result<(), Error> {
         let refuse = |reason: &'static str| Err(Error::Impossible { frontend: self.name.clone(), reason });
-        if self.backends.is_empty() {
-            return refuse("it has no backends");
-        }
-        if self.backends.len() > MAX_BACKENDS {
-            return refuse("it has more than 255 backends");
+        match Roster::check(&self.backends) {
+            Ok(()) => {}
+            Err(Flaw::TooMany) => return refuse("it has more than 255 backends"),
+            Err(Flaw::Twice(_)) => return refuse("it has two backends of one address"),
         }
         if matches!(&self.listen, Listen::Addresses { ips, .. } if ips.is_empty()) {
             return refuse("it has no address to listen on");

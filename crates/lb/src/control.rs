@@ -10,17 +10,17 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinSet;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::config::Config;
 use crate::drain::{Drained, Orders, Phase};
 use crate::frontend::Shared;
 use crate::health::{Flip, Health};
-use crate::pool::BackendId;
-use crate::probe::{Plan, Prober};
+use crate::probe::Plan;
+use crate::probes::Probes;
 use crate::status::Monitor;
+use crate::target::Target;
 use crate::worker::{Starvation, Worker};
 use crate::{Error, Frontends, listen};
 
@@ -40,28 +40,54 @@ pub(crate) struct Board {
     frontends: Frontends,
     orders: watch::Sender<Orders>,
     usable: watch::Sender<bool>,
-    /// Counts the changes of health.
+    /// Counts the changes of health and of the backends.
     changes: watch::Sender<u64>,
 }
 
 impl Board {
+    pub(crate) fn new(frontends: Frontends) -> Self {
+        let orders = Orders { phase: Phase::Running, departures: 0, deaths: 0 };
+        Self {
+            usable: watch::Sender::new(usable(&frontends)),
+            frontends,
+            orders: watch::Sender::new(orders),
+            changes: watch::Sender::new(0),
+        }
+    }
+
+    pub(crate) fn frontends(&self) -> &[Arc<Shared>] {
+        &self.frontends
+    }
+
     /// Passes a change of a backend's health on to the flows and to whoever asks whether the balancer is
     /// usable.
-    pub(crate) fn publish(&self, frontend: usize, id: BackendId, flip: &Flip) {
-        self.frontends[frontend].members.member(id).set_health(flip.to);
+    pub(crate) fn publish(&self, target: &Target, flip: &Flip) {
+        target.member.set_health(flip.to);
         if flip.to == Health::Dead {
             self.orders.send_modify(|orders| orders.deaths += 1);
         }
-        let usable = self.frontends.iter().all(|frontend| frontend.members.usable());
+        self.announce();
+    }
+
+    /// Tells whoever asks that a health or a set of backends has changed.
+    pub(crate) fn announce(&self) {
+        let usable = usable(&self.frontends);
         self.usable.send_if_modified(|known| std::mem::replace(known, usable) != usable);
         self.changes.send_modify(|changes| *changes += 1);
     }
+}
+
+/// True while every frontend has a backend that is not dead.
+fn usable(frontends: &[Arc<Shared>]) -> bool {
+    frontends.iter().all(|frontend| frontend.roster().usable())
 }
 
 /// A bound balancer whose threads do not run yet.
 pub(crate) struct Control {
     board: Board,
     plans: Vec<Plan>,
+    /// Rung when the backends of a frontend have changed.
+    review: Arc<Notify>,
     /// For each worker, for each frontend, its listeners.
     listeners: Vec<Vec<Vec<TcpListener>>>,
     commands: mpsc::Receiver<Command>,
@@ -80,26 +106,23 @@ impl Control {
             plans.push(Plan::new(frontend)?);
         }
         let now = Instant::now().into_std();
+        let review = Arc::new(Notify::new());
         let mut listeners: Vec<Vec<_>> = (0..config.workers).map(|_| Vec::new()).collect();
         let mut frontends = Vec::new();
         for frontend in &config.frontends {
             let bound = listen::bind(frontend, config.workers)?;
             let addresses =
                 bound.first().into_iter().flatten().filter_map(|listener| listener.local_addr().ok());
-            frontends.push(Arc::new(Shared::new(frontend, addresses.collect(), now)));
+            let shared = Shared::new(frontend, addresses.collect(), Arc::clone(&review));
+            shared.set_backends(frontend.backends.clone(), now);
+            frontends.push(Arc::new(shared));
             for (worker, bound) in listeners.iter_mut().zip(bound) {
                 worker.push(bound);
             }
         }
-        let orders = Orders { phase: Phase::Running, departures: 0, deaths: 0 };
-        let board = Board {
-            frontends: frontends.into(),
-            orders: watch::Sender::new(orders),
-            usable: watch::Sender::new(true),
-            changes: watch::Sender::new(0),
-        };
+        let board = Board::new(frontends.into());
         let (sender, commands) = mpsc::channel(COMMANDS);
-        Ok((sender, Self { board, plans, listeners, commands, vip_active }))
+        Ok((sender, Self { board, plans, review, listeners, commands, vip_active }))
     }
 
     pub(crate) fn monitor(&self) -> Monitor {
@@ -166,19 +189,11 @@ impl Control {
         }
     }
 
-    /// Waits for the virtual IP to come or go, for the order to drain, for its deadline, and for the last
-    /// worker to end. Tells the workers by [`Orders`]. Not cancelled.
-    async fn supervise(mut self, mut workers: mpsc::Receiver<Infallible>, mut rng: Rng) {
+    /// Waits for the virtual IP to come or go, for other backends, for the order to drain, for its deadline,
+    /// and for the last worker to end. Tells the workers by [`Orders`]. Not cancelled.
+    async fn supervise(mut self, mut workers: mpsc::Receiver<Infallible>, rng: Rng) {
         let board = Rc::new(self.board);
-        let mut probers = JoinSet::new();
-        for (index, plan) in self.plans.iter().enumerate() {
-            let shared = &board.frontends[index];
-            for id in shared.members.ids() {
-                probers.spawn_local(
-                    Prober::new(plan, Rc::clone(&board), index, Arc::clone(shared), id, rng.fork()).run(),
-                );
-            }
-        }
+        let mut probes = Probes::start(Rc::clone(&board), self.plans, self.review, rng);
         let mut watched = true;
         self.vip_active.mark_unchanged();
         let mut deadline = None;
@@ -197,6 +212,7 @@ impl Control {
                     Event::VirtualIp(changed.is_ok().then(|| *self.vip_active.borrow_and_update()))
                 }
                 () = tokio::time::sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => Event::Stop,
+                () = probes.review() => Event::Backends,
             };
             match event {
                 Event::Command(Command::Drain { deadline: after, reply: to }) => {
@@ -207,6 +223,7 @@ impl Control {
                 Event::VirtualIp(Some(false)) => board.orders.send_modify(|orders| orders.departures += 1),
                 Event::VirtualIp(Some(true)) => {}
                 Event::VirtualIp(None) => watched = false,
+                Event::Backends => probes.follow(),
                 Event::Stop => {
                     drained.reset = board.frontends.iter().map(|frontend| frontend.connections()).sum();
                     (deadline, stopped) = (None, true);
@@ -214,7 +231,7 @@ impl Control {
                 }
             }
         }
-        probers.shutdown().await;
+        probes.shutdown().await;
         if let Some(reply) = reply {
             // The owner may have stopped waiting.
             let _ = reply.send(drained);
@@ -227,6 +244,7 @@ enum Event {
     Command(Command),
     /// `None`: nobody will tell any more.
     VirtualIp(Option<bool>),
+    Backends,
     Stop,
 }
 

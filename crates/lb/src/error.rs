@@ -1,9 +1,10 @@
-//! Why a balancer could not be started.
+//! Why a balancer could not be started, or not be given other backends.
 
 use std::io;
 use std::net::SocketAddr;
 
-use crate::config::Listen;
+use crate::config::{Backend, Listen, MAX_BACKENDS};
+use crate::roster::Flaw;
 
 /// Why a balancer could not be started. Nothing is left bound or running.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +72,53 @@ impl Error {
             Self::AddressInUse { frontend, address, any: matches!(listen, Listen::Any { .. }), source }
         } else {
             Self::Listen { frontend, address, source }
+        }
+    }
+}
+
+/// Why a frontend was not given other backends. It keeps those it has.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SetBackendsError {
+    /// The balancer has no frontend of this name.
+    #[error("failed to set the backends of frontend {frontend}: there is no such frontend")]
+    NoSuchFrontend {
+        /// The name that was given.
+        frontend: String,
+    },
+    /// There are more than [`MAX_BACKENDS`].
+    #[error(
+        "failed to set the backends of frontend {frontend}: {count} are too many, it can have {MAX_BACKENDS}; \
+         it keeps those it has"
+    )]
+    TooMany {
+        /// Name of the frontend.
+        frontend: String,
+        /// How many were given.
+        count: usize,
+    },
+    /// Two backends have the same address, so they are one.
+    #[error(
+        "failed to set the backends of frontend {frontend}: {address} (backend {backend}) is there twice; \
+         it keeps those it has"
+    )]
+    Twice {
+        /// Name of the frontend.
+        frontend: String,
+        /// The address.
+        address: SocketAddr,
+        /// Name of the second one.
+        backend: String,
+    },
+}
+
+impl SetBackendsError {
+    /// Says what is wrong with `count` backends for a frontend.
+    pub(crate) fn new(frontend: &str, count: usize, flaw: Flaw) -> Self {
+        let frontend = frontend.to_owned();
+        match flaw {
+            Flaw::TooMany => Self::TooMany { frontend, count },
+            Flaw::Twice(Backend { name, address }) => Self::Twice { frontend, address, backend: name },
         }
     }
 }

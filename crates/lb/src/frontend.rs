@@ -2,33 +2,16 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::config::{Backend, Frontend, Policy, Timeouts};
-use crate::health::Health;
-use crate::pool::{BackendId, Counter, Members};
-use crate::status::{BackendStatus, FrontendStatus};
-
-/// What the checks found about a backend, for the status.
-#[derive(Debug, Clone)]
-pub(crate) struct Judgement {
-    pub(crate) health: Health,
-    pub(crate) since: Instant,
-    pub(crate) last_error: Option<String>,
-}
-
-/// One backend's settings, and its two wires between flows and probe.
-#[derive(Debug)]
-pub(crate) struct Target {
-    pub(crate) backend: Backend,
-    /// Flows ask for a check by it. A `Notify` holds one request at most, however many flows fail.
-    pub(crate) doubt: Notify,
-    /// Written by the probe alone.
-    pub(crate) judgement: watch::Sender<Judgement>,
-}
+use crate::pool::Counter;
+use crate::roster::{Roster, Standing};
+use crate::status::FrontendStatus;
+use crate::target::Target;
 
 /// One frontend as all threads see it.
 #[derive(Debug)]
@@ -38,8 +21,12 @@ pub(crate) struct Shared {
     pub(crate) timeouts: Timeouts,
     pub(crate) virtual_ips: Vec<IpAddr>,
     pub(crate) listen: Vec<SocketAddr>,
-    pub(crate) targets: Vec<Target>,
-    pub(crate) members: Arc<Members>,
+    /// The backends. Whoever changes them does so within the channel's own turn, so there is one at a time.
+    roster: watch::Sender<Arc<Roster>>,
+    /// Asks the control thread to look at the rosters of all frontends.
+    review: Arc<Notify>,
+    /// Connections placed so far, over all workers.
+    pub(crate) cursor: Arc<AtomicUsize>,
     pub(crate) accepted: Counter,
     pub(crate) refused: Counter,
     /// One permit per flow that may still begin.
@@ -50,13 +37,7 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(frontend: &Frontend, listen: Vec<SocketAddr>, now: Instant) -> Self {
-        let unknown = Judgement { health: Health::Unknown, since: now, last_error: None };
-        let targets = frontend.backends.iter().map(|backend| Target {
-            backend: backend.clone(),
-            doubt: Notify::new(),
-            judgement: watch::Sender::new(unknown.clone()),
-        });
+    pub(crate) fn new(frontend: &Frontend, listen: Vec<SocketAddr>, review: Arc<Notify>) -> Self {
         let max_connections = frontend.limits.max_connections.min(Semaphore::MAX_PERMITS);
         Self {
             name: frontend.name.clone(),
@@ -64,8 +45,9 @@ impl Shared {
             timeouts: frontend.timeouts,
             virtual_ips: frontend.virtual_ips.clone(),
             listen,
-            targets: targets.collect(),
-            members: Arc::new(Members::new(frontend.backends.len())),
+            roster: watch::Sender::default(),
+            review,
+            cursor: Arc::default(),
             accepted: Counter::default(),
             refused: Counter::default(),
             room: Arc::new(Semaphore::new(max_connections)),
@@ -74,8 +56,38 @@ impl Shared {
         }
     }
 
-    pub(crate) fn target(&self, id: BackendId) -> &Target {
-        &self.targets[id.index()]
+    /// The backends as of now.
+    pub(crate) fn roster(&self) -> Arc<Roster> {
+        Arc::clone(&self.roster.borrow())
+    }
+
+    /// The backends now and later.
+    pub(crate) fn rosters(&self) -> watch::Receiver<Arc<Roster>> {
+        self.roster.subscribe()
+    }
+
+    /// Gives it a checked set of backends. When this returns, no flow chooses one that is not among them.
+    pub(crate) fn set_backends(&self, backends: Vec<Backend>, now: Instant) {
+        let create = |backend| Target::new(backend, Arc::clone(&self.review), now);
+        if self.replace(|roster| roster.successor(backends, create)) {
+            self.review.notify_one();
+        }
+    }
+
+    /// Forgets the backends that have left and have no connection any more.
+    pub(crate) fn forget_vacant(&self) {
+        self.replace(Roster::without_vacant);
+    }
+
+    fn replace(&self, successor: impl FnOnce(&Roster) -> Option<Roster>) -> bool {
+        self.roster.send_if_modified(|roster| {
+            let next = successor(roster);
+            let changes = next.is_some();
+            if let Some(next) = next {
+                *roster = Arc::new(next);
+            }
+            changes
+        })
     }
 
     /// Flows now.
@@ -103,6 +115,8 @@ impl Shared {
     }
 
     pub(crate) fn status(&self) -> FrontendStatus {
+        let roster = self.roster();
+        let backends = roster.all().map(|(target, standing)| target.status(standing == Standing::Leaving));
         FrontendStatus {
             name: self.name.clone(),
             listen: self.listen.clone(),
@@ -110,25 +124,8 @@ impl Shared {
             max_connections: self.max_connections,
             accepted: self.accepted.get(),
             refused: self.refused.get(),
-            backends: self.members.ids().map(|id| self.backend_status(id)).collect(),
-        }
-    }
-
-    fn backend_status(&self, id: BackendId) -> BackendStatus {
-        let (target, member) = (self.target(id), self.members.member(id));
-        let judgement = target.judgement.borrow().clone();
-        BackendStatus {
-            name: target.backend.name.clone(),
-            address: target.backend.address,
-            health: judgement.health,
-            since: judgement.since,
-            connections: member.open(),
-            total: member.total.get(),
-            connect_failures: member.connect_failures.get(),
-            retries: member.retries.get(),
-            last_error: judgement.last_error,
-            bytes_to_backend: member.to_backend.get(),
-            bytes_to_client: member.to_client.get(),
+            // The control thread may not have seen the last connection end yet, or not run any more.
+            backends: backends.filter(|backend| !backend.leaving || backend.connections > 0).collect(),
         }
     }
 }

@@ -8,11 +8,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use crate::drain::End;
 use crate::frontend::Shared;
-use crate::pool::{Candidate, Members, Pool};
+use crate::pool::{Candidate, Candidates, Pool};
+use crate::roster::Roster;
 use crate::worker::Starvation;
 
 /// Bytes of the buffer that all flows of a worker share; it holds data only within one poll. Prototypes moved
@@ -27,7 +29,8 @@ pub(crate) const IDLE_PARTS: u8 = 8;
 #[derive(Debug)]
 pub(crate) struct Lane {
     pub(crate) shared: Arc<Shared>,
-    pub(crate) pool: RefCell<Pool>,
+    pool: RefCell<Pool>,
+    rosters: RefCell<watch::Receiver<Arc<Roster>>>,
     pub(crate) buffer: Rc<RefCell<Box<[u8]>>>,
     pub(crate) starvation: Arc<Starvation>,
     /// Joins the flows and accept loops of the worker.
@@ -41,7 +44,7 @@ pub(crate) struct Lane {
 #[derive(Debug, Default)]
 pub(crate) struct Record {
     /// The backend it is connected or connecting to.
-    backend: Cell<Option<Candidate>>,
+    backend: RefCell<Option<Candidate>>,
     /// Its client reached one of the virtual IPs.
     virtual_ip: bool,
     /// It has moved a byte since the last count.
@@ -53,7 +56,7 @@ pub(crate) struct Record {
 
 impl Record {
     pub(crate) fn set_backend(&self, candidate: Candidate) {
-        self.backend.set(Some(candidate));
+        *self.backend.borrow_mut() = Some(candidate);
     }
 
     /// Notes that a byte has moved.
@@ -75,8 +78,8 @@ impl Record {
     }
 
     /// True when its backend has died since it was chosen.
-    fn has_lost(&self, members: &Members) -> bool {
-        self.backend.get().is_some_and(|backend| members.member(backend.id).deaths() != backend.deaths)
+    fn has_lost(&self) -> bool {
+        self.backend.borrow().as_ref().is_some_and(Candidate::has_died)
     }
 
     fn end(&self, end: End) {
@@ -105,8 +108,40 @@ impl Lane {
         starvation: Arc<Starvation>,
         tasks: TaskTracker,
     ) -> Self {
-        let pool = RefCell::new(Pool::new(Arc::clone(&shared.members), shared.policy, seed));
-        Self { shared, pool, buffer, starvation, tasks, flows: RefCell::default(), next: Cell::new(0) }
+        let mut rosters = shared.rosters();
+        let roster = Arc::clone(&rosters.borrow_and_update());
+        let pool = Pool::new(roster, Arc::clone(&shared.cursor), shared.policy, seed);
+        Self {
+            shared,
+            pool: RefCell::new(pool),
+            rosters: RefCell::new(rosters),
+            buffer,
+            starvation,
+            tasks,
+            flows: RefCell::default(),
+            next: Cell::new(0),
+        }
+    }
+
+    /// The backends that a new connection tries.
+    pub(crate) fn candidates(&self) -> Candidates {
+        // One look at a number while the backends stay the same. The sender lives as long as the lane.
+        if self.rosters.borrow().has_changed().unwrap_or(false) {
+            self.follow();
+        }
+        self.pool.borrow_mut().candidates()
+    }
+
+    /// The backends that have come since `tried`, for a connection that has nobody else left.
+    pub(crate) fn candidates_since(&self, tried: &Candidates) -> Option<Candidates> {
+        // Looked at in any case: a backend is told to leave a moment before its successors are announced.
+        self.follow();
+        self.pool.borrow_mut().candidates_since(tried)
+    }
+
+    fn follow(&self) {
+        let roster = Arc::clone(&self.rosters.borrow_mut().borrow_and_update());
+        self.pool.borrow_mut().set_roster(roster);
     }
 
     /// Adds a flow to the table, until the result is dropped.
@@ -123,7 +158,7 @@ impl Lane {
         for record in self.flows.borrow().values() {
             let concerned = match end {
                 End::Idle => record.count_silence(),
-                End::BackendDead => record.has_lost(&self.shared.members),
+                End::BackendDead => record.has_lost(),
                 End::VirtualIpLost => record.virtual_ip,
                 End::Stopped => true,
             };

@@ -22,12 +22,16 @@ use crate::control::Board;
 use crate::frontend::Shared;
 use crate::health::{Answer, Machine, Observation};
 use crate::http::{self, Progress};
-use crate::pool::BackendId;
 use crate::socket;
+use crate::target::Target;
 use crate::tls::{self, Failure};
 
 /// Least time between two checks that failing flows ask for: a burst of refused connections is one question.
 const DOUBT_SPACING: Duration = Duration::from_millis(100);
+
+/// After a connection was lost, and the one in its place as well, the next check is as soon as this: the kernel ends a process in
+/// less time.
+const SECOND_LOOK: Duration = Duration::from_millis(20);
 
 /// Bytes read and dropped between two checks from a backend that talks on a connection held for its own sake.
 /// Beyond it the rest waits in the kernel, and so does the news of the connection's end, until the next
@@ -113,9 +117,8 @@ enum Cause {
 /// Checks one backend.
 pub(crate) struct Prober {
     board: Rc<Board>,
-    frontend: usize,
     shared: Arc<Shared>,
-    id: BackendId,
+    target: Arc<Target>,
     check: Check,
     method: Method,
     machine: Machine,
@@ -140,9 +143,8 @@ impl Prober {
     pub(crate) fn new(
         plan: &Plan,
         board: Rc<Board>,
-        frontend: usize,
         shared: Arc<Shared>,
-        id: BackendId,
+        target: Arc<Target>,
         rng: Rng,
     ) -> Self {
         let now = Instant::now();
@@ -162,9 +164,8 @@ impl Prober {
             next_reconnect: now,
             next_doubt: now,
             board,
-            frontend,
             shared,
-            id,
+            target,
             check,
             rng,
             timeouts,
@@ -187,13 +188,18 @@ impl Prober {
             let started = Instant::now();
             let observation = self.observe(&cause).await;
             self.judge(&observation);
-            cause = self.wait(started + gap).await;
+            // A process that is killed loses its sockets one after the other: the one that listens may be the last, and take
+            // a connection with it.
+            let ending = matches!(cause, Cause::Closed(_))
+                && observation.answer == Answer::Nothing
+                && !observation.certain;
+            cause = self.wait(started + if ending { SECOND_LOOK } else { gap }).await;
             gap = self.check.interval;
         }
     }
 
     async fn wait(&mut self, next: Instant) -> Cause {
-        let doubt = &self.shared.target(self.id).doubt;
+        let doubt = &self.target.doubt;
         loop {
             let from = self.next_doubt;
             let cause = tokio::select! {
@@ -223,7 +229,7 @@ impl Prober {
     fn judge(&mut self, observation: &Observation) {
         let flip = self.machine.observe(observation, Instant::now().into_std());
         let (health, since) = (self.machine.health(), self.machine.since());
-        let target = self.shared.target(self.id);
+        let target = &self.target;
         target.judgement.send_modify(|judgement| {
             (judgement.health, judgement.since) = (health, since);
             match observation.answer {
@@ -237,13 +243,13 @@ impl Prober {
         if let Some(flip) = flip {
             tracing::info!(
                 frontend = self.shared.name,
-                backend = target.backend.name,
+                backend = &*target.name(),
                 from = %flip.from,
                 to = %flip.to,
                 reason = %flip.reason,
                 "backend health changed"
             );
-            self.board.publish(self.frontend, self.id, &flip);
+            self.board.publish(target, &flip);
         }
     }
 
@@ -294,7 +300,7 @@ impl Prober {
     }
 
     async fn open(&self, deadline: Instant) -> Result<TcpStream, Observation> {
-        let address = self.shared.target(self.id).backend.address;
+        let address = self.target.address;
         match timeout_at(deadline, socket::connect(address, &self.timeouts)).await {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
@@ -315,7 +321,7 @@ impl Prober {
         auto: bool,
         deadline: Instant,
     ) -> Observation {
-        let name: ServerName<'_> = tls::server_name(self.shared.target(self.id).backend.address);
+        let name: ServerName<'_> = tls::server_name(self.target.address);
         let failure = match timeout_at(deadline, connector.connect(name, stream)).await {
             Ok(Ok(stream)) => {
                 self.spoke_tls = true;
@@ -377,7 +383,7 @@ impl Prober {
     /// Sends the request and judges the answer; the connection is held if it can carry another.
     async fn ask(&mut self, mut stream: Box<TlsStream<TcpStream>>, deadline: Instant) -> Reply {
         let Method::Request { path, auto, .. } = self.method.clone() else { return Reply::Closed };
-        let authority = self.shared.target(self.id).backend.address.to_string();
+        let authority = self.target.address.to_string();
         let mut answer = Vec::new();
         let request = http::request(&path, &authority);
         let exchange = exchange(&mut stream, &request, &mut answer);

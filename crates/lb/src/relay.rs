@@ -26,18 +26,24 @@ const TURN: usize = 1024 * 1024;
 /// under way already, tell whether the flow can start again elsewhere.
 const EARLY_END_WAIT: Duration = Duration::from_millis(500);
 
+/// Changes of its frontend's backends that a connection follows which finds none to connect to. One is what a
+/// replaced node needs; a few more cost nothing, and for ever would keep a client that nobody serves.
+const FOLLOWED: u8 = 3;
+
 /// What a flow still needs as long as it may move to another backend: until a backend's first byte, or until
 /// the client says something that can't be repeated.
 #[derive(Debug)]
 pub(crate) struct Opening {
     pub(crate) candidates: Candidates,
+    /// Changes of the frontend's backends that it still follows; see [`FOLLOWED`].
+    pub(crate) changes_left: u8,
     flight: FirstFlight,
     early_end: Option<Pin<Box<Sleep>>>,
 }
 
 impl Opening {
     pub(crate) fn new(candidates: Candidates) -> Self {
-        Self { candidates, flight: FirstFlight::default(), early_end: None }
+        Self { candidates, changes_left: FOLLOWED, flight: FirstFlight::default(), early_end: None }
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use tokio::sync::watch;
 
+use crate::frontend::Shared;
 use crate::{Frontends, Health};
 
 /// The balancer at one moment.
@@ -29,7 +30,7 @@ pub struct FrontendStatus {
     pub accepted: u64,
     /// Connections reset because no backend could be reached.
     pub refused: u64,
-    /// In the order of the configuration.
+    /// In the order in which they were given, and after them those that have left and still have connections.
     pub backends: Vec<BackendStatus>,
 }
 
@@ -40,13 +41,15 @@ pub struct BackendStatus {
     pub name: String,
     /// Where it listens.
     pub address: SocketAddr,
+    /// It has left the frontend: it gets no new connections and is shown until its last one has ended.
+    pub leaving: bool,
     /// What the checks found.
     pub health: Health,
     /// Since when it has been found so.
     pub since: Instant,
     /// Flows now, including those still connecting.
     pub connections: usize,
-    /// Connections made since start.
+    /// Connections made since it came.
     pub total: u64,
     /// Connects that failed or took too long.
     pub connect_failures: u64,
@@ -73,10 +76,16 @@ impl Monitor {
         Self { frontends, changes }
     }
 
-    /// Counts the changes of any backend's health, so that they can be awaited.
+    /// Counts the changes of any backend's health, and those of a frontend's backends, so that they can be
+    /// awaited.
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.clone()
+    }
+
+    /// The first frontend of this name.
+    pub(crate) fn frontend(&self, name: &str) -> Option<&Shared> {
+        self.frontends.iter().find(|frontend| frontend.name == name).map(AsRef::as_ref)
     }
 
     /// The state of every frontend and backend as of now.

@@ -12,9 +12,10 @@ use tracing::{debug, trace, warn};
 
 use crate::drain::{End, Orders, Phase};
 use crate::lane::{Entry, Lane};
-use crate::pool::Open;
+use crate::pool::Candidate;
 use crate::relay::{Directions, Opening, Outcome, Relay};
 use crate::socket::{self, Leg};
+use crate::target::Open;
 
 /// Accepts on one listener until the balancer drains, and starts a flow for every connection.
 ///
@@ -112,7 +113,7 @@ const ACCEPT_RETRY: Duration = Duration::from_secs(1);
 async fn flow(entry: Entry, permit: OwnedSemaphorePermit, mut client: Leg) {
     let _permit = &permit;
     let Entry { lane, record, .. } = &entry;
-    let candidates = lane.pool.borrow_mut().candidates();
+    let candidates = lane.candidates();
     let mut opening = Some(Box::new(Opening::new(candidates)));
     let mut directions = Directions::default();
     while let Some(open_end) = opening.as_mut() {
@@ -133,32 +134,32 @@ async fn flow(entry: Entry, permit: OwnedSemaphorePermit, mut client: Leg) {
                 directions: &mut directions,
                 opening: &mut opening,
                 record,
-                member: open.member(),
+                member: &open.target().member,
                 buffer: &lane.buffer,
             }
             .poll(context)
         })
         .await;
-        let backend_name = &lane.shared.target(open.id()).backend.name;
+        let target = open.target();
         match (outcome, opening.as_mut()) {
             (Outcome::Finished, _) => {
                 backend.finish();
                 client.finish();
-                return trace!(frontend = lane.shared.name, backend = backend_name, "flow finished");
+                return trace!(frontend = lane.shared.name, backend = &*target.name(), "flow finished");
             }
             (reason @ (Outcome::Backend(_) | Outcome::Ended(End::BackendDead)), Some(opening)) => {
-                open.member().retries.add(1);
-                lane.shared.target(open.id()).doubt.notify_one();
+                target.member.retries.add(1);
+                target.doubt.notify_one();
                 directions.restart(opening);
                 debug!(
                     frontend = lane.shared.name,
-                    backend = backend_name,
+                    backend = &*target.name(),
                     ?reason,
                     "flow goes to another backend"
                 );
             }
             (reason, _) => {
-                return debug!(frontend = lane.shared.name, backend = backend_name, %reason, "flow reset");
+                return debug!(frontend = lane.shared.name, backend = &*target.name(), %reason, "flow reset");
             }
         }
     }
@@ -168,18 +169,18 @@ async fn flow(entry: Entry, permit: OwnedSemaphorePermit, mut client: Leg) {
 /// `Err(Some)` when the flow was ended from outside.
 async fn connect(entry: &Entry, opening: &mut Opening) -> Result<(Leg, Open), Option<End>> {
     let shared = &entry.lane.shared;
-    for candidate in opening.candidates.by_ref() {
-        if shared.members.member(candidate.id).deaths() != candidate.deaths {
-            // It has died since it was chosen, and flows have been told of that already.
+    while let Some(candidate) = next(&entry.lane, opening) {
+        if candidate.has_died() {
+            // Flows have been told of that already.
             continue;
         }
+        let Some(open) = Open::enter(&candidate.target) else { continue };
+        let target = open.target();
         entry.record.set_backend(candidate);
-        let open = shared.members.enter(candidate.id);
-        let target = shared.target(candidate.id);
         let mut starved = false;
         let attempt = tokio::time::timeout(shared.timeouts.connect, async {
             loop {
-                match socket::connect(target.backend.address, &shared.timeouts).await {
+                match socket::connect(target.address, &shared.timeouts).await {
                     Err(error) if socket::is_starvation(&error) => {
                         starved = true;
                         entry.lane.starvation.wait(&shared.name, &error).await;
@@ -198,17 +199,29 @@ async fn connect(entry: &Entry, opening: &mut Opening) -> Result<(Leg, Open), Op
         };
         match result {
             Ok(stream) => {
-                open.member().total.add(1);
+                target.member.total.add(1);
                 return Ok((Leg::new(stream), open));
             }
             Err(error) => {
                 if !starved && !socket::is_ours(&error) {
-                    open.member().connect_failures.add(1);
+                    target.member.connect_failures.add(1);
                     target.doubt.notify_one();
                 }
-                debug!(frontend = shared.name, backend = target.backend.name, %error, "failed to connect to backend");
+                debug!(frontend = shared.name, backend = &*target.name(), %error, "failed to connect to backend");
             }
         }
     }
     Err(None)
+}
+
+/// The next backend to try, from among those that have come meanwhile when the others are used up.
+fn next(lane: &Lane, opening: &mut Opening) -> Option<Candidate> {
+    loop {
+        let next = opening.candidates.next();
+        if next.is_some() || opening.changes_left == 0 {
+            return next;
+        }
+        opening.candidates = lane.candidates_since(&opening.candidates)?;
+        opening.changes_left -= 1;
+    }
 }

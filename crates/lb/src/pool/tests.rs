@@ -1,19 +1,39 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::config::Backend;
 
 const HEALTHS: [Health; 4] = [Health::Ready, Health::Unknown, Health::Draining, Health::Dead];
 
-fn members(healths: &[Health]) -> Arc<Members> {
-    let members = Arc::new(Members::new(healths.len()));
-    for (id, health) in members.ids().zip(healths) {
-        members.member(id).set_health(*health);
+fn roster(healths: &[Health]) -> Arc<Roster> {
+    let backend = |port| Backend { name: "x".into(), address: ([127, 0, 0, 1], port).into() };
+    let backends = (1..).take(healths.len()).map(backend).collect();
+    let now = tokio::time::Instant::now().into_std();
+    let create = |backend| Target::new(backend, Arc::default(), now);
+    let roster = Roster::default().successor(backends, create).unwrap_or_default();
+    for (target, health) in roster.present().iter().zip(healths) {
+        target.member.set_health(*health);
     }
-    members
+    Arc::new(roster)
+}
+
+fn pool(roster: &Arc<Roster>, policy: Policy, seed: u64) -> Pool {
+    Pool::new(Arc::clone(roster), Arc::default(), policy, seed)
+}
+
+fn place(roster: &Roster, candidate: &Candidate) -> usize {
+    roster.present().iter().position(|target| Arc::ptr_eq(target, &candidate.target)).unwrap()
 }
 
 fn first(pool: &mut Pool) -> usize {
-    pool.candidates().next().unwrap().id.index()
+    let candidate = pool.candidates().next().unwrap();
+    place(&pool.roster, &candidate)
+}
+
+fn fill(roster: &Roster, open: &[usize]) {
+    for (target, open) in roster.present().iter().zip(open) {
+        (0..*open).for_each(|_| target.member.enter());
+    }
 }
 
 fn policies() -> impl Strategy<Value = Policy> {
@@ -27,32 +47,25 @@ proptest! {
         seed in any::<u64>(),
         backends in proptest::collection::vec((proptest::sample::select(&HEALTHS), 0_usize..9), 0..20),
     ) {
-        let healths: Vec<_> = backends.iter().map(|(health, _)| *health).collect();
-        let members = members(&healths);
-        let _open: Vec<_> = members.ids().zip(&backends).flat_map(|(id, (_, open))| {
-            let members = &members;
-            (0..*open).map(move |_| members.enter(id))
-        }).collect();
-        let mut pool = Pool::new(Arc::clone(&members), policy, seed);
+        let (healths, open): (Vec<_>, Vec<_>) = backends.into_iter().unzip();
+        let roster = roster(&healths);
+        fill(&roster, &open);
+        let mut pool = pool(&roster, policy, seed);
         for _ in 0..5 {
-            let order: Vec<_> = pool.candidates().map(|candidate| candidate.id).collect();
-            let ranks: Vec<_> = order.iter().map(|id| encode(members.member(*id).health())).collect();
+            let order: Vec<_> = pool.candidates().map(|candidate| place(&roster, &candidate)).collect();
+            let ranks: Vec<_> = order.iter().map(|place| encode(healths[*place])).collect();
             prop_assert!(ranks.is_sorted(), "{:?}", ranks);
             let mut sorted = order;
             sorted.sort_unstable();
-            prop_assert_eq!(sorted, members.ids().collect::<Vec<_>>());
+            prop_assert_eq!(sorted, (0..healths.len()).collect::<Vec<_>>());
         }
     }
 
     #[test]
     fn the_fullest_of_three_is_never_chosen_first(seed in any::<u64>(), others in 0_usize..5) {
-        let members = members(&[Health::Ready; 3]);
-        let ids: Vec<_> = members.ids().collect();
-        let _open: Vec<_> = (0..others)
-            .flat_map(|_| [members.enter(ids[0]), members.enter(ids[2])])
-            .chain((0..=others).map(|_| members.enter(ids[1])))
-            .collect();
-        let mut pool = Pool::new(members, Policy::LeastConnections, seed);
+        let roster = roster(&[Health::Ready; 3]);
+        fill(&roster, &[others, others + 1, others]);
+        let mut pool = pool(&roster, Policy::LeastConnections, seed);
         for _ in 0..50 {
             prop_assert_ne!(first(&mut pool), 1);
         }
@@ -62,12 +75,12 @@ proptest! {
 #[test]
 fn least_connections_keeps_three_backends_within_a_few_of_each_other() {
     for seed in 0..20 {
-        let members = members(&[Health::Ready; 3]);
-        let mut pool = Pool::new(Arc::clone(&members), Policy::LeastConnections, seed);
+        let roster = roster(&[Health::Ready; 3]);
+        let mut pool = pool(&roster, Policy::LeastConnections, seed);
 
-        let _open: Vec<_> = (0..3000).map(|_| members.enter(pool.candidates().next().unwrap().id)).collect();
+        (0..3000).for_each(|_| pool.candidates().next().unwrap().target.member.enter());
 
-        let counts: Vec<_> = members.ids().map(|id| members.member(id).open()).collect();
+        let counts: Vec<_> = roster.present().iter().map(|target| target.member.open()).collect();
         assert!(counts.iter().all(|count| count.abs_diff(1000) <= 5), "seed {seed}: {counts:?}");
     }
 }
@@ -75,7 +88,7 @@ fn least_connections_keeps_three_backends_within_a_few_of_each_other() {
 #[test]
 fn equal_backends_are_chosen_equally_often() {
     let mut counts = [0_usize; 3];
-    let mut pool = Pool::new(members(&[Health::Ready; 3]), Policy::LeastConnections, 7);
+    let mut pool = pool(&roster(&[Health::Ready; 3]), Policy::LeastConnections, 7);
 
     for _ in 0..30_000 {
         counts[first(&mut pool)] += 1;
@@ -87,8 +100,9 @@ fn equal_backends_are_chosen_equally_often() {
 
 #[test]
 fn round_robin_takes_turns_across_pools() {
-    let members = members(&[Health::Ready; 3]);
-    let mut pools = [1, 2].map(|seed| Pool::new(Arc::clone(&members), Policy::RoundRobin, seed));
+    let (roster, cursor) = (roster(&[Health::Ready; 3]), Arc::default());
+    let mut pools =
+        [1, 2].map(|seed| Pool::new(Arc::clone(&roster), Arc::clone(&cursor), Policy::RoundRobin, seed));
 
     let order: Vec<_> = (0..6).map(|turn| first(&mut pools[turn % 2])).collect();
 
@@ -97,8 +111,7 @@ fn round_robin_takes_turns_across_pools() {
 
 #[test]
 fn round_robin_is_fair_among_those_that_are_ready() {
-    let members = members(&[Health::Ready, Health::Dead, Health::Ready]);
-    let mut pool = Pool::new(members, Policy::RoundRobin, 1);
+    let mut pool = pool(&roster(&[Health::Ready, Health::Dead, Health::Ready]), Policy::RoundRobin, 1);
 
     let order: Vec<_> = (0..4).map(|_| first(&mut pool)).collect();
 
@@ -106,35 +119,43 @@ fn round_robin_is_fair_among_those_that_are_ready() {
 }
 
 #[test]
+fn as_many_backends_as_there_may_be_are_all_tried() {
+    let roster = roster(&[Health::Ready; crate::MAX_BACKENDS]);
+
+    assert_eq!(pool(&roster, Policy::LeastConnections, 1).candidates().count(), crate::MAX_BACKENDS);
+}
+
+#[test]
 fn a_candidate_knows_the_deaths_before_its_choice() {
-    let members = members(&[Health::Ready]);
-    let mut pool = Pool::new(Arc::clone(&members), Policy::RoundRobin, 1);
-    let id = members.ids().next().unwrap();
+    let roster = roster(&[Health::Ready]);
+    let mut pool = pool(&roster, Policy::RoundRobin, 1);
     let before = pool.candidates().next().unwrap();
 
-    members.member(id).set_health(Health::Dead);
+    roster.present()[0].member.set_health(Health::Dead);
 
-    assert_ne!(before.deaths, members.member(id).deaths());
-    assert_eq!(pool.candidates().next().unwrap().deaths, members.member(id).deaths());
+    assert!(before.has_died());
+    assert!(!pool.candidates().next().unwrap().has_died());
 }
 
 #[test]
-fn a_pool_is_usable_until_the_last_backend_is_dead() {
-    for health in HEALTHS {
-        assert_eq!(members(&[Health::Dead, health]).usable(), health != Health::Dead, "{health}");
-    }
-}
+fn a_connection_that_tried_all_goes_on_to_those_that_have_come_since() {
+    let old = roster(&[Health::Ready; 2]);
+    let mut pool = pool(&old, Policy::RoundRobin, 1);
+    let mut tried = pool.candidates();
+    tried.by_ref().for_each(drop);
+    assert!(pool.candidates_since(&tried).is_none(), "nothing has changed");
+    let keep = |target: &Arc<Target>| Backend { name: "x".into(), address: target.address };
+    let new = Backend { name: "new".into(), address: ([127, 0, 0, 2], 1).into() };
+    let now = tokio::time::Instant::now().into_std();
+    let next = old.successor(vec![keep(&old.present()[1]), new.clone()], |backend| {
+        Target::new(backend, Arc::default(), now)
+    });
+    pool.set_roster(Arc::new(next.unwrap()));
 
-#[test]
-fn a_connection_counts_until_it_is_dropped() {
-    let members = members(&[Health::Ready]);
-    let id = members.ids().next().unwrap();
+    let since: Vec<_> =
+        pool.candidates_since(&tried).unwrap().map(|candidate| candidate.target.address).collect();
 
-    let open = members.enter(id);
-
-    assert_eq!(members.member(id).open(), 1);
-    drop(open);
-    assert_eq!(members.member(id).open(), 0);
+    assert_eq!(since, [new.address]);
 }
 
 #[test]

@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use lb::{Ca, Check, Health};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
 
 use crate::rig::{
-    ApiServer, Identity, Rig, Server, auto, backend, closed_address, echo, frontend, https, readyz, status,
+    ApiServer, Identity, Rig, Server, auto, backend, closed_address, echo, frontend, https, own_ip,
+    read_head, readyz, status,
 };
 
 /// The first judgement about one backend, and why it failed.
@@ -123,7 +125,7 @@ async fn the_right_ca_is_accepted_and_a_foreign_one_refused() {
 
 #[tokio::test]
 async fn a_certificate_for_another_address_is_refused_under_a_ca() {
-    let ip = crate::rig::own_ip();
+    let ip = own_ip();
     let identity = Identity::new("192.0.2.1".parse().unwrap());
     let api = ApiServer::start_at((ip, 0).into(), "a", status(200), identity.clone()).await;
 
@@ -284,4 +286,34 @@ async fn a_dead_backend_rises_after_its_successes_in_a_row() {
 
     rig.wait_health("a", Health::Ready).await;
     assert_eq!(rig.backend("a").last_error, None);
+}
+
+#[tokio::test]
+async fn a_process_whose_listening_socket_is_closed_last_is_dead_at_once_all_the_same() {
+    let identity = Identity::new(own_ip());
+    let listener = TcpListener::bind((own_ip(), 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (kill, killed) = oneshot::channel::<()>();
+    let process = tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut stream = identity.accept(stream).await.unwrap();
+        read_head(&mut stream).await.unwrap();
+        stream.write_all(&status(200)).await.unwrap();
+        killed.await.unwrap();
+        drop(stream);
+        // The next connection comes while the socket still listens, and goes with it.
+        let (last, _) = listener.accept().await.unwrap();
+        socket2::SockRef::from(&last).set_linger(Some(Duration::ZERO)).unwrap();
+    });
+    let mut config = frontend(vec![backend("a", address)]);
+    config.check = readyz(https, Ca::None);
+    // The next check by time would be far away.
+    config.check.interval = Duration::from_secs(600);
+    let rig = Rig::judged(config).await;
+    assert_eq!(rig.backend("a").health, Health::Ready);
+
+    kill.send(()).unwrap();
+
+    process.await.unwrap();
+    rig.wait_health("a", Health::Dead).await;
 }

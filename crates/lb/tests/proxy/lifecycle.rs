@@ -270,9 +270,10 @@ async fn what_can_not_work_is_refused_before_anything_is_bound() {
     let good = frontend(vec![backend("a", SocketAddr::new(own_ip(), 1))]);
     let check = good.check.clone();
     let with_check = |kind| Frontend { check: lb::Check { kind, ..check.clone() }, ..good.clone() };
-    let many = (0..256).map(|_| good.backends[0].clone()).collect();
+    let many = (0..256).map(|port| backend("a", SocketAddr::new(own_ip(), port))).collect();
+    let twice = vec![good.backends[0].clone(), backend("b", good.backends[0].address)];
     let cases = [
-        (Frontend { backends: Vec::new(), ..good.clone() }, "it has no backends"),
+        (Frontend { backends: twice, ..good.clone() }, "it has two backends of one address"),
         (Frontend { backends: many, ..good.clone() }, "it has more than 255 backends"),
         (Frontend { limits: Limits { max_connections: 0 }, ..good.clone() }, "it may hold no connection"),
         (

@@ -2,7 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "all of this is test code, helpers included")]
 
+mod backends;
 mod checks;
+mod churn;
 mod failover;
 mod flows;
 mod lifecycle;

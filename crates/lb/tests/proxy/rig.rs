@@ -34,6 +34,8 @@ type Conversation = Pin<Box<dyn Future<Output = ()> + Send>>;
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     pub(crate) accepted: Arc<AtomicUsize>,
+    /// Every open connection has a clone of it.
+    open: Arc<()>,
     life: JoinSet<()>,
 }
 
@@ -57,17 +59,22 @@ impl Server {
         let address = listener.local_addr().unwrap();
         let accepted = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&accepted);
+        let open = Arc::new(());
+        let each = Arc::clone(&open);
         let mut life = JoinSet::new();
         life.spawn(async move {
             let mut connections: JoinSet<()> = JoinSet::new();
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
                 count.fetch_add(1, Ordering::Relaxed);
-                let conversation: Conversation = Box::pin(serve(stream));
-                connections.spawn(conversation);
+                let (conversation, open): (Conversation, _) = (Box::pin(serve(stream)), Arc::clone(&each));
+                connections.spawn(async move {
+                    conversation.await;
+                    drop(open);
+                });
             }
         });
-        Self { address, accepted, life }
+        Self { address, accepted, open, life }
     }
 
     /// Ends it as `kill -9` would: the kernel closes the listener and every connection.
@@ -78,6 +85,12 @@ impl Server {
 
     pub(crate) fn accepted(&self) -> usize {
         self.accepted.load(Ordering::Relaxed)
+    }
+
+    /// Connections that it serves now.
+    pub(crate) fn open(&self) -> usize {
+        // One is its own, one its listener's.
+        Arc::strong_count(&self.open) - 2
     }
 }
 
@@ -353,6 +366,10 @@ impl Rig {
         }
     }
 
+    pub(crate) fn set(&self, backends: &[Backend]) {
+        self.balancer.set_backends("api", backends.to_vec()).unwrap();
+    }
+
     pub(crate) fn status(&self) -> FrontendStatus {
         self.balancer.status().frontends.remove(0)
     }
@@ -390,6 +407,16 @@ pub(crate) async fn wait(monitor: &Monitor, wanted: impl Fn(&FrontendStatus) -> 
     if tokio::time::timeout(PATIENCE, look).await.is_err() {
         panic!("the wanted state did not come; it is {:#?}", monitor.status());
     }
+}
+
+/// Waits until something that has no event is so.
+pub(crate) async fn until(wanted: impl Fn() -> bool) {
+    let look = async {
+        while !wanted() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    soon(look).await;
 }
 
 /// The name that a `named_echo` backend says.
