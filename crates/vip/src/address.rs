@@ -62,6 +62,18 @@ impl Address {
     pub fn host(ip: IpAddr) -> Self {
         Self { ip, prefix: longest_prefix(ip) }
     }
+
+    /// Whether an address is in the subnet of this one.
+    #[must_use]
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        let (own, other, width) = match (self.ip, ip) {
+            (IpAddr::V4(own), IpAddr::V4(ip)) => (u128::from(own.to_bits()), u128::from(ip.to_bits()), 32),
+            (IpAddr::V6(own), IpAddr::V6(ip)) => (own.to_bits(), ip.to_bits(), 128),
+            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => return false,
+        };
+        let host_bits = width - u32::from(self.prefix).min(width);
+        (own ^ other).checked_shr(host_bits).unwrap_or(0) == 0
+    }
 }
 
 impl FromStr for Address {
@@ -166,6 +178,19 @@ mod tests {
         let address: Address = "10.0.0.162/24".parse().unwrap();
         assert_eq!(address, Address { ip: "10.0.0.162".parse().unwrap(), prefix: 24 });
         assert_eq!("fd00:0::162/64".parse::<Address>().unwrap().to_string(), "fd00::162/64");
+    }
+
+    #[test]
+    fn subnets_contain_their_addresses_and_no_others() {
+        let own = |text: &str| text.parse::<Address>().unwrap();
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        assert!(own("10.0.0.163/24").contains(ip("10.0.0.162")));
+        assert!(!own("10.0.0.163/24").contains(ip("10.0.1.162")));
+        assert!(own("10.0.0.163/32").contains(ip("10.0.0.163")));
+        assert!(!own("10.0.0.163/32").contains(ip("10.0.0.162")));
+        assert!(own("fd00::163/64").contains(ip("fd00::162")));
+        assert!(!own("fd00::163/64").contains(ip("fd01::162")));
+        assert!(!own("10.0.0.163/24").contains(ip("fd00::162")));
     }
 
     #[test]

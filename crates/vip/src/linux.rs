@@ -4,9 +4,11 @@ mod claims;
 mod filter;
 mod monitor;
 mod requests;
+mod routes;
 
 pub use crate::network::Link;
 pub use requests::ADDRESS_PROTOCOL;
+pub use routes::default_interface;
 
 pub(crate) use claims::{LONGEST_FRAME, claim, open as open_listener};
 pub(crate) use filter::Protocol;

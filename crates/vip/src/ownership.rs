@@ -61,13 +61,12 @@ pub enum Outcome {
 
 /// Returns the lifetime that the kernel is given for an address that may live `valid_for`.
 ///
-/// The kernel counts whole seconds and takes no zero, so this rounds up: the address outlives a dead owner's lease
-/// by less than a second. It is the coarsest of the fences, and the only one that every kernel has.
+/// The kernel counts whole seconds and takes no zero. So this rounds down, that the address of a dead owner is gone with its
+/// lease and not after it, and a lease of less than a second is outlived by less than one. It is the coarsest of the
+/// fences, and the only one that every kernel has.
 #[must_use]
 pub fn kernel_lifetime(valid_for: Duration) -> Duration {
-    let up = u64::from(valid_for.subsec_nanos() > 0);
-    let seconds = valid_for.as_secs().saturating_add(up);
-    Duration::from_secs(seconds.clamp(1, LONGEST_LIFETIME.as_secs()))
+    Duration::from_secs(valid_for.as_secs().clamp(1, LONGEST_LIFETIME.as_secs()))
 }
 
 /// The machine that decides. See the [module's documentation](self).

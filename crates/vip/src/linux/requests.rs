@@ -209,7 +209,7 @@ fn to_link(message: &LinkMessage) -> Result<Link, usize> {
 }
 
 /// Waits for an answer no longer than [`PATIENCE`].
-async fn answered<T>(request: impl Future<Output = Result<T, rtnetlink::Error>>) -> io::Result<T> {
+pub(super) async fn answered<T>(request: impl Future<Output = Result<T, rtnetlink::Error>>) -> io::Result<T> {
     match tokio::time::timeout(PATIENCE, request).await {
         Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut)),
         Ok(Ok(answer)) => Ok(answer),

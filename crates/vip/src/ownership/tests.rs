@@ -291,8 +291,8 @@ fn a_hold_that_is_confirmed_after_the_lease_is_withdrawn_and_not_announced() {
 }
 
 #[test]
-fn lifetimes_are_whole_seconds_rounded_up_and_never_zero() {
-    let cases = [(0, 1), (1, 1), (999, 1), (1000, 1), (1001, 2), (15_000, 15), (59_001, 60), (90_000, 60)];
+fn lifetimes_are_whole_seconds_rounded_down_and_never_zero() {
+    let cases = [(0, 1), (1, 1), (999, 1), (1999, 1), (2000, 2), (15_000, 15), (59_999, 59), (90_000, 60)];
 
     for (valid_for, expected) in cases {
         assert_eq!(kernel_lifetime(ms(valid_for)), Duration::from_secs(expected), "for {valid_for} ms");

@@ -156,3 +156,32 @@ fn a_group_that_the_kernel_takes_only_in_part_is_not_held_at_all() {
     owner.becomes(State::Active);
     owner.stop();
 }
+
+#[test]
+fn the_default_route_tells_the_interface_ipv4_first_and_by_metric() {
+    let Some(segment) = Segment::new(1) else { return };
+    let node = &segment.stations[0];
+    let found = || {
+        node.enter(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(vip::linux::default_interface()).unwrap().map(|link| link.name)
+        })
+    };
+    assert_eq!(found(), None);
+
+    node.ip("link add other type veth peer name end");
+    node.ip("link set end up");
+    node.ip("link set other up");
+    node.ip("address add 10.1.0.1/24 dev other");
+    node.ip("-6 route add default via fd00::254 dev eth0");
+    assert_eq!(found().as_deref(), Some("eth0"), "IPv6 counts where IPv4 has no default route");
+    node.ip("route add default via 10.1.0.254 dev other metric 200");
+    assert_eq!(found().as_deref(), Some("other"), "IPv4 comes first");
+    node.ip("route add default via 10.0.0.254 dev eth0 metric 100");
+    assert_eq!(found().as_deref(), Some("eth0"), "the smaller metric counts");
+    node.ip("route del default via 10.0.0.254 dev eth0 metric 100");
+    node.ip("route add default metric 50 nexthop via 10.0.0.254 dev eth0 nexthop via 10.1.0.254 dev other");
+    assert_eq!(found().as_deref(), Some("eth0"), "of several next hops the first counts");
+    node.ip("route add unreachable default metric 10");
+    assert_eq!(found().as_deref(), Some("eth0"), "a route that leads nowhere names no interface");
+}
