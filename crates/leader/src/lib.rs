@@ -50,21 +50,29 @@
 //! | [`peers`] | the loop around it: one UDP socket, one task |
 //! | [`message`], [`node`] | what is said, and by whom |
 //!
-//! Only [`peers`] knows of sockets, clocks and tasks. `tests/contract` has each rule by name, `tests/mutations` breaks each
-//! of them once, `tests/model.rs` tries all orders of events up to a horizon, and `tests/simulation` tries many at random.
+//! | [`lease`] | a participant in an election by Kubernetes Lease, as a pure machine; it tells its own story |
+//! | [`kubernetes`] | the loop around that: a client of the API, one task |
+//!
+//! Only [`peers`] and [`kubernetes`] know of sockets, clocks and tasks; both are driven by the same [`Handle`]. `tests/contract` has
+//! each rule by name, `tests/mutations` breaks each of them once, `tests/model.rs` tries all orders of events of the static peers
+//! up to a horizon, and `tests/simulation` tries many of both elections at random.
 
+pub mod kubernetes;
+pub mod lease;
 pub mod member;
 pub mod message;
 pub mod node;
 pub mod peers;
 pub mod quorum;
 
+pub use handle::Handle;
 pub use leadership::Leadership;
 pub use node::{NodeId, NodeIdError, Term};
 pub use timing::{Timing, TimingError};
 
 mod dice;
 mod exchange;
+mod handle;
 mod leadership;
 mod session;
 mod timing;

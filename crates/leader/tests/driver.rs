@@ -10,8 +10,8 @@ use std::{
 };
 
 use leader::{
-    Leadership, NodeId, Timing,
-    peers::{Config, Driver, Handle, Key, Mismatch, PeerStatus},
+    Handle, Leadership, NodeId, Timing,
+    peers::{Config, Driver, Key, Mismatch, Monitor, PeerStatus},
     quorum::{self, StepDownError},
 };
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
@@ -31,6 +31,7 @@ struct Cluster {
 
 struct Node {
     handle: Handle,
+    monitor: Monitor,
     driver: JoinHandle<()>,
     consumer: JoinHandle<()>,
 }
@@ -76,7 +77,7 @@ impl Cluster {
 
 impl Node {
     async fn start(config: Config, incarnation: u64) -> Self {
-        let (driver, handle) = Driver::bind(config, incarnation, incarnation).await.unwrap();
+        let (driver, handle, monitor) = Driver::bind(config, incarnation, incarnation).await.unwrap();
         let driver = tokio::spawn(async move { driver.run().await.unwrap() });
         // Stands for the owner of the address: it holds nothing as soon as it is told to let go.
         let mut leadership = handle.leadership();
@@ -88,7 +89,7 @@ impl Node {
                 }
             }
         });
-        Self { handle, driver, consumer }
+        Self { handle, monitor, driver, consumer }
     }
 
     async fn leads(&self) {
@@ -102,7 +103,7 @@ impl Node {
 
     async fn sees(&self, peer: u8, what: impl Fn(&PeerStatus) -> bool) {
         let name = name(peer);
-        until(self.handle.peers(), |peers| peers.iter().any(|peer| peer.id == name && what(peer))).await;
+        until(self.monitor.peers(), |peers| peers.iter().any(|peer| peer.id == name && what(peer))).await;
     }
 
     async fn shut_down(self) {
@@ -199,7 +200,7 @@ async fn stepping_down_by_command_gives_the_lead_away_and_keeps_it_away() {
     a.sees(2, |peer| peer.said.as_ref().is_some_and(|said| !said.abstaining)).await;
 
     assert_eq!(b.handle.step_down().await, Err(StepDownError::NotLeader));
-    assert_eq!(a.handle.step_down().await, Ok(name(1)));
+    assert_eq!(a.handle.step_down().await, Ok(Some(name(1))));
     b.leads().await;
     a.follows(1).await;
     b.sees(0, |peer| peer.said.as_ref().is_some_and(|said| said.stopping)).await;
@@ -236,7 +237,7 @@ async fn a_member_with_a_wrong_key_is_refused_and_seen() {
         .sees(0, |peer| peer.mismatch == Some(Mismatch::BadSignature { key: 1 }) && !peer.authenticated)
         .await;
     a.sees(1, |peer| peer.mismatch.is_none() && peer.authenticated).await;
-    until(a.handle.traffic(), |traffic| traffic.dropped.unreadable > 0 && traffic.sent > 0).await;
+    until(a.monitor.traffic(), |traffic| traffic.dropped.unreadable > 0 && traffic.sent > 0).await;
     assert_eq!(*stranger.handle.leadership().borrow(), Leadership::Follower { leader: None });
     for node in [stranger, b, a] {
         node.shut_down().await;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use crate::config::kube_vip::Flags;
 use crate::config::{Overrides, SOCKET_DEFAULT};
 
 /// Keeps a Kubernetes control plane reachable: elects one node, puts the virtual IP on it, balances the apiservers.
@@ -22,6 +23,11 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run in the foreground, until SIGTERM or SIGINT
     Start(Start),
+    /// Run in the foreground, set up by the flags and environment variables of kube-vip
+    Manager(Manager),
+    /// Print a Kubernetes manifest for `vipd manager`, from the flags and environment variables of kube-vip
+    #[command(subcommand)]
+    Manifest(Manifest),
     /// Check a configuration, and whether this machine can run it
     Check(Check),
     /// Print a sample on standard output
@@ -84,6 +90,68 @@ pub(crate) enum LogFormat {
     Json,
 }
 
+/// `vipd manager`
+#[derive(Debug, Args)]
+pub(crate) struct Manager {
+    /// The status socket
+    #[arg(long, value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
+    /// What kube-vip's flags say.
+    #[command(flatten)]
+    pub(crate) flags: Flags,
+}
+
+/// `vipd manifest`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Manifest {
+    /// A static Pod for /etc/kubernetes/manifests
+    Pod(Pod),
+    /// A DaemonSet for the control-plane nodes
+    #[command(name = "daemonset")]
+    DaemonSet(DaemonSet),
+    /// The ServiceAccount that `--inCluster` needs, and its rights
+    Rbac(Rbac),
+}
+
+/// `vipd manifest pod`
+#[derive(Debug, Args)]
+pub(crate) struct Pod {
+    /// The image, in place of this binary's own
+    #[arg(long, value_name = "IMAGE")]
+    pub(crate) image: Option<String>,
+    /// Use the ServiceAccount of the pod in place of a kubeconfig
+    #[arg(long = "inCluster", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
+    pub(crate) in_cluster: bool,
+    /// What kube-vip's flags say.
+    #[command(flatten)]
+    pub(crate) flags: Flags,
+}
+
+/// `vipd manifest daemonset`
+#[derive(Debug, Args)]
+pub(crate) struct DaemonSet {
+    /// Run on nodes whatever taints they have
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
+    pub(crate) taint: bool,
+    /// What a Pod has.
+    #[command(flatten)]
+    pub(crate) pod: Pod,
+}
+
+/// `vipd manifest rbac`
+#[derive(Debug, Args)]
+pub(crate) struct Rbac {
+    /// A Role and a RoleBinding for the Lease, in place of the cluster-wide forms; nodes are not discovered then
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
+    pub(crate) role: bool,
+    /// A RoleBinding, in place of a ClusterRoleBinding
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
+    pub(crate) rolebinding: bool,
+    /// What kube-vip's flags say: the namespace counts.
+    #[command(flatten)]
+    pub(crate) flags: Flags,
+}
+
 /// `vipd check`
 #[derive(Debug, Args)]
 pub(crate) struct Check {
@@ -101,12 +169,12 @@ pub(crate) enum Sample {
     /// A configuration with every key explained
     Config,
     /// A static Pod for /etc/kubernetes/manifests
-    Manifest(Manifest),
+    Manifest(SampleManifest),
 }
 
 /// `vipd sample manifest`
 #[derive(Debug, Args)]
-pub(crate) struct Manifest {
+pub(crate) struct SampleManifest {
     /// The image, in place of this binary's own
     #[arg(long, value_name = "IMAGE")]
     pub(crate) image: Option<String>,

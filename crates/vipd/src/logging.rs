@@ -7,6 +7,9 @@ use tracing_subscriber::fmt;
 
 use crate::cli::LogFormat;
 
+/// What is not logged unless somebody asks for it by name.
+const QUIET: &str = "kube_client=off";
+
 /// Begins to log.
 ///
 /// # Errors
@@ -15,6 +18,8 @@ pub(crate) fn begin(level: &str, format: LogFormat) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(level).map_err(|error| {
         anyhow::anyhow!("`{level}` is not a log level: {error}; write error, warn, info, debug or trace")
     })?;
+    // The client of the Kubernetes API calls each failed request an error; whether it is one, the election tells.
+    let filter = if level.contains("kube") { filter } else { filter.add_directive(QUIET.parse()?) };
     let builder = fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
     match format {
         LogFormat::Text => builder.init(),

@@ -15,10 +15,12 @@ mod cli;
 mod config;
 mod daemon;
 mod logging;
+mod manifest;
 mod sample;
 mod scheduling;
 mod signals;
 mod status;
+mod web;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -54,6 +56,8 @@ fn main() -> ExitCode {
     };
     match cli.command {
         Command::Start(start) => daemon::start(&start),
+        Command::Manager(options) => daemon::manager(&options),
+        Command::Manifest(options) => manifest::print(&options),
         Command::Check(options) => check::check(&options),
         Command::Sample(Sample::Config) => print(sample::CONFIG),
         Command::Sample(Sample::Manifest(options)) => match sample::manifest(&options) {

@@ -11,7 +11,10 @@ const LINES_MAX: usize = 560;
 /// Modules that decide and do nothing else. A new pure module belongs in this list.
 const PURE: &[&str] = &[
     "leader/src/dice.rs",
+    "leader/src/kubernetes/object.rs",
+    "leader/src/kubernetes/servers.rs",
     "leader/src/leadership.rs",
+    "leader/src/lease",
     "leader/src/message.rs",
     "leader/src/node.rs",
     "leader/src/quorum",
@@ -20,11 +23,13 @@ const PURE: &[&str] = &[
     "lb/src/health.rs",
     "lb/src/policy.rs",
     "lb/src/pool.rs",
+    "lb/src/roster.rs",
     "vip/src/address.rs",
     "vip/src/announce.rs",
     "vip/src/arp.rs",
     "vip/src/ndp.rs",
     "vip/src/ownership.rs",
+    "vipd/src/web/health.rs",
 ];
 
 /// What a pure module must not name.
@@ -84,6 +89,8 @@ fn pure_modules_name_nothing_impure() {
                 continue;
             }
             for (number, line) in code(&text) {
+                // An address of a socket is a value like any other.
+                let line = line.replace("SocketAddr", "");
                 for word in IMPURE.iter().filter(|word| line.contains(**word)) {
                     found.push(format!("{}:{number} names {word}", path.display()));
                 }

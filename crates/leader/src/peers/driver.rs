@@ -10,8 +10,10 @@ use tracing::{debug, info, trace, warn};
 
 use super::*;
 use crate::{
+    Leadership, NodeId,
     exchange::Complaint,
-    quorum::{Event, Segment},
+    handle::{Command, Desk, Handle, Leaving, Word},
+    quorum::Event,
     wire::DATAGRAM_BYTES_MAX,
 };
 
@@ -31,30 +33,19 @@ const STATUS_INTERVAL: Duration = Duration::from_millis(250);
 pub struct Driver {
     socket: UdpSocket,
     member: Member,
-    leadership: watch::Sender<Leadership>,
+    desk: Desk,
     peers: watch::Sender<Vec<PeerStatus>>,
     traffic: watch::Sender<Traffic>,
-    turns: Arc<AtomicU64>,
-    wishes: watch::Receiver<Wishes>,
-    commands: mpsc::Receiver<Command>,
     leaving: Option<Leaving>,
     status_due: Instant,
     counted: Traffic,
-}
-
-/// Somebody waits for this process to leave.
-#[derive(Debug)]
-struct Leaving {
-    deadline: Instant,
-    done: Vec<oneshot::Sender<()>>,
 }
 
 /// What the loop waits for.
 enum Woken {
     Readable(io::Result<()>),
     Deadline,
-    Wishes(Result<(), watch::error::RecvError>),
-    Command(Option<Command>),
+    Word(Word),
 }
 
 fn now() -> Instant {
@@ -68,41 +59,27 @@ impl Driver {
     /// # Errors
     ///
     /// If the configuration makes no member, or the socket can't be had.
-    pub async fn bind(config: Config, incarnation: u64, seed: u64) -> Result<(Self, Handle), Error> {
+    pub async fn bind(config: Config, incarnation: u64, seed: u64) -> Result<(Self, Handle, Monitor), Error> {
         let now = now();
         let member = Member::new(&config, incarnation, seed, now)?;
         let socket = UdpSocket::bind(config.listen)
             .await
             .map_err(|source| Error::Bind { address: config.listen, source })?;
-        let turns = Arc::new(AtomicU64::new(1));
-        let (leadership, leadership_seen) = watch::channel(Leadership::Follower { leader: None });
+        let (desk, handle) = Desk::open();
         let (peers, peers_seen) = watch::channel(member.peers());
         let (traffic, traffic_seen) = watch::channel(Traffic::default());
-        let wishes = Wishes { eligible: true, segment: Segment::Unknown, standby_in: 0 };
-        let (wish, wishes) = watch::channel(wishes);
-        let (command, commands) = mpsc::channel(COMMANDS_MAX);
-        let handle = Handle {
-            leadership: leadership_seen,
-            peers: peers_seen,
-            traffic: traffic_seen,
-            turns: turns.clone(),
-            wishes: Arc::new(wish),
-            commands: command,
-        };
+        let monitor = Monitor { peers: peers_seen, traffic: traffic_seen };
         let driver = Self {
             socket,
             member,
-            leadership,
+            desk,
             peers,
             traffic,
-            turns,
-            wishes,
-            commands,
             leaving: None,
             status_due: now,
             counted: Traffic::default(),
         };
-        Ok((driver, handle))
+        Ok((driver, handle, monitor))
     }
 
     /// Takes part in the election until it is shut down, or nobody is left to tell.
@@ -122,8 +99,7 @@ impl Driver {
                 tokio::select! {
                     // What comes from outside first: a grant that has arrived counts before the lease it extends ends.
                     biased;
-                    command = self.commands.recv() => Woken::Command(command),
-                    wishes = self.wishes.changed() => Woken::Wishes(wishes),
+                    word = self.desk.next() => Woken::Word(word),
                     readable = self.socket.readable() => Woken::Readable(readable),
                     () = timeout => Woken::Deadline,
                 }
@@ -134,10 +110,9 @@ impl Driver {
                     self.receive();
                 }
                 Woken::Deadline => {}
-                Woken::Wishes(Ok(())) => self.heed_wishes(),
-                Woken::Command(Some(command)) => self.obey(command),
-                // The last handle is gone, and with it whoever acted upon this election.
-                Woken::Wishes(Err(_)) | Woken::Command(None) => return Ok(()),
+                Woken::Word(Word::Wishes) => self.heed_wishes(),
+                Woken::Word(Word::Command(command)) => self.obey(command),
+                Woken::Word(Word::Gone) => return Ok(()),
             }
             // Under a flood the socket is always readable; what is due is done all the same.
             let now = now();
@@ -175,12 +150,12 @@ impl Driver {
 
     fn heed_wishes(&mut self) {
         let now = now();
-        let Wishes { eligible, segment, standby_in } = *self.wishes.borrow_and_update();
-        self.member.election.set_eligible(eligible, now);
+        let wishes = self.desk.wishes();
+        self.member.election.set_eligible(wishes.eligible, now);
         self.drain(now);
-        self.member.election.set_segment(segment, now);
+        self.member.election.set_segment(wishes.segment, now);
         self.drain(now);
-        if standby_in >= self.turns.load(Ordering::Relaxed) {
+        if self.desk.is_standby(&wishes) {
             self.member.election.confirm_standby(now);
             self.drain(now);
         }
@@ -190,7 +165,7 @@ impl Driver {
         let now = now();
         match command {
             Command::StepDown(answer) => {
-                let outcome = self.member.election.step_down(now);
+                let outcome = self.member.election.step_down(now).map(Some);
                 self.drain(now);
                 // Whoever asked may have gone; what was asked is done.
                 let _gone = answer.send(outcome);
@@ -210,11 +185,8 @@ impl Driver {
             .leaving
             .as_ref()
             .is_some_and(|leaving| leaving.deadline <= now || self.member.election.has_left(now));
-        if left {
-            for done in self.leaving.take().map(|leaving| leaving.done).unwrap_or_default() {
-                // Whoever asked may have gone.
-                let _gone = done.send(());
-            }
+        if left && let Some(leaving) = self.leaving.take() {
+            leaving.answer();
         }
         left
     }
@@ -251,20 +223,11 @@ impl Driver {
 
     fn publish(&mut self, now: Instant) {
         let leadership = self.member.election.leadership(now);
-        let turns = &self.turns;
-        self.leadership.send_if_modified(|published| {
-            if *published == leadership {
-                return false;
-            }
-            if let Leadership::Follower { leader: Some(leader) } = &leadership {
-                info!(%leader, "follows");
-            }
-            if std::mem::discriminant(published) != std::mem::discriminant(&leadership) {
-                turns.fetch_add(1, Ordering::Relaxed);
-            }
-            *published = leadership;
-            true
-        });
+        if self.desk.publish(leadership.clone())
+            && let Leadership::Follower { leader: Some(leader) } = &leadership
+        {
+            info!(%leader, "follows");
+        }
     }
 }
 

@@ -8,6 +8,7 @@
 mod bootstrap;
 mod candidates;
 mod handover;
+mod lease;
 mod order;
 mod recordings;
 mod rig;

@@ -7,8 +7,9 @@ use std::time::Duration;
 use rustix::thread::CapabilitySet;
 
 use super::Finding;
-use crate::config::{Config, Vip};
-use crate::{exit, status};
+use crate::config::{Config, Election, Vip};
+use crate::daemon::interface;
+use crate::{exit, status, web};
 
 /// How long an owner of the address, or a peer, has to answer.
 const ANSWER_TIME: Duration = Duration::from_millis(500);
@@ -25,21 +26,26 @@ pub(super) async fn examine(config: &Config) -> Vec<Finding> {
     }
     findings.extend(capabilities(config));
     if let Some(vip) = &config.vip {
-        let link = interface(vip, &mut findings).await;
+        let (name, link) = link(vip, &mut findings).await;
+        match &vip.election {
+            Election::Peers(_) => {}
+            Election::Kubernetes(election) => findings.push(credentials(election)),
+        }
         if !running {
             findings.extend(peer_port(vip));
         }
         if link {
-            findings.extend(subnets(vip).await);
-            findings.extend(secondaries(vip));
+            findings.extend(subnets(vip, &name).await);
+            findings.extend(secondaries(vip, &name));
             if !running {
-                strangers(vip, &mut findings).await;
+                strangers(vip, &name, &mut findings).await;
             }
-            peers(vip, &mut findings).await;
+            peers(vip, &name, &mut findings).await;
         }
     }
     if !running {
         findings.extend(frontends(config));
+        findings.extend(web_ports(config));
     }
     findings
 }
@@ -57,7 +63,7 @@ fn capabilities(config: &Config) -> Vec<Finding> {
     let low_port = config
         .balancer
         .iter()
-        .flat_map(|balancer| &balancer.frontends)
+        .flat_map(|balancer| &balancer.config.frontends)
         .any(|frontend| frontend.listen.port().is_some_and(|port| port < 1024));
     let needed = [
         (CapabilitySet::NET_ADMIN, "NET_ADMIN", "put the address on the interface", config.vip.is_some()),
@@ -81,10 +87,16 @@ fn capabilities(config: &Config) -> Vec<Finding> {
         .collect()
 }
 
-/// Whether the interface is there and up.
-async fn interface(vip: &Vip, findings: &mut Vec<Finding>) -> bool {
-    let name = &vip.interface;
-    let (is_up, finding) = match vip::linux::interface(name).await {
+/// Which interface it is, and whether it is there and up.
+async fn link(vip: &Vip, findings: &mut Vec<Finding>) -> (String, bool) {
+    let name = match interface::find(&vip.interface).await {
+        Ok(name) => name,
+        Err(error) => {
+            findings.push(Finding::bad(exit::CONFIG, format!("{error:#}"), "write `interface: NAME`"));
+            return (String::new(), false);
+        }
+    };
+    let (is_up, finding) = match vip::linux::interface(&name).await {
         Ok(link) if link.up => (true, Finding::good(format!("the interface {name} is up"))),
         Ok(_) => (
             false,
@@ -102,16 +114,16 @@ async fn interface(vip: &Vip, findings: &mut Vec<Finding>) -> bool {
         }
     };
     findings.push(finding);
-    is_up
+    (name, is_up)
 }
 
 /// A virtual address outside the interface's subnets is reachable only through routes that nobody announces.
-async fn subnets(vip: &Vip) -> Vec<Finding> {
-    let own = match vip::linux::interface_addresses(&vip.interface).await {
+async fn subnets(vip: &Vip, name: &str) -> Vec<Finding> {
+    let own = match vip::linux::interface_addresses(name).await {
         Ok(own) => own,
         Err(error) => {
             return vec![Finding::doubtful(
-                format!("failed to list the addresses of {}: {error}", vip.interface),
+                format!("failed to list the addresses of {name}: {error}"),
                 "look at `ip address`",
             )];
         }
@@ -119,26 +131,42 @@ async fn subnets(vip: &Vip) -> Vec<Finding> {
     vip.addresses
         .iter()
         .map(|address| {
-            let inside = own.iter().any(|other| other.ip != address.ip && contains(other, address.ip));
+            let inside = own.iter().any(|other| other.ip != address.ip && other.contains(address.ip));
             if inside {
-                return Finding::good(format!("{} lies in a subnet of {}", address.ip, vip.interface));
+                return Finding::good(format!("{} lies in a subnet of {name}", address.ip));
             }
             let subnets = own.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
             Finding::doubtful(
-                format!("{} lies outside the subnets of {} ({subnets})", address.ip, vip.interface),
+                format!("{} lies outside the subnets of {name} ({subnets})", address.ip),
                 "choose a free address of the hosts' subnet: others can't be reached without a route of your own",
             )
         })
         .collect()
 }
 
+/// A kubeconfig that appears later (`kubeadm init` writes it after the static Pods) is found then.
+fn credentials(election: &leader::kubernetes::Config) -> Finding {
+    let named = &election.access.kubeconfigs;
+    match named.iter().find(|file| std::fs::File::open(file).is_ok()) {
+        Some(file) => Finding::good(format!("{} can be read, for the Lease", file.display())),
+        None => {
+            let names = named.iter().map(|file| file.display().to_string()).collect::<Vec<_>>().join(", ");
+            Finding::doubtful(
+                format!(
+                    "no kubeconfig can be read (tried {names}): nobody leads from here until there is one"
+                ),
+                "before `kubeadm init` that is as it should be; otherwise correct `kubernetes.kubeconfig`",
+            )
+        }
+    }
+}
+
 /// An address with the subnet's own prefix can become the primary one of its subnet, and take the others along when it goes.
-fn secondaries(vip: &Vip) -> Option<Finding> {
+fn secondaries(vip: &Vip, name: &str) -> Option<Finding> {
     let shares = vip.addresses.iter().any(|address| address.ip.is_ipv4() && address.prefix < 32);
-    if !shares || vip::linux::promotes_secondaries(&vip.interface).unwrap_or(true) {
+    if !shares || vip::linux::promotes_secondaries(name).unwrap_or(true) {
         return None;
     }
-    let name = &vip.interface;
     Some(Finding::doubtful(
         format!(
             "{name} does not promote secondary addresses: releasing the virtual address may take the host's own along"
@@ -149,21 +177,10 @@ fn secondaries(vip: &Vip) -> Option<Finding> {
     ))
 }
 
-/// Whether `ip` is in the subnet of `own`.
-fn contains(own: &vip::Address, ip: IpAddr) -> bool {
-    let (own_bits, bits, width) = match (own.ip, ip) {
-        (IpAddr::V4(own), IpAddr::V4(ip)) => (u128::from(own.to_bits()), u128::from(ip.to_bits()), 32),
-        (IpAddr::V6(own), IpAddr::V6(ip)) => (own.to_bits(), ip.to_bits(), 128),
-        (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => return false,
-    };
-    let host_bits = width - u32::from(own.prefix).min(width);
-    (own_bits ^ bits).checked_shr(host_bits).unwrap_or(0) == 0
-}
-
 /// Does anybody else answer for an address?
-async fn strangers(vip: &Vip, findings: &mut Vec<Finding>) {
+async fn strangers(vip: &Vip, name: &str, findings: &mut Vec<Finding>) {
     for address in &vip.addresses {
-        match vip::probe::owner_of(&vip.interface, address.ip, ANSWER_TIME).await {
+        match vip::probe::owner_of(name, address.ip, ANSWER_TIME).await {
             Ok(None) => findings.push(Finding::good(format!("nobody answers for {}", address.ip))),
             Ok(Some(mac)) => {
                 findings.push(Finding::doubtful(
@@ -180,10 +197,11 @@ async fn strangers(vip: &Vip, findings: &mut Vec<Finding>) {
 }
 
 fn peer_port(vip: &Vip) -> Option<Finding> {
-    if vip.election.peers.is_empty() {
+    let Election::Peers(election) = &vip.election else { return None };
+    if election.peers.is_empty() {
         return None;
     }
-    let listen = vip.election.listen;
+    let listen = election.listen;
     Some(match UdpSocket::bind(listen) {
         Ok(_) => Finding::good(format!("{listen} (UDP) is free, for the peers")),
         Err(error) => bind_failed("localPeer", listen, &error),
@@ -191,9 +209,10 @@ fn peer_port(vip: &Vip) -> Option<Finding> {
 }
 
 /// Are the peers there? A host answers ARP or ND; its vipd has the port open.
-async fn peers(vip: &Vip, findings: &mut Vec<Finding>) {
-    for (id, address) in &vip.election.peers {
-        match vip::probe::owner_of(&vip.interface, address.ip(), ANSWER_TIME).await {
+async fn peers(vip: &Vip, name: &str, findings: &mut Vec<Finding>) {
+    let Election::Peers(election) = &vip.election else { return };
+    for (id, address) in &election.peers {
+        match vip::probe::owner_of(name, address.ip(), ANSWER_TIME).await {
             Ok(Some(_)) => findings.push(peer_vipd(id, *address).await),
             Ok(None) => findings.push(Finding::doubtful(
                 format!("the peer {id} does not answer: no host has {} on this segment", address.ip()),
@@ -233,7 +252,7 @@ async fn peer_vipd(id: &leader::NodeId, address: SocketAddr) -> Finding {
 /// Can the frontends listen?
 fn frontends(config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for frontend in config.balancer.iter().flat_map(|balancer| &balancer.frontends) {
+    for frontend in config.balancer.iter().flat_map(|balancer| &balancer.config.frontends) {
         // An address that comes and goes can't be bound without the flag that vipd uses; its port can be judged anyway.
         let Some(port) = frontend.listen.port() else { continue };
         let all = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
@@ -251,6 +270,21 @@ fn frontends(config: &Config) -> Vec<Finding> {
         });
     }
     findings
+}
+
+/// Can metrics and health be served? vipd starts without them, so nothing about them is worse than doubtful.
+fn web_ports(config: &Config) -> Vec<Finding> {
+    let wanted = [("metrics", config.metrics), ("healthPort", config.health)];
+    let wanted = wanted.into_iter().filter_map(|(key, address)| Some((key, address?)));
+    wanted
+        .map(|(key, address)| match web::bind(address) {
+            Ok(_) => Finding::good(format!("port {} is free, for `{key}`", address.port())),
+            Err(error) => {
+                let Finding { text, help, .. } = bind_failed(key, address, &error);
+                Finding::doubtful(format!("{text}: vipd would start without it"), help.unwrap_or_default())
+            }
+        })
+        .collect()
 }
 
 fn bind_failed(what: &str, address: SocketAddr, error: &io::Error) -> Finding {
@@ -280,23 +314,5 @@ fn bind_failed(what: &str, address: SocketAddr, error: &io::Error) -> Finding {
             format!("failed to open {address} for `{what}`: {error}"),
             "look at the kernel's log",
         )
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn subnets_contain_their_addresses_and_no_others() {
-        let own = |text: &str| text.parse::<vip::Address>().unwrap();
-        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
-        assert!(contains(&own("10.0.0.163/24"), ip("10.0.0.162")));
-        assert!(!contains(&own("10.0.0.163/24"), ip("10.0.1.162")));
-        assert!(contains(&own("10.0.0.163/32"), ip("10.0.0.163")));
-        assert!(!contains(&own("10.0.0.163/32"), ip("10.0.0.162")));
-        assert!(contains(&own("fd00::163/64"), ip("fd00::162")));
-        assert!(!contains(&own("fd00::163/64"), ip("fd01::162")));
-        assert!(!contains(&own("10.0.0.163/24"), ip("fd00::162")));
     }
 }

@@ -1,14 +1,14 @@
-//! What is wrong with a configuration file, where, and what would be right.
+//! What is wrong with a configuration, where, and what would be right.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// How much a finding matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Severity {
-    /// The file can't be used.
+    /// The configuration can't be used.
     Error,
-    /// The file can be used, and does something its writer may not expect.
+    /// The configuration can be used, and does something its writer may not expect.
     Warning,
 }
 
@@ -26,9 +26,9 @@ pub(crate) struct Place {
 pub(crate) struct Diagnostic {
     /// How much it matters.
     pub(crate) severity: Severity,
-    /// The file.
-    pub(crate) file: PathBuf,
-    /// Where in the file; `None` where the file as a whole is meant.
+    /// Where the setting came from: the file, or the name of a flag or of an environment variable.
+    pub(crate) origin: String,
+    /// Where in the file; `None` where the file as a whole is meant, or there is none.
     pub(crate) place: Option<Place>,
     /// The text of that line.
     pub(crate) line: Option<String>,
@@ -43,7 +43,7 @@ impl Diagnostic {
     pub(crate) fn about_file(file: &Path, message: String, help: &str) -> Self {
         Self {
             severity: Severity::Error,
-            file: file.to_owned(),
+            origin: file.display().to_string(),
             place: None,
             line: None,
             message,
@@ -58,7 +58,7 @@ impl fmt::Display for Diagnostic {
             Severity::Error => "error",
             Severity::Warning => "warning",
         };
-        write!(f, "{severity}: {}", self.file.display())?;
+        write!(f, "{severity}: {}", self.origin)?;
         if let Some(Place { line, column }) = self.place {
             write!(f, ":{line}:{column}")?;
         }

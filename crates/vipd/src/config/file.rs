@@ -4,6 +4,7 @@
 //! with their place. What the values mean, and whether they fit together, is [`super::build`]'s question.
 //! Addresses and durations stay text, so that a wrong one can be shown where it stands.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Deserialize;
@@ -28,7 +29,9 @@ pub(super) struct File {
     pub(super) interface: Option<String>,
     pub(super) load_balancers: Option<Vec<LoadBalancer>>,
 
+    pub(super) node: Option<String>,
     pub(super) election: Option<Election>,
+    pub(super) kubernetes: Option<Kubernetes>,
     pub(super) timing: Option<Timing>,
     pub(super) priority: Option<u8>,
     pub(super) preempt: Option<bool>,
@@ -38,6 +41,9 @@ pub(super) struct File {
     pub(super) workers: Option<usize>,
     pub(super) drain_timeout: Option<String>,
     pub(super) socket: Option<String>,
+    #[serde(default, deserialize_with = "listener")]
+    pub(super) metrics: Option<String>,
+    pub(super) health_port: Option<u16>,
 
     // Keys of kube-vip 0.1.5 to 0.1.8 that are obsolete: they warn.
     pub(super) vip_cidr: Option<Scalar>,
@@ -47,6 +53,23 @@ pub(super) struct File {
     #[serde(rename = "enableBGP")]
     pub(super) enable_bgp: Option<bool>,
     pub(super) enable_packet: Option<bool>,
+}
+
+/// The election by Kubernetes Lease.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Kubernetes {
+    pub(super) kubeconfig: Option<String>,
+    pub(super) lease: Option<String>,
+    pub(super) lease_duration: Option<String>,
+    pub(super) renew_deadline: Option<String>,
+    pub(super) retry_period: Option<String>,
+    pub(super) server: Option<String>,
+    pub(super) servers: Option<Vec<String>>,
+    pub(super) port: Option<u16>,
+    pub(super) preserve: Option<bool>,
+    pub(super) annotations: Option<BTreeMap<String, String>>,
+    pub(super) memory: Option<String>,
 }
 
 /// One host of the peer list.
@@ -59,7 +82,7 @@ pub(super) struct Peer {
 }
 
 /// One frontend with its backends.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct LoadBalancer {
     pub(super) name: Option<String>,
@@ -74,8 +97,7 @@ pub(super) struct LoadBalancer {
     pub(super) connect_timeout: Option<String>,
     pub(super) idle_timeout: Option<String>,
     pub(super) max_connections: Option<usize>,
-
-    // kube-vip 0.1.5 to 0.1.8: the port of backends that name none.
+    pub(super) discover: Option<bool>,
     pub(super) backend_port: Option<u16>,
 }
 
@@ -235,4 +257,30 @@ impl<'de> Deserialize<'de> for Scalar {
         }
         deserializer.deserialize_any(ScalarVisitor)
     }
+}
+
+/// Where to listen, as text. A key without a value is the empty text, not an absent key: its writer wanted something.
+fn listener<'de, D: de::Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    struct ListenerVisitor;
+
+    impl Visitor<'_> for ListenerVisitor {
+        type Value = String;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a text such as \":2112\"")
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<String, E> {
+            Ok(text.to_owned())
+        }
+
+        fn visit_u64<E: de::Error>(self, number: u64) -> Result<String, E> {
+            Ok(number.to_string())
+        }
+
+        fn visit_unit<E: de::Error>(self) -> Result<String, E> {
+            Ok(String::new())
+        }
+    }
+    deserializer.deserialize_any(ListenerVisitor).map(Some)
 }

@@ -2,13 +2,13 @@
 
 use super::diagnostic::{Diagnostic, Place, Severity};
 use super::file::File;
-use super::source::Source;
+use super::source::Text;
 
 /// Parses the text of a configuration file.
 ///
 /// # Errors
 /// The first thing that is not YAML, not a known key, or of the wrong type.
-pub(super) fn parse(source: &Source) -> Result<File, Box<Diagnostic>> {
+pub(super) fn parse(source: &Text) -> Result<File, Box<Diagnostic>> {
     if source.text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
         return Err(Box::new(Diagnostic::about_file(
             &source.file,
@@ -22,7 +22,7 @@ pub(super) fn parse(source: &Source) -> Result<File, Box<Diagnostic>> {
         .map_err(|error| Box::new(finding(source, &error)))
 }
 
-fn finding(source: &Source, error: &serde_yaml::Error) -> Diagnostic {
+fn finding(source: &Text, error: &serde_yaml::Error) -> Diagnostic {
     let place = error.location().map(|location| Place { line: location.line(), column: location.column() });
     let text = error.to_string();
     // The place is shown in front; serde_yaml repeats it at the end.

@@ -8,7 +8,7 @@ use super::diagnostic::{Diagnostic, Severity};
 use super::source::{Source, Step};
 use super::value;
 
-/// The text of a file and all that was found wrong with it so far.
+/// Where the values come from, and all that was found wrong with them so far.
 pub(super) struct Reader<'a> {
     source: &'a Source,
     findings: Vec<Diagnostic>,
@@ -70,14 +70,12 @@ impl<'a> Reader<'a> {
 
     /// A duration that may be left out.
     pub(super) fn duration(&mut self, path: &[Step], text: Option<&str>, default: Duration) -> Duration {
-        let Some(text) = text else { return default };
-        match value::duration(text) {
-            Ok(duration) => duration,
-            Err(message) => {
-                self.error(path, message, value::DURATION_HELP);
-                default
-            }
-        }
+        text.map_or(Some(default), |text| self.try_duration(path, text)).unwrap_or(default)
+    }
+
+    /// A duration; `None` after an error was noted.
+    pub(super) fn try_duration(&mut self, path: &[Step], text: &str) -> Option<Duration> {
+        value::duration(text).map_err(|message| self.error(path, message, value::DURATION_HELP)).ok()
     }
 
     /// The content of a file that the configuration names.

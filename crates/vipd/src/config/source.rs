@@ -1,8 +1,9 @@
-//! The text of a configuration file, and where in it a value stands.
+//! Where the values of a configuration come from: the text of a file, or flags and environment variables.
 //!
 //! serde reports the place of what does not parse. What parses and makes no sense (an id used twice, a port of its own
 //! neighbour) is found later, by its path in the document; this module turns that path into a line and a column.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,7 +16,7 @@ use super::diagnostic::{Diagnostic, Place, Severity};
 const SIZE_MAX: u64 = 1 << 20;
 
 /// One step of a path into a document.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Step {
     /// The value of this key.
     Key(&'static str),
@@ -35,14 +36,70 @@ impl From<usize> for Step {
     }
 }
 
+/// Where the values of a configuration come from.
+#[derive(Debug)]
+pub(super) enum Source {
+    /// From a file.
+    Text(Text),
+    /// From flags and environment variables.
+    Names(Names),
+}
+
+impl Source {
+    /// Makes a finding at the value that `path` leads to, or at the closest value above it that exists.
+    pub(super) fn diagnose(
+        &self,
+        severity: Severity,
+        path: &[Step],
+        message: String,
+        help: &str,
+    ) -> Diagnostic {
+        match self {
+            Self::Text(text) => text.diagnose_at(severity, text.locate(path), message, help),
+            Self::Names(names) => names.diagnose(severity, path, message, help),
+        }
+    }
+}
+
+/// The flags and environment variables that values came from, by the path of the key that each has filled.
+#[derive(Debug, Default)]
+pub(super) struct Names(BTreeMap<Vec<Step>, String>);
+
+impl Names {
+    /// Remembers what filled a key.
+    pub(super) fn insert(&mut self, path: &[Step], name: String) {
+        self.0.insert(path.to_vec(), name);
+    }
+
+    /// Makes a finding about what filled the key, or the closest key above it.
+    pub(super) fn diagnose(
+        &self,
+        severity: Severity,
+        path: &[Step],
+        message: String,
+        help: &str,
+    ) -> Diagnostic {
+        let name = (1..=path.len()).rev().find_map(|length| self.0.get(&path[..length]));
+        let origin = name.map_or("kube-vip's flags and environment", String::as_str);
+        Diagnostic {
+            severity,
+            origin: origin.to_owned(),
+            place: None,
+            line: None,
+            message,
+            help: help.to_owned(),
+        }
+    }
+}
+
 /// A configuration file's name and text.
 #[derive(Debug)]
-pub(super) struct Source {
+pub(super) struct Text {
     pub(super) file: PathBuf,
     pub(super) text: String,
 }
 
-impl Source {
+impl Text {
     /// Reads a file, with the commonest mistakes told apart.
     ///
     /// # Errors
@@ -78,17 +135,6 @@ impl Source {
         Ok(Self { file: file.to_owned(), text })
     }
 
-    /// Makes a finding at the value that `path` leads to, or at the closest value above it that exists.
-    pub(super) fn diagnose(
-        &self,
-        severity: Severity,
-        path: &[Step],
-        message: String,
-        help: &str,
-    ) -> Diagnostic {
-        self.diagnose_at(severity, self.locate(path), message, help)
-    }
-
     /// Makes a finding at a place.
     pub(super) fn diagnose_at(
         &self,
@@ -100,7 +146,8 @@ impl Source {
         let line = place
             .and_then(|place| self.text.lines().nth(place.line.saturating_sub(1)))
             .map(|line| line.trim_end().to_owned());
-        Diagnostic { severity, file: self.file.clone(), place, line, message, help: help.to_owned() }
+        let origin = self.file.display().to_string();
+        Diagnostic { severity, origin, place, line, message, help: help.to_owned() }
     }
 
     fn locate(&self, path: &[Step]) -> Option<Place> {

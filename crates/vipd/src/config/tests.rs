@@ -19,6 +19,20 @@ fn loaded(name: &str, text: &str, overrides: Overrides) -> Config {
     }
 }
 
+fn peers(vip: &Vip) -> &leader::peers::Config {
+    match &vip.election {
+        Election::Peers(election) => election,
+        Election::Kubernetes(election) => panic!("{election:?}"),
+    }
+}
+
+fn kubernetes(vip: &Vip) -> &leader::kubernetes::Config {
+    match &vip.election {
+        Election::Kubernetes(election) => election,
+        Election::Peers(election) => panic!("{election:?}"),
+    }
+}
+
 const KUBE_VIP: &str = include_str!("../../tests/config/valid/kube-vip-0.1.yaml");
 
 #[test]
@@ -26,15 +40,15 @@ fn a_kube_vip_file_means_what_it_meant_there() {
     let config = loaded("kube-vip", KUBE_VIP, Overrides::default());
     assert_eq!(config.node, "master-1");
     let vip = config.vip.unwrap();
-    assert_eq!(vip.interface, "ens3");
+    assert_eq!(vip.interface, Interface::Named("ens3".to_owned()));
     assert_eq!(vip.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.0.0.162/32"]);
     assert!(vip.announce);
-    assert!(vip.election.quorum.start_as_leader);
-    assert_eq!(vip.election.listen.to_string(), "10.0.0.163:10000");
-    assert_eq!(vip.election.peers.len(), 2);
-    assert_eq!(vip.election.quorum.members.len(), 3);
+    assert!(peers(&vip).quorum.start_as_leader);
+    assert_eq!(peers(&vip).listen.to_string(), "10.0.0.163:10000");
+    assert_eq!(peers(&vip).peers.len(), 2);
+    assert_eq!(peers(&vip).quorum.members.len(), 3);
     let balancer = config.balancer.unwrap();
-    let frontend = &balancer.frontends[0];
+    let frontend = &balancer.config.frontends[0];
     assert!(matches!(frontend.listen, lb::Listen::Any { port: 8443 }));
     assert_eq!(frontend.backends.len(), 3);
     assert_eq!(frontend.virtual_ips, ["10.0.0.162".parse::<std::net::IpAddr>().unwrap()]);
@@ -44,7 +58,7 @@ fn a_kube_vip_file_means_what_it_meant_there() {
 fn bind_to_vip_listens_on_the_address_alone() {
     let text = KUBE_VIP.replace("bindToVip: false", "bindToVip: true");
     let config = loaded("bind-to-vip", &text, Overrides::default());
-    let listen = config.balancer.unwrap().frontends.remove(0).listen;
+    let listen = config.balancer.unwrap().config.frontends.remove(0).listen;
     assert!(matches!(listen, lb::Listen::Addresses { ips, port: 8443 } if ips.len() == 1));
 }
 
@@ -52,8 +66,8 @@ fn bind_to_vip_listens_on_the_address_alone() {
 fn single_node_has_no_peers() {
     let overrides = Overrides { single_node: true, ..Overrides::default() };
     let vip = loaded("single", KUBE_VIP, overrides).vip.unwrap();
-    assert!(vip.election.peers.is_empty());
-    assert_eq!(vip.election.quorum.members.len(), 1);
+    assert!(peers(&vip).peers.is_empty());
+    assert_eq!(peers(&vip).quorum.members.len(), 1);
 }
 
 #[test]
@@ -61,7 +75,7 @@ fn disable_vip_leaves_the_balancer() {
     let overrides = Overrides { disable_vip: true, ..Overrides::default() };
     let config = loaded("disabled", KUBE_VIP, overrides);
     assert!(config.vip.is_none());
-    assert!(config.balancer.unwrap().frontends[0].virtual_ips.is_empty());
+    assert!(config.balancer.unwrap().config.frontends[0].virtual_ips.is_empty());
 }
 
 #[test]
@@ -77,5 +91,85 @@ fn a_key_file_may_end_with_a_newline() {
     let text = format!("{KUBE_VIP}peerKeys: [{{id: 1, file: {}}}]\n", key.display());
     let vip = loaded("keys", &text, Overrides::default()).vip.unwrap();
     fs::remove_file(key).unwrap();
-    assert_eq!(vip.election.keys.len(), 1);
+    assert_eq!(peers(&vip).keys.len(), 1);
+}
+
+#[test]
+fn an_election_by_lease_has_kube_vips_defaults() {
+    let text = "node: Master-1\nelection: kubernetes\nvips: [10.0.0.162/24, 'fd00::162']\ninterface: ens3\n";
+    let config = loaded("lease", text, Overrides::default());
+    assert_eq!(config.node, "Master-1");
+    let vip = config.vip.unwrap();
+    let expected = leader::kubernetes::Config {
+        me: leader::NodeId::new("master-1").unwrap(),
+        namespace: "kube-system".to_owned(),
+        name: "plndr-cp-lock".to_owned(),
+        timing: leader::lease::Timing::DEFAULT,
+        preserve: false,
+        annotations: BTreeMap::new(),
+        access: leader::kubernetes::Access {
+            kubeconfigs: vec!["/etc/kubernetes/admin.conf".into(), "/etc/kubernetes/super-admin.conf".into()],
+            own: "127.0.0.1:6443".parse().unwrap(),
+            servers: Vec::new(),
+            port: 6443,
+            never: ["10.0.0.162".parse().unwrap(), "fd00::162".parse().unwrap()].into(),
+            memory: Some("/var/lib/vipd/control-plane.json".into()),
+        },
+    };
+    assert_eq!(kubernetes(&vip), &expected);
+}
+
+#[test]
+fn every_key_of_an_election_by_lease_counts() {
+    let text = "node: n1\nelection: kubernetes\nvip: 10.0.0.162\nkubernetes:\n  kubeconfig: /root/config\n  lease: other\n  \
+        leaseDuration: 5s\n  renewDeadline: 3s\n  retryPeriod: 1s\n  server: '[fd00::1]'\n  servers: [10.0.0.164, '10.0.0.165:443']\n  \
+        port: 7443\n  preserve: true\n  annotations: {example.org/a: b}\n  memory: /m.json\n";
+    let vip = loaded("lease-keys", text, Overrides::default()).vip.unwrap();
+    assert_eq!(vip.interface, Interface::DefaultRoute);
+    let election = kubernetes(&vip);
+    assert_eq!((election.namespace.as_str(), election.name.as_str()), ("kube-system", "other"));
+    assert_eq!(election.timing.lease_duration(), Duration::from_secs(5));
+    assert_eq!(election.timing.renew_deadline(), Duration::from_secs(3));
+    assert_eq!(election.timing.retry_period(), Duration::from_secs(1));
+    assert!(election.preserve);
+    assert_eq!(election.annotations["example.org/a"], "b");
+    let access = &election.access;
+    assert_eq!(access.kubeconfigs, [PathBuf::from("/root/config")]);
+    assert_eq!(access.own.to_string(), "[fd00::1]:7443");
+    assert_eq!(access.servers, ["10.0.0.164:7443".parse().unwrap(), "10.0.0.165:443".parse().unwrap()]);
+    assert_eq!(access.port, 7443);
+    assert_eq!(access.memory, Some("/m.json".into()));
+}
+
+#[test]
+fn frontends_that_are_discovered_are_remembered_with_their_port() {
+    let text = "node: n1\nelection: kubernetes\nvip: 10.0.0.162\nloadBalancers:\n- {name: api, port: 8443, discover: true}\n\
+        - {port: 9443, discover: true, backendPort: 7443, backends: [{address: 10.0.0.163}]}\n\
+        - {port: 10443, backends: [{address: 10.0.0.163, port: 6443}]}\n";
+    let balancer = loaded("discover", text, Overrides::default()).balancer.unwrap();
+    assert_eq!(
+        balancer.discovered,
+        BTreeMap::from([("api".to_owned(), 6443), ("port-9443".to_owned(), 7443)])
+    );
+    let known = &balancer.config.frontends[1].backends;
+    assert_eq!(known[0].address.to_string(), "10.0.0.163:7443");
+}
+
+#[test]
+fn the_key_of_kube_vip_0_1_6_asks_for_an_election_by_lease() {
+    let text = "localPeer: {id: n1, address: 10.0.0.163, port: 10000}\nenableLeaderElection: true\nvip: 10.0.0.162\n";
+    let vip = loaded("old-election", text, Overrides::default()).vip.unwrap();
+    assert_eq!(kubernetes(&vip).me.as_str(), "n1");
+}
+
+#[test]
+fn metrics_are_served_where_the_file_says_and_nowhere_else() {
+    let load = |name: &str, more: &str| loaded(name, &format!("{KUBE_VIP}{more}"), Overrides::default());
+    let metrics = |name, more| load(name, more).metrics.map(|address| address.to_string());
+    assert_eq!(metrics("metrics-absent", ""), None);
+    assert_eq!(metrics("metrics-port", "metrics: :2112\n").unwrap(), "[::]:2112");
+    assert_eq!(metrics("metrics-v4", "metrics: 10.0.0.163:2112\n").unwrap(), "10.0.0.163:2112");
+    assert_eq!(metrics("metrics-v6", "metrics: '[fd00::163]:2112'\n").unwrap(), "[fd00::163]:2112");
+    assert_eq!(load("health-absent", "").health, None);
+    assert_eq!(load("health", "healthPort: 8080\n").health.unwrap().to_string(), "[::]:8080");
 }

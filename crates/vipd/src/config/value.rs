@@ -1,4 +1,4 @@
-//! Values that a configuration file holds as text: durations.
+//! Values that a configuration holds as text: durations and names.
 
 use std::time::Duration;
 
@@ -31,6 +31,26 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
 /// What a duration looks like, for help texts.
 pub(super) const DURATION_HELP: &str = "write a whole number with its unit: 50ms, 30s, 5m or 1h";
 
+/// The longest DNS subdomain that Kubernetes takes for a name (RFC 1123).
+const SUBDOMAIN_LENGTH_MAX: usize = 253;
+
+/// The longest DNS label.
+pub(super) const LABEL_LENGTH_MAX: usize = 63;
+
+/// Whether a text is a DNS subdomain of RFC 1123: labels with dots between them.
+pub(super) fn is_subdomain(name: &str) -> bool {
+    name.len() <= SUBDOMAIN_LENGTH_MAX && name.split('.').all(is_label)
+}
+
+/// Whether a text is a DNS label of RFC 1123, in lower case.
+pub(crate) fn is_label(label: &str) -> bool {
+    let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    (1..=LABEL_LENGTH_MAX).contains(&label.len())
+        && label.chars().all(|c| inner(c) || c == '-')
+        && label.starts_with(inner)
+        && label.ends_with(inner)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -47,6 +67,17 @@ mod tests {
     fn what_is_not_a_duration_is_refused() {
         for text in ["", "5", "0s", "s", "-1s", "1.5s", "5 s", "5d", "99999999999999999999s", "9999999h"] {
             assert!(duration(text).is_err(), "{text:?} was taken");
+        }
+    }
+
+    #[test]
+    fn names_are_those_of_kubernetes() {
+        for name in ["a", "master-1", "10.0.0.1", "ip-10-0-0-1.eu-west-1.compute.internal"] {
+            assert!(is_subdomain(name), "{name:?} was refused");
+        }
+        let long = ["a"; 128].join(".");
+        for name in ["", "A", "a_b", "-a", "a-", "a..b", ".a", "a.", "a b", &"a".repeat(64), &long] {
+            assert!(!is_subdomain(name), "{name:?} was taken");
         }
     }
 }

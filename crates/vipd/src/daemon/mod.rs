@@ -1,7 +1,7 @@
 //! Joins the election, the address and the balancer, and keeps them until a stop is asked for.
 //!
 //! One thread of real-time priority runs the election, the address and this; the balancer has threads of its own, so
-//! that no amount of traffic delays a lease. [`Wiring`] is the only place where the three meet:
+//! that no amount of traffic delays a lease, and so has what is served over HTTP ([`crate::web`]). [`Wiring`] is the only place where the three meet:
 //!
 //! ```text
 //!  leader ──Leadership──▶ lease end ──▶ vip ──State──▶ active? ──▶ lb
@@ -10,23 +10,35 @@
 //!    └───── set_eligible ◀── link up? ───┴── usable? ◀───┘
 //! ```
 
+mod apiservers;
 mod bootstrap;
+mod heart;
+pub(crate) mod interface;
+mod kube_vip;
+mod names;
+pub(crate) mod owner;
 pub(crate) mod parts;
+mod transitions;
 mod wiring;
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime;
-use tokio::task::LocalSet;
+use tokio::task::{LocalSet, spawn_local};
 use tracing::{debug, info, warn};
 
-use crate::cli::Start;
-use crate::config::{self, Config, Severity};
+use crate::cli::{LogFormat, Manager, Start};
+use crate::config::kube_vip::Settings;
+use crate::config::{self, Config, Diagnostic, Election, Severity};
 use crate::signals::Signals;
 use crate::{exit, fail, logging, scheduling, tell};
 
+pub(crate) use heart::Pulse;
+
+use heart::Heart;
 use parts::Parts;
 use wiring::Wiring;
 
@@ -39,18 +51,78 @@ pub(crate) fn start(options: &Start) -> ExitCode {
     open_files();
     let (mut config, warnings) = match config::load(&options.config, options.overrides()) {
         Ok(loaded) => loaded,
-        Err(findings) => {
-            findings.iter().for_each(|finding| tell(&finding.to_string()));
-            return ExitCode::from(exit::CONFIG);
-        }
+        Err(findings) => return refuse(&findings),
     };
-    for finding in &warnings {
-        debug_assert_eq!(finding.severity, Severity::Warning);
-        tell(&finding.to_string());
-    }
+    tell_warnings(&warnings);
     if let Some(socket) = &options.socket {
         config.socket.clone_from(socket);
     }
+    block_on(async {
+        let signals = Signals::listen().context("failed to listen for signals")?;
+        run(config, "file", Vec::new(), signals).await
+    })
+}
+
+/// `vipd manager`: the same, set up by kube-vip's flags and environment.
+pub(crate) fn manager(options: &Manager) -> ExitCode {
+    let settings = Settings::gather(&options.flags, &environment());
+    if let Err(error) = logging::begin(settings.log_level(), LogFormat::Text) {
+        return fail(exit::USAGE, &error);
+    }
+    open_files();
+    // Before anything is looked up: what is wrong anyway need not wait for a name server.
+    if let Err(findings) = settings.check() {
+        return refuse(&findings);
+    }
+    let socket = options.socket.clone();
+    let mut refused = None;
+    let code = block_on(async {
+        let mut signals = Signals::listen().context("failed to listen for signals")?;
+        let lookups = tokio::select! {
+            lookups = kube_vip::look_up(&settings) => lookups?,
+            signal = signals.next() => {
+                info!(signal, "vipd stopped");
+                return Ok(());
+            }
+        };
+        let (mut config, warnings) = match settings.build(&lookups) {
+            Ok(built) => built,
+            Err(findings) => {
+                refused = Some(findings);
+                return Ok(());
+            }
+        };
+        tell_warnings(&warnings);
+        if let Some(socket) = socket {
+            config.socket = socket;
+        }
+        let names = kube_vip::followed(&settings, &lookups);
+        run(config, "kube-vip's flags and environment", names, signals).await
+    });
+    refused.map_or(code, |findings| refuse(&findings))
+}
+
+/// The environment, without what is not text: no setting is.
+pub(crate) fn environment() -> BTreeMap<String, String> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
+}
+
+fn refuse(findings: &[Diagnostic]) -> ExitCode {
+    findings.iter().for_each(|finding| tell(&finding.to_string()));
+    ExitCode::from(exit::CONFIG)
+}
+
+fn tell_warnings(warnings: &[Diagnostic]) {
+    for finding in warnings {
+        debug_assert_eq!(finding.severity, Severity::Warning);
+        tell(&finding.to_string());
+    }
+}
+
+/// Runs on this thread, in a real-time class where the kernel permits it.
+fn block_on(running: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
     match scheduling::raise() {
         Ok(()) => debug!("the election runs with real-time priority"),
         Err(error) => debug!(%error, "the election runs with ordinary priority"),
@@ -61,7 +133,7 @@ pub(crate) fn start(options: &Start) -> ExitCode {
             return fail(exit::OSERR, &anyhow::Error::new(error).context("failed to start the event loop"));
         }
     };
-    match LocalSet::new().block_on(&runtime, run(config)) {
+    match LocalSet::new().block_on(&runtime, running) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(code_of(&error), &error),
     }
@@ -88,31 +160,57 @@ fn code_of(error: &anyhow::Error) -> u8 {
     }
 }
 
-async fn run(config: Config) -> anyhow::Result<()> {
-    let mut signals = Signals::listen().context("failed to listen for signals")?;
-    announce(&config);
-    let mut parts = Parts::start(config).await?;
-    let outcome = Wiring::new(&parts).run(&mut parts, &mut signals).await;
-    parts.stop(&mut signals).await;
-    outcome
+/// Runs until a signal. `door` names what the configuration came from; `names` are those that addresses were taken from.
+async fn run(
+    config: Config,
+    door: &str,
+    names: Vec<names::Followed>,
+    mut signals: Signals,
+) -> anyhow::Result<()> {
+    announce(&config, door);
+    let (heart, pulse) = Heart::new();
+    let work = async {
+        let mut parts = Parts::start(config, pulse).await?;
+        let following = (!names.is_empty()).then(|| spawn_local(names::follow(names)));
+        let outcome = Wiring::new(&parts).run(&mut parts, &mut signals).await;
+        if let Some(task) = following {
+            task.abort();
+            let _ = task.await;
+        }
+        parts.stop(&mut signals).await;
+        outcome
+    };
+    heart.beat_during(work).await
 }
 
 /// The line that tells what this process is going to be.
-fn announce(config: &Config) {
+fn announce(config: &Config, door: &str) {
     let version = env!("CARGO_PKG_VERSION");
     let node = config.node.as_str();
-    let balancers = config.balancer.as_ref().map_or(0, |balancer| balancer.frontends.len());
+    for (name, port) in config.balancer.iter().flat_map(|balancer| &balancer.discovered) {
+        info!(name, port, "backends are the control-plane nodes, as the API tells them");
+    }
+    let balancers = config.balancer.as_ref().map_or(0, |balancer| balancer.config.frontends.len());
     let Some(vip) = &config.vip else {
-        info!(version, node, balancers, "vipd starts: balancing only, no virtual address");
+        info!(version, node, door, balancers, "vipd starts: balancing only, no virtual address");
         return;
     };
     let addresses = vip.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-    let peers = vip.election.peers.len();
-    let election = if peers == 0 { "none" } else { "peers" };
-    info!(version, node, addresses, interface = vip.interface, election, peers, balancers, "vipd starts");
-    if peers > 0 && vip.election.keys.is_empty() {
-        warn!(
-            "peers are not authenticated: any host of the segment can pose as one; set `peerKeys` on every host"
-        );
+    let interface = &vip.interface;
+    match &vip.election {
+        Election::Peers(election) => {
+            let peers = election.peers.len();
+            let kind = if peers == 0 { "none" } else { "peers" };
+            info!(version, node, door, addresses, %interface, election = kind, peers, balancers, "vipd starts");
+            if peers > 0 && election.keys.is_empty() {
+                warn!(
+                    "peers are not authenticated: any host of the segment can pose as one; set `peerKeys` on every host"
+                );
+            }
+        }
+        Election::Kubernetes(election) => {
+            let lease = format!("{}/{}", election.namespace, election.name);
+            info!(version, node, door, addresses, %interface, election = "kubernetes", lease, balancers, "vipd starts");
+        }
     }
 }

@@ -5,13 +5,16 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use lb::Health;
 use leader::Leadership;
+use leader::kubernetes::ControlPlane;
 use tokio::sync::watch;
 use tokio::task::JoinError;
 use tokio::time::Instant;
 use tracing::{info, warn};
 use vip::State;
 
-use super::parts::{Owner, Parts};
+use super::owner::Owner;
+use super::parts::Parts;
+use super::transitions::Transitions;
 use crate::signals::Signals;
 
 /// Something happened that another part must know.
@@ -22,6 +25,8 @@ enum Event {
     Address(State),
     /// The link or the backends changed.
     Health,
+    /// Control-plane nodes came, went or moved.
+    ControlPlane(ControlPlane),
     /// A signal asks for a stop.
     Stop(&'static str),
     /// A part ended by itself, which none should.
@@ -36,10 +41,12 @@ pub(super) struct Wiring {
     link: Option<watch::Receiver<bool>>,
     usable: Option<watch::Receiver<bool>>,
     checked: Option<watch::Receiver<u64>>,
+    control_plane: Option<watch::Receiver<ControlPlane>>,
     /// Until when this node counts as unfit, because the kernel refused it the address.
     refused_until: Option<Instant>,
     /// The requests about the address that had failed when this was looked at last.
     failures: u64,
+    transitions: Transitions,
 }
 
 /// How long a node that led and could not have the address leaves it to others: long enough for an operator's log to show
@@ -55,8 +62,10 @@ impl Wiring {
             link: owner.map(|owner| owner.address.link_up()),
             usable: parts.balancer.as_ref().map(lb::Balancer::usable),
             checked: parts.health_check.as_ref().map(|check| check.monitor().changes()),
+            control_plane: owner.and_then(|owner| owner.monitor.control_plane()),
             refused_until: None,
             failures: 0,
+            transitions: Transitions::new(parts.transitions.clone()),
         }
     }
 
@@ -65,14 +74,20 @@ impl Wiring {
     /// # Errors
     /// A part that ended by itself.
     pub(super) async fn run(mut self, parts: &mut Parts, signals: &mut Signals) -> anyhow::Result<()> {
+        // What the election remembers of the control plane is there before anything changes.
+        if let Some(known) = self.control_plane.as_mut().map(|known| known.borrow_and_update().clone()) {
+            Self::tell_control_plane(parts, &known);
+        }
         self.tell_eligibility(parts);
         loop {
             match self.next(parts, signals).await {
-                Event::Leadership(leadership) => Self::tell_lease(parts, &leadership),
+                Event::Leadership(leadership) => self.tell_lease(parts, &leadership),
                 Event::Address(state) => self.tell_state(parts, state),
                 Event::Health => self.tell_eligibility(parts),
+                Event::ControlPlane(known) => Self::tell_control_plane(parts, &known),
                 Event::Stop(signal) => {
                     info!(signal, "stopping");
+                    parts.stopping.send_replace(true);
                     return self.hand_over(parts, signals).await;
                 }
                 Event::Ended(error) => return Err(error),
@@ -95,6 +110,7 @@ impl Wiring {
             link = changed(&mut self.link) => link.map_or_else(Event::Ended, |_| Event::Health),
             usable = changed(&mut self.usable) => usable.map_or_else(Event::Ended, |_| Event::Health),
             checked = changed(&mut self.checked) => checked.map_or_else(Event::Ended, |_| Event::Health),
+            known = changed(&mut self.control_plane) => known.map_or_else(Event::Ended, Event::ControlPlane),
             () = reached(self.refused_until) => Event::Health,
             signal = signals.next() => Event::Stop(signal),
             ended = ended(election_task) => Event::Ended(reason(ended, "the election")),
@@ -114,9 +130,9 @@ impl Wiring {
                 () = &mut shutdown => return Ok(()),
                 // The events of a hand-over are the ordinary ones: the lease ends, the address goes, standby is told.
                 event = self.next(parts, signals) => match event {
-                    Event::Leadership(leadership) => Self::tell_lease(parts, &leadership),
+                    Event::Leadership(leadership) => self.tell_lease(parts, &leadership),
                     Event::Address(state) => self.tell_state(parts, state),
-                    Event::Health => {}
+                    Event::Health | Event::ControlPlane(_) => {}
                     Event::Stop(signal) => {
                         warn!(signal, "second signal: not waiting for a successor");
                         return Ok(());
@@ -127,7 +143,14 @@ impl Wiring {
         }
     }
 
-    fn tell_lease(parts: &Parts, leadership: &Leadership) {
+    fn tell_control_plane(parts: &Parts, known: &ControlPlane) {
+        if let Some(apiservers) = &parts.apiservers {
+            apiservers.tell(known, parts.balancer.as_ref(), parts.health_check.as_ref());
+        }
+    }
+
+    fn tell_lease(&mut self, parts: &Parts, leadership: &Leadership) {
+        self.transitions.note(leadership);
         let Some(owner) = &parts.owner else { return };
         let lease = Owner::lease_end(leadership);
         owner.lease.send_replace(lease);
@@ -165,10 +188,25 @@ impl Wiring {
         self.refused_until = self.refused_until.filter(|until| Instant::now() < *until);
         let Some(owner) = &parts.owner else { return };
         let link = self.link.as_ref().is_none_or(|link| *link.borrow());
-        let usable = self.usable.as_ref().is_none_or(|usable| *usable.borrow());
-        let ready = parts.health_check.as_ref().is_none_or(|check| is_ready(&check.status()));
+        let usable = self.usable.as_ref().is_none_or(|usable| *usable.borrow()) || is_empty(parts);
+        let ready = match (&parts.health_check, &parts.apiservers) {
+            (Some(check), Some(apiservers)) => {
+                let fitness = apiservers.fitness(&check.status());
+                owner.election.set_successor(fitness.successor);
+                fitness.eligible
+            }
+            (Some(check), None) => is_ready(&check.status()),
+            (None, _) => true,
+        };
         owner.election.set_eligible(link && usable && ready && self.refused_until.is_none());
     }
+}
+
+/// Whether the balancer has nothing to balance yet: backends that are discovered come with the control plane, and to make one
+/// takes an address.
+fn is_empty(parts: &Parts) -> bool {
+    let status = parts.balancer.as_ref().map(lb::Balancer::status);
+    status.is_some_and(|status| status.frontends.iter().all(|frontend| frontend.backends.is_empty()))
 }
 
 /// Whether this host's own apiserver is ready, or has not been judged yet.

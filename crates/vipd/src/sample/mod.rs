@@ -5,12 +5,13 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 use k8s_openapi::api::core::v1::{
-    Capabilities, Container, HostPathVolumeSource, Pod, PodSpec, SecurityContext, Volume, VolumeMount,
+    Capabilities, Container, HostPathVolumeSource, Pod, PodSpec, ResourceRequirements, SecurityContext,
+    Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use crate::cli::Manifest;
+use crate::cli::SampleManifest;
 use crate::config::SOCKET_DEFAULT;
 
 /// The annotated configuration. A test loads it, so that it stays true.
@@ -21,19 +22,19 @@ const IMAGE_NAME: &str = match option_env!("VIPD_IMAGE") {
     Some(name) => name,
     None => "vipd",
 };
-const IMAGE_TAG: &str = match option_env!("VIPD_TAG") {
+pub(crate) const IMAGE_TAG: &str = match option_env!("VIPD_TAG") {
     Some(tag) => tag,
     None => env!("CARGO_PKG_VERSION"),
 };
 
 /// What the class system-node-critical is worth (the Kubernetes documentation of Pod priority).
-const SYSTEM_NODE_CRITICAL: i32 = 2_000_001_000;
+pub(crate) const SYSTEM_NODE_CRITICAL: i32 = 2_000_001_000;
 
 /// The static Pod as YAML.
 ///
 /// # Errors
 /// A configuration path that can't be mounted.
-pub(crate) fn manifest(options: &Manifest) -> anyhow::Result<String> {
+pub(crate) fn manifest(options: &SampleManifest) -> anyhow::Result<String> {
     let config = &options.config;
     let name = config.to_str().with_context(|| format!("{} is not UTF-8", config.display()))?;
     let folder =
@@ -43,11 +44,31 @@ pub(crate) fn manifest(options: &Manifest) -> anyhow::Result<String> {
             "`--config {name}` must be the absolute path of a file in a folder of its own, such as /etc/vipd/config.yaml"
         );
     };
-    let image = options.image.clone().unwrap_or_else(|| format!("{IMAGE_NAME}:{IMAGE_TAG}"));
+    let image = image(options.image.as_deref())?;
+    serde_yaml::to_string(&pod(&image, name, folder)).context("failed to print the manifest")
+}
+
+/// The image to name: the one that was asked for, or this binary's own.
+///
+/// # Errors
+/// What can't be the name of an image.
+pub(crate) fn image(wanted: Option<&str>) -> anyhow::Result<String> {
+    let image = wanted.map_or_else(|| format!("{IMAGE_NAME}:{IMAGE_TAG}"), str::to_owned);
     if image.trim().is_empty() || image.contains(char::is_whitespace) {
         bail!("`--image {image}` is not the name of an image; write one such as registry.example/vipd:1.0");
     }
-    serde_yaml::to_string(&pod(&image, name, folder)).context("failed to print the manifest")
+    Ok(image)
+}
+
+/// What the scheduler and the kernel's memory killer should know.
+pub(crate) fn resources() -> ResourceRequirements {
+    ResourceRequirements {
+        requests: Some(BTreeMap::from([
+            ("cpu".to_owned(), Quantity("50m".to_owned())),
+            ("memory".to_owned(), Quantity("32Mi".to_owned())),
+        ])),
+        ..ResourceRequirements::default()
+    }
 }
 
 fn pod(image: &str, config: &str, folder: &str) -> Pod {
@@ -67,13 +88,7 @@ fn pod(image: &str, config: &str, folder: &str) -> Pod {
                 image_pull_policy: Some("IfNotPresent".to_owned()),
                 command: Some(vec!["/vipd".to_owned()]),
                 args: Some(vec!["start".to_owned(), "-c".to_owned(), config.to_owned()]),
-                resources: Some(k8s_openapi::api::core::v1::ResourceRequirements {
-                    requests: Some(BTreeMap::from([
-                        ("cpu".to_owned(), Quantity("50m".to_owned())),
-                        ("memory".to_owned(), Quantity("32Mi".to_owned())),
-                    ])),
-                    ..Default::default()
-                }),
+                resources: Some(resources()),
                 security_context: Some(security()),
                 volume_mounts: Some(
                     mounts

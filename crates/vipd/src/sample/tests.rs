@@ -2,8 +2,8 @@ use std::path::PathBuf;
 
 use super::*;
 
-fn options(image: Option<&str>, config: &str) -> Manifest {
-    Manifest { image: image.map(str::to_owned), config: PathBuf::from(config) }
+fn options(image: Option<&str>, config: &str) -> SampleManifest {
+    SampleManifest { image: image.map(str::to_owned), config: PathBuf::from(config) }
 }
 
 #[test]

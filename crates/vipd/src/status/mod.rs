@@ -6,6 +6,8 @@ mod report;
 mod show;
 mod socket;
 
-pub(crate) use self::report::{Reporter, Snapshot};
+#[cfg(test)]
+pub(crate) use self::report::Peer;
+pub(crate) use self::report::{Backend, Frontend, Owner, Reporter, Snapshot};
 pub(crate) use self::show::show;
 pub(crate) use self::socket::{ask, listen, serve};

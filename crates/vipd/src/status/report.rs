@@ -7,7 +7,8 @@ use leader::peers::PeerStatus;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::daemon::parts;
+use crate::daemon::owner::Monitor;
+use crate::daemon::parts::Parts;
 
 /// One look at a running vipd. Times are milliseconds before the look, or left from it on.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -33,6 +34,10 @@ pub(crate) struct Snapshot {
 pub(crate) struct Owner {
     /// Who leads, as far as this node knows.
     pub(crate) leader: Option<String>,
+    /// What elects: peers, or none.
+    pub(crate) election: String,
+    /// How often the lead went from one node to another, as this one saw it.
+    pub(crate) transitions: u64,
     /// The term that this node leads in.
     pub(crate) term: Option<u64>,
     /// What is left of this node's own lease.
@@ -49,8 +54,35 @@ pub(crate) struct Owner {
     pub(crate) repairs: u64,
     /// How often another host was heard using the address.
     pub(crate) conflicts: u64,
-    /// The other members.
+    /// The other members; empty where a Lease decides.
     pub(crate) peers: Vec<Peer>,
+    /// The Lease that decides, if one does.
+    pub(crate) lease: Option<Lease>,
+}
+
+/// A Kubernetes Lease and how this node gets on with it.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct Lease {
+    /// Its namespace and name.
+    pub(crate) name: String,
+    /// What this node calls itself in it.
+    pub(crate) identity: String,
+    /// Who holds it, by its own word.
+    pub(crate) holder: Option<String>,
+    /// How often it has changed hands.
+    pub(crate) transitions: i32,
+    /// The apiserver that answered last.
+    pub(crate) server: Option<String>,
+    /// Whether a watch of it is open.
+    pub(crate) watching: bool,
+    /// Where the credentials are from.
+    pub(crate) credentials: Option<String>,
+    /// Why the last request failed, until one succeeds.
+    pub(crate) trouble: Option<String>,
+    /// Requests so far.
+    pub(crate) requests: u64,
+    /// Those that no apiserver carried out.
+    pub(crate) failures: u64,
 }
 
 /// Another member of the election.
@@ -120,7 +152,8 @@ pub(crate) struct Backend {
     pub(crate) bytes_to_client: u64,
 }
 
-/// What a snapshot is folded from.
+/// What a snapshot is folded from. A clone reads the same sources, from whatever thread.
+#[derive(Clone)]
 pub(crate) struct Reporter {
     node: String,
     started: tokio::time::Instant,
@@ -129,34 +162,34 @@ pub(crate) struct Reporter {
     health_check: Option<lb::Monitor>,
 }
 
+#[derive(Clone)]
 struct OwnerWatch {
+    election: &'static str,
+    transitions: watch::Receiver<u64>,
     interface: String,
     addresses: Vec<String>,
     leadership: watch::Receiver<Leadership>,
-    peers: watch::Receiver<Vec<PeerStatus>>,
+    monitor: Monitor,
     address: vip::driver::Handle,
 }
 
 impl Reporter {
     /// Begins to watch the parts.
-    pub(crate) fn new(
-        node: String,
-        owner: Option<&parts::Owner>,
-        balancer: Option<&lb::Balancer>,
-        health_check: Option<&lb::Balancer>,
-    ) -> Self {
+    pub(crate) fn new(node: String, parts: &Parts) -> Self {
         Self {
             node,
             started: tokio::time::Instant::now(),
-            owner: owner.map(|owner| OwnerWatch {
+            owner: parts.owner.as_ref().map(|owner| OwnerWatch {
+                election: owner.monitor.kind(),
+                transitions: parts.transitions.subscribe(),
                 interface: owner.interface.clone(),
                 addresses: owner.addresses.iter().map(ToString::to_string).collect(),
                 leadership: owner.election.leadership(),
-                peers: owner.election.peers(),
+                monitor: owner.monitor.clone(),
                 address: owner.address.clone(),
             }),
-            balancer: balancer.map(lb::Balancer::monitor),
-            health_check: health_check.map(lb::Balancer::monitor),
+            balancer: parts.balancer.as_ref().map(lb::Balancer::monitor),
+            health_check: parts.health_check.as_ref().map(lb::Balancer::monitor),
         }
     }
 
@@ -197,8 +230,16 @@ impl OwnerWatch {
             Leadership::Follower { leader } => (leader.map(|leader| leader.to_string()), None),
         };
         let status = self.address.status();
+        let (peers, lease) = match &self.monitor {
+            Monitor::Peers(monitor) => {
+                (monitor.peers().borrow().iter().map(|peer| self::peer(peer, now)).collect(), None)
+            }
+            Monitor::Lease(monitor) => (Vec::new(), Some(lease(&monitor.status().borrow()))),
+        };
         Owner {
             leader,
+            election: self.election.to_owned(),
+            transitions: *self.transitions.borrow(),
             term,
             lease_left_ms: left,
             interface: self.interface.clone(),
@@ -207,8 +248,24 @@ impl OwnerWatch {
             state: format!("{:?}", *self.address.state().borrow()).to_lowercase(),
             repairs: status.repairs,
             conflicts: status.conflicts,
-            peers: self.peers.borrow().iter().map(|peer| self::peer(peer, now)).collect(),
+            peers,
+            lease,
         }
+    }
+}
+
+fn lease(status: &leader::kubernetes::Status) -> Lease {
+    Lease {
+        name: status.lease.clone(),
+        identity: status.identity.to_string(),
+        holder: status.holder.clone(),
+        transitions: status.transitions,
+        server: status.server.map(|server| server.to_string()),
+        watching: status.watching,
+        credentials: status.credentials.clone(),
+        trouble: status.trouble.clone(),
+        requests: status.requests,
+        failures: status.failures,
     }
 }
 

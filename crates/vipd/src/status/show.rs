@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::report::{Backend, Frontend, Owner, Peer, Snapshot};
+use super::report::{Backend, Frontend, Lease, Owner, Peer, Snapshot};
 use crate::{cli, exit, fail, print};
 
 /// Prints the status of the vipd behind a socket.
@@ -56,12 +56,30 @@ fn write_owner(out: &mut String, owner: &Owner) {
     if !owner.link_up {
         let _ = writeln!(out, "           the link of {} is down", owner.interface);
     }
+    if let Some(lease) = &owner.lease {
+        write_lease(out, lease);
+    }
     for Peer { id, address, heard_ms, eligible, version, trouble, .. } in &owner.peers {
         let heard = heard_ms.map_or_else(|| "never heard".to_owned(), |ms| format!("heard {} ago", ago(ms)));
         let fit = if *eligible == Some(false) { ", unfit to lead" } else { "" };
         let version = version.as_deref().map(|version| format!(", vipd {version}")).unwrap_or_default();
         let trouble = trouble.as_deref().map(|trouble| format!(": {trouble}")).unwrap_or_default();
         let _ = writeln!(out, "peer       {id} ({address}) {heard}{fit}{version}{trouble}");
+    }
+}
+
+fn write_lease(out: &mut String, lease: &Lease) {
+    let Lease { name, holder, transitions, server, watching, trouble, .. } = lease;
+    let holder = holder.as_deref().unwrap_or("nobody");
+    let server = server.as_deref().unwrap_or("no apiserver yet");
+    let watch = if *watching { "" } else { ", no watch open" };
+    let _ = writeln!(
+        out,
+        "lease      {name} held by {holder}, changed hands {}; asked {server}{watch}",
+        count(u64::try_from(*transitions).unwrap_or(0))
+    );
+    if let Some(trouble) = trouble {
+        let _ = writeln!(out, "           {trouble}");
     }
 }
 

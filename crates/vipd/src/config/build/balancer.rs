@@ -5,10 +5,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::num::NonZero;
 use std::time::Duration;
 
-use crate::config::file::{self, CheckKind, File, LoadBalancer, Mode, Policy, Protocol};
+use crate::config::Balancer;
+use crate::config::file::{self, CheckKind, Election, File, LoadBalancer, Mode, Policy, Protocol};
 use crate::config::reader::Reader;
 use crate::config::source::Step;
 use crate::config::value;
+
+/// The port of an apiserver, unless `backendPort` says otherwise.
+const BACKEND_PORT_DEFAULT: u16 = 6443;
 
 /// The path that tells an apiserver's readiness.
 const READY_PATH: &str = "/readyz";
@@ -25,13 +29,15 @@ pub(super) fn balancer(
     file: &File,
     vips: &[IpAddr],
     local: Option<IpAddr>,
-) -> Option<lb::Config> {
+) -> Option<Balancer> {
     let listed = file.load_balancers.as_deref().unwrap_or_default();
     if listed.is_empty() {
         return None;
     }
     let mut ports = BTreeMap::new();
     let mut frontends = Vec::new();
+    let mut discovered = BTreeMap::new();
+    let mut names = BTreeSet::new();
     for (index, balancer) in listed.iter().enumerate() {
         let base = [Step::Key("loadBalancers"), Step::Index(index)];
         let name = balancer.name.clone().unwrap_or_else(|| format!("port-{}", balancer.port));
@@ -42,9 +48,48 @@ pub(super) fn balancer(
                 "give every load balancer a port of its own",
             );
         }
+        if !names.insert(name.clone()) && listed.iter().any(|balancer| balancer.discover == Some(true)) {
+            reader.error(
+                &[&base[..], &["name".into()]].concat(),
+                format!("two load balancers are called `{name}`"),
+                "where backends are discovered, every load balancer needs a name of its own",
+            );
+        }
+        if balancer.discover == Some(true) {
+            check_discovery(reader, &base, balancer, file, !vips.is_empty());
+            discovered.insert(name.clone(), balancer.backend_port.unwrap_or(BACKEND_PORT_DEFAULT));
+        }
         frontends.extend(frontend(reader, &base, balancer, name, (vips, local, listed.len())));
     }
-    Some(lb::Config { frontends, workers: workers(reader, file) })
+    let config = lb::Config { frontends, workers: workers(reader, file) };
+    Some(Balancer { config, discovered })
+}
+
+/// Whether there is an API to discover backends with, and this host's own apiserver leaves the port free.
+fn check_discovery(
+    reader: &mut Reader<'_>,
+    base: &[Step],
+    balancer: &LoadBalancer,
+    file: &File,
+    has_vip: bool,
+) {
+    let at = |key: &'static str| [base, &[Step::Key(key)]].concat();
+    if file.election != Some(Election::Kubernetes) || !has_vip {
+        reader.error(
+            &at("discover"),
+            "`discover: true` asks the Kubernetes API, which only `election: kubernetes` with a `vip` reaches",
+            "add both, or remove the key and list the apiservers under `backends`",
+        );
+    }
+    let backend_port = balancer.backend_port.unwrap_or(BACKEND_PORT_DEFAULT);
+    reader.port(&at("backendPort"), backend_port);
+    if balancer.port == backend_port && !balancer.bind_to_vip.unwrap_or(false) {
+        reader.error(
+            &at("port"),
+            format!("port {backend_port} is used twice: by this load balancer on every address, and by the apiserver of this host"),
+            "give the load balancer another port, such as 8443",
+        );
+    }
 }
 
 fn workers(reader: &mut Reader<'_>, file: &File) -> usize {
@@ -161,14 +206,12 @@ fn unsupported(reader: &mut Reader<'_>, base: &[Step], balancer: &LoadBalancer) 
             "write leastConnections or roundRobin",
         );
     }
-    if balancer.backend_port.is_some() {
-        reader.warn(&at("backendPort"), "`backendPort` is obsolete", "write the port with every backend");
-    }
 }
 
 fn backends(reader: &mut Reader<'_>, base: &[Step], balancer: &LoadBalancer) -> Vec<lb::Backend> {
     let listed = balancer.backends.as_deref().unwrap_or_default();
-    if listed.is_empty() {
+    let discover = balancer.discover.unwrap_or(false);
+    if listed.is_empty() && !discover {
         reader.error(
             &[base, &["backends".into()]].concat(),
             "a load balancer without backends serves nobody",
@@ -187,11 +230,12 @@ fn backends(reader: &mut Reader<'_>, base: &[Step], balancer: &LoadBalancer) -> 
             );
         }
         let ip = reader.ip(&at("address"), &backend.address);
-        let Some(port) = backend.port.or(balancer.backend_port) else {
+        let default = balancer.backend_port.or_else(|| discover.then_some(BACKEND_PORT_DEFAULT));
+        let Some(port) = backend.port.or(default) else {
             reader.error(
                 &[base, &["backends".into(), index.into()]].concat(),
                 "the key `port` is missing",
-                "write the port that the apiserver listens on: `port: 6443`",
+                "write the port that the apiserver listens on: `port: 6443` here, or `backendPort: 6443` for all of them",
             );
             continue;
         };

@@ -3,8 +3,10 @@
 //! Everything wrong is collected before anything is refused, so that a file is mended in one round.
 
 mod balancer;
+pub(super) mod kubernetes;
 mod peers;
 mod vips;
+mod web;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -30,14 +32,15 @@ pub(super) fn build(
 ) -> Result<(Config, Vec<Diagnostic>), Vec<Diagnostic>> {
     apply(&mut file, overrides);
     let mut reader = Reader::new(source);
-    obsolete(&mut reader, &file);
+    obsolete(&mut reader, &mut file);
+    let node = node(&mut reader, &file);
 
     let addresses = vips::addresses(&mut reader, &file);
     let wants_vip = file.vip.is_some() || file.vips.is_some();
     let ips: Vec<IpAddr> = addresses.iter().map(|address| address.ip).collect();
     let local = file.local_peer.as_ref().and_then(|peer| peer.address.parse::<IpAddr>().ok());
     let balancer = balancer::balancer(&mut reader, &file, &ips, local);
-    let vip = wants_vip.then(|| vips::vip(&mut reader, &file, addresses)).flatten();
+    let vip = wants_vip.then(|| vips::vip(&mut reader, &file, &node, addresses)).flatten();
     if !wants_vip {
         without_vip(&mut reader, &file);
     }
@@ -60,14 +63,15 @@ pub(super) fn build(
             "begin it with /",
         );
     }
+    let web = web::Web::new(&mut reader, &file, &ips, balancer.as_ref().map(|balancer| &balancer.config));
 
     let refused = reader.has_errors();
     let findings = reader.finish();
     if refused {
         return Err(findings);
     }
-    let node = file.local_peer.map_or_else(hostname, |peer| peer.id);
-    Ok((Config { node, vip, balancer, health_check, socket, drain_timeout }, findings))
+    let web::Web { metrics, health } = web;
+    Ok((Config { node, vip, balancer, health_check, socket, metrics, health, drain_timeout }, findings))
 }
 
 fn apply(file: &mut File, overrides: Overrides) {
@@ -86,7 +90,7 @@ fn apply(file: &mut File, overrides: Overrides) {
 }
 
 /// Names of kube-vip 0.1.5 to 0.1.8 that no longer mean anything warn; those that ask for what vipd lacks are refused.
-fn obsolete(reader: &mut Reader<'_>, file: &File) {
+fn obsolete(reader: &mut Reader<'_>, file: &mut File) {
     if file.vip_cidr.is_some() {
         reader.warn(
             &["vipCidr".into()],
@@ -121,20 +125,36 @@ fn obsolete(reader: &mut Reader<'_>, file: &File) {
             None => {}
         }
     }
-    match file.enable_leader_election {
-        Some(true) => reader.error(
+    if let Some(wanted) = file.enable_leader_election {
+        reader.warn(
             &["enableLeaderElection".into()],
-            "`enableLeaderElection` asks for an election by Kubernetes Lease, which this version lacks",
-            "list the other hosts under `remotePeers` and remove the key",
-        ),
-        Some(false) => {
-            reader.warn(
-                &["enableLeaderElection".into()],
-                "`enableLeaderElection` is obsolete",
-                "remove the key",
-            );
+            "`enableLeaderElection` is obsolete",
+            if wanted { "write `election: kubernetes` in its place" } else { "remove the key" },
+        );
+        if wanted && file.election.is_none() {
+            file.election = Some(Election::Kubernetes);
         }
-        None => {}
+    }
+}
+
+/// The name of this node.
+fn node(reader: &mut Reader<'_>, file: &File) -> String {
+    let peer = file.local_peer.as_ref().map(|peer| peer.id.as_str());
+    match (file.node.as_deref(), peer) {
+        (Some(""), _) => {
+            reader.error(&["node".into()], "`node` is empty", "write this node's name, or remove the key");
+            String::new()
+        }
+        (Some(node), Some(peer)) if node != peer && file.election != Some(Election::Kubernetes) => {
+            reader.error(
+                &["node".into()],
+                format!("this node is called `{node}` here, and `{peer}` in `localPeer.id`"),
+                "peers know a node by its `localPeer.id`: remove `node`",
+            );
+            node.to_owned()
+        }
+        (Some(name), _) | (None, Some(name)) => name.to_owned(),
+        (None, None) => hostname(),
     }
 }
 
@@ -145,6 +165,7 @@ fn without_vip(reader: &mut Reader<'_>, file: &File) {
         ("remotePeers", file.remote_peers.is_some()),
         ("startAsLeader", file.start_as_leader == Some(true)),
         ("election", matches!(file.election, Some(Election::Peers | Election::Kubernetes))),
+        ("kubernetes", file.kubernetes.is_some()),
         ("timing", file.timing.is_some()),
         ("peerKeys", file.peer_keys.is_some()),
         ("healthCheck", file.health_check.is_some()),

@@ -17,15 +17,15 @@ const PRIORITY_DEFAULT: u8 = 100;
 /// How long a preferred node must be back and healthy before it takes the address again.
 const PREEMPT_DELAY_DEFAULT: Duration = Duration::from_secs(30);
 
-/// Builds the election's configuration; `None` after an error was noted.
-pub(super) fn election(reader: &mut Reader<'_>, file: &File) -> Option<leader::peers::Config> {
+/// Builds the configuration of an election among peers; `None` after an error was noted.
+pub(super) fn election(reader: &mut Reader<'_>, file: &File, node: &str) -> Option<leader::peers::Config> {
     let single = is_single(reader, file);
     let timing = timing(reader, file.timing.as_ref());
     let preempt_delay =
         reader.duration(&["preemptDelay".into()], file.preempt_delay.as_deref(), PREEMPT_DELAY_DEFAULT);
     let keys = keys(reader, file);
     let start_as_leader = file.start_as_leader.unwrap_or(false);
-    let (me, listen, peers) = if single { alone(reader, file)? } else { members(reader, file)? };
+    let (me, listen, peers) = if single { alone(reader, file, node)? } else { members(reader, file)? };
     let members: BTreeSet<NodeId> = peers.keys().cloned().chain([me.clone()]).collect();
     let election = leader::peers::Config {
         quorum: leader::quorum::Config {
@@ -60,14 +60,8 @@ fn is_single(reader: &mut Reader<'_>, file: &File) -> bool {
     let single_node = file.single_node.unwrap_or(false);
     let has_peers = file.remote_peers.as_ref().is_some_and(|peers| !peers.is_empty());
     match file.election {
-        Some(Election::Kubernetes) => {
-            reader.error(
-                &["election".into()],
-                "`election: kubernetes` is not in this version",
-                "use `election: peers` and list the other hosts under `remotePeers`",
-            );
-            false
-        }
+        // Another module's.
+        Some(Election::Kubernetes) => false,
         Some(Election::None) => true,
         Some(Election::Peers) if single_node => {
             reader.error(
@@ -110,9 +104,10 @@ fn is_single(reader: &mut Reader<'_>, file: &File) -> bool {
 
 type Members = (NodeId, SocketAddr, BTreeMap<NodeId, SocketAddr>);
 
-fn alone(reader: &mut Reader<'_>, file: &File) -> Option<Members> {
-    let name = file.local_peer.as_ref().map_or_else(super::hostname, |peer| peer.id.clone());
-    let me = node_id(reader, &["localPeer".into(), "id".into()], &name)?;
+fn alone(reader: &mut Reader<'_>, file: &File, node: &str) -> Option<Members> {
+    let named = [Step::Key("node")];
+    let id = [Step::Key("localPeer"), Step::Key("id")];
+    let me = node_id(reader, if file.node.is_some() { &named } else { &id }, node)?;
     // Nobody to talk to: the driver binds to loopback, on a port of the kernel's choice.
     Some((me, SocketAddr::from(([127, 0, 0, 1], 0)), BTreeMap::new()))
 }

@@ -4,11 +4,11 @@ use std::net::IpAddr;
 
 use vip::Address;
 
-use super::peers;
-use crate::config::Vip;
-use crate::config::file::File;
+use super::{kubernetes, peers};
+use crate::config::file::{self, File};
 use crate::config::reader::Reader;
 use crate::config::source::Step;
+use crate::config::{Election, Interface, Vip};
 
 /// The longest interface name of Linux, in bytes (IFNAMSIZ less the terminating zero).
 const INTERFACE_LENGTH_MAX: usize = 15;
@@ -78,9 +78,18 @@ fn address(reader: &mut Reader<'_>, path: &[Step], text: &str, addresses: &mut V
 }
 
 /// The addresses with their interface and election; `None` after an error was noted.
-pub(super) fn vip(reader: &mut Reader<'_>, file: &File, addresses: Vec<Address>) -> Option<Vip> {
+pub(super) fn vip(reader: &mut Reader<'_>, file: &File, node: &str, addresses: Vec<Address>) -> Option<Vip> {
     let interface = interface(reader, file);
-    let election = peers::election(reader, file);
+    let election = match file.election {
+        Some(file::Election::Kubernetes) => {
+            let ips: Vec<IpAddr> = addresses.iter().map(|address| address.ip).collect();
+            kubernetes::election(reader, file, node, &ips).map(Election::Kubernetes)
+        }
+        Some(file::Election::Peers | file::Election::None) | None => {
+            kubernetes::without_effect(reader, file);
+            peers::election(reader, file, node).map(Election::Peers)
+        }
+    };
     let hosts =
         file.local_peer.iter().map(|peer| (peer, vec![Step::Key("localPeer"), "address".into()])).chain(
             file.remote_peers
@@ -110,15 +119,8 @@ pub(super) fn vip(reader: &mut Reader<'_>, file: &File, addresses: Vec<Address>)
     Some(Vip { interface: interface?, addresses, announce, election: election? })
 }
 
-fn interface(reader: &mut Reader<'_>, file: &File) -> Option<String> {
-    let Some(name) = &file.interface else {
-        reader.error(
-            &[],
-            "`interface` is missing",
-            "name the interface of the hosts' subnet, as `ip -br address` shows it: `interface: ens3`",
-        );
-        return None;
-    };
+fn interface(reader: &mut Reader<'_>, file: &File) -> Option<Interface> {
+    let Some(name) = &file.interface else { return Some(Interface::DefaultRoute) };
     let valid = !name.is_empty()
         && name.len() <= INTERFACE_LENGTH_MAX
         && !name.contains(|c: char| c.is_whitespace() || c == '/' || c == ':');
@@ -126,9 +128,9 @@ fn interface(reader: &mut Reader<'_>, file: &File) -> Option<String> {
         reader.error(
             &["interface".into()],
             format!("`{name}` can't be the name of an interface"),
-            "write the name as `ip -br address` shows it, at most 15 characters",
+            "write the name as `ip -br address` shows it, at most 15 characters, or leave it out: that of the default route",
         );
         return None;
     }
-    Some(name.clone())
+    Some(Interface::Named(name.clone()))
 }

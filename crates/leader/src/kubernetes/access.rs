@@ -1,0 +1,192 @@
+//! Clients of the servers, and one request that goes from server to server until it is answered.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use http::header::{HeaderValue, USER_AGENT};
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::{Api, Client, Error, api::PostParams};
+use tokio::time::timeout;
+
+use super::{
+    credentials::Credentials,
+    failure::{Failure, Kind},
+    servers::Servers,
+};
+use crate::lease::Reply;
+
+/// The name that an apiserver's certificate has whatever its address: kubeadm, k3s and RKE2 all put it in.
+const SERVER_NAME: &str = "kubernetes";
+
+/// The way to the API: the servers, what they are asked with, and the clients that were made of both.
+pub(super) struct Access {
+    pub(super) servers: Servers,
+    credentials: Credentials,
+    /// Servers whose certificate is valid for their address only.
+    by_address: Vec<SocketAddr>,
+    clients: BTreeMap<SocketAddr, Client>,
+    patience: Duration,
+    agent: String,
+}
+
+/// What is asked of the servers.
+#[derive(Clone, Debug)]
+pub(super) enum Call {
+    Get,
+    Create(Box<Lease>),
+    Replace(Box<Lease>),
+}
+
+/// Where the Lease is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) namespace: String,
+    pub(super) name: String,
+}
+
+/// What became of a call.
+pub(super) struct Outcome {
+    pub(super) reply: Reply,
+    /// The Lease as it is, where the reply says that it was read or written.
+    pub(super) lease: Option<Lease>,
+    /// Who answered.
+    pub(super) server: Option<SocketAddr>,
+    /// Who didn't, and why.
+    pub(super) failures: Vec<(SocketAddr, Failure)>,
+}
+
+impl Access {
+    pub(super) fn new(servers: Servers, credentials: Credentials, patience: Duration, agent: String) -> Self {
+        let mut access =
+            Self { servers, credentials, by_address: Vec::new(), clients: BTreeMap::new(), patience, agent };
+        access.servers.set_named(access.credentials.named());
+        access
+    }
+
+    pub(super) fn credentials(&self) -> &Credentials {
+        &self.credentials
+    }
+
+    /// Uses these credentials from now on.
+    pub(super) fn set_credentials(&mut self, credentials: Credentials) {
+        self.servers.set_named(credentials.named());
+        self.credentials = credentials;
+        self.clients.clear();
+    }
+
+    /// Takes note of who answered and who didn't.
+    pub(super) fn learn(&mut self, outcome: &Outcome, now: Instant) {
+        for (server, failure) in &outcome.failures {
+            match failure.kind {
+                Kind::Name if !self.by_address.contains(server) => {
+                    self.by_address.push(*server);
+                    self.clients.remove(server);
+                }
+                Kind::Name | Kind::Server => self.servers.fail(*server, now),
+                Kind::Credentials => {}
+            }
+        }
+        if let Some(server) = outcome.server {
+            self.servers.succeed(server);
+        }
+    }
+
+    /// Clients for single requests, in the order in which the servers are to be asked.
+    pub(super) fn clients(&mut self, now: Instant) -> Result<Vec<(SocketAddr, Client)>, Failure> {
+        let order = self.servers.order(now);
+        self.clients.retain(|server, _| order.contains(server));
+        let mut clients = Vec::new();
+        for server in order {
+            let client = match self.clients.get(&server) {
+                Some(client) => client.clone(),
+                None => self.connect(server, Some(self.patience))?,
+            };
+            self.clients.insert(server, client.clone());
+            clients.push((server, client));
+        }
+        Ok(clients)
+    }
+
+    /// A client for watches, which wait for answers without end.
+    pub(super) fn watching(&self, server: SocketAddr) -> Result<Client, Failure> {
+        self.connect(server, None)
+    }
+
+    /// Nothing is sent yet.
+    fn connect(&self, server: SocketAddr, read_timeout: Option<Duration>) -> Result<Client, Failure> {
+        let mut config = self.credentials.config.clone();
+        config.cluster_url = format!("https://{server}").parse().expect("a socket address is an authority");
+        if self.by_address.contains(&server) {
+            config.tls_server_name = None;
+        } else {
+            config.tls_server_name.get_or_insert_with(|| SERVER_NAME.to_owned());
+        }
+        config.proxy_url = None;
+        config.connect_timeout = Some(self.patience / 2);
+        config.write_timeout = Some(self.patience);
+        config.read_timeout = read_timeout;
+        // Else the time in which a pooled connection was idle would count.
+        config.reset_reader_on_write = true;
+        // The client's own retries may take minutes; an election has its own pace.
+        config.default_retry = false;
+        if let Ok(agent) = HeaderValue::from_str(&self.agent) {
+            config.headers.push((USER_AGENT, agent));
+        }
+        Client::try_from(config).map_err(|error| Failure::unusable(&error))
+    }
+}
+
+/// Asks one server after the other until one answers, within this time. A write names the version that it replaces, so it does no
+/// harm that it may reach two of them.
+pub(super) async fn call(
+    clients: Vec<(SocketAddr, Client)>,
+    place: Place,
+    call: Call,
+    patience: Duration,
+) -> Outcome {
+    let deadline = tokio::time::Instant::now() + patience;
+    let mut failures = Vec::new();
+    let count = clients.len();
+    for (turn, (server, client)) in clients.into_iter().enumerate() {
+        let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+        // Half of what is left for each, so that a server that only listens doesn't use up the others' time.
+        let share = if turn + 1 == count { left } else { left / 2 };
+        if share.is_zero() {
+            break;
+        }
+        let api: Api<Lease> = Api::namespaced(client, &place.namespace);
+        let answer = match timeout(share, ask(&api, &place.name, &call)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(Failure::timed_out()),
+        };
+        match answer {
+            Ok((reply, lease)) => return Outcome { reply, lease, server: Some(server), failures },
+            Err(failure) => {
+                let stop = failure.kind == Kind::Credentials;
+                failures.push((server, failure));
+                if stop {
+                    break;
+                }
+            }
+        }
+    }
+    Outcome { reply: Reply::Failed, lease: None, server: None, failures }
+}
+
+async fn ask(api: &Api<Lease>, name: &str, call: &Call) -> Result<(Reply, Option<Lease>), Failure> {
+    let params = PostParams::default();
+    let answer = match call {
+        Call::Get => api.get(name).await,
+        Call::Create(lease) => api.create(&params, lease).await,
+        Call::Replace(lease) => api.replace(name, &params, lease).await,
+    };
+    match answer {
+        Ok(lease) => Ok((Reply::Done(super::object::observed(&lease)), Some(lease))),
+        Err(Error::Api(status)) if status.code == 409 => Ok((Reply::Conflict, None)),
+        Err(Error::Api(status)) if status.code == 404 => Ok((Reply::Absent, None)),
+        Err(error) => Err(Failure::of(&error)),
+    }
+}

@@ -1,0 +1,169 @@
+//! The control-plane nodes: where the other apiservers are, also after a start without an API.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, Write as _},
+    net::{IpAddr, SocketAddr},
+    path::Path,
+};
+
+use k8s_openapi::api::core::v1::Node;
+use serde::{Deserialize, Serialize};
+
+use super::servers::SERVERS_MAX;
+
+/// The control-plane nodes by name, each with its addresses in the order in which the node has them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ControlPlane {
+    /// The nodes.
+    pub nodes: BTreeMap<String, Vec<IpAddr>>,
+}
+
+/// The file that remembers them is this long at most; a control plane of thirty nodes needs a tenth.
+const MEMORY_BYTES_MAX: u64 = 64 * 1024;
+
+impl ControlPlane {
+    /// The label that kubeadm, k3s, RKE2 and others put on control-plane nodes.
+    pub(super) const LABEL: &str = "node-role.kubernetes.io/control-plane";
+
+    /// Every node's first address, on this port.
+    pub fn servers(&self, port: u16) -> Vec<SocketAddr> {
+        let first = self.nodes.values().filter_map(|addresses| addresses.first());
+        first.map(|ip| SocketAddr::new(*ip, port)).collect()
+    }
+
+    /// Every node's first address of this IP version, or else its first, with its name, on this port.
+    pub fn backends(&self, ipv4: bool, port: u16) -> Vec<(String, SocketAddr)> {
+        let pick = |addresses: &Vec<IpAddr>| {
+            addresses.iter().find(|ip| ip.is_ipv4() == ipv4).or_else(|| addresses.first()).copied()
+        };
+        let found = self.nodes.iter().filter_map(|(name, addresses)| Some((name, pick(addresses)?)));
+        found.map(|(name, ip)| (name.clone(), SocketAddr::new(ip, port))).collect()
+    }
+
+    pub(super) fn put(&mut self, node: &Node) -> bool {
+        let Some(name) = node.metadata.name.clone() else { return false };
+        let addresses = internal_addresses(node);
+        // A node that has no address yet, or for a moment, is not gone.
+        if addresses.is_empty() || (self.nodes.len() >= SERVERS_MAX && !self.nodes.contains_key(&name)) {
+            return false;
+        }
+        let old = self.nodes.insert(name, addresses.clone());
+        old.as_ref() != Some(&addresses)
+    }
+
+    pub(super) fn remove(&mut self, node: &Node) -> bool {
+        node.metadata.name.as_ref().is_some_and(|name| self.nodes.remove(name).is_some())
+    }
+
+    /// Takes a whole list. An empty one changes nothing: a cluster that answers has a control plane, labelled or not.
+    pub(super) fn replace(&mut self, nodes: &[Node]) -> bool {
+        let mut new = Self::default();
+        for node in nodes {
+            new.put(node);
+        }
+        let changed = !new.nodes.is_empty() && *self != new;
+        if changed {
+            *self = new;
+        }
+        changed
+    }
+
+    /// Reads what was remembered; nothing, if there is no such file.
+    ///
+    /// # Errors
+    ///
+    /// The file is there and can't be read, or isn't one of ours.
+    pub(super) fn recall(file: &Path) -> io::Result<Self> {
+        match std::fs::metadata(file) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(error) => return Err(error),
+            Ok(metadata) if metadata.len() > MEMORY_BYTES_MAX => {
+                return Err(io::Error::other(format!("is {} bytes long", metadata.len())));
+            }
+            Ok(_) => {}
+        }
+        Ok(serde_json::from_slice(&std::fs::read(file)?)?)
+    }
+
+    /// Writes it down, whole or not at all.
+    ///
+    /// # Errors
+    ///
+    /// The folder or file can't be written; what was remembered stays.
+    pub(super) fn remember(&self, file: &Path) -> io::Result<()> {
+        if let Some(folder) = file.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        let part = file.with_extension("part");
+        let mut out = std::fs::File::create(&part)?;
+        out.write_all(&serde_json::to_vec_pretty(self)?)?;
+        out.sync_all()?;
+        std::fs::rename(part, file)
+    }
+}
+
+fn internal_addresses(node: &Node) -> Vec<IpAddr> {
+    let addresses = node.status.as_ref().and_then(|status| status.addresses.as_ref());
+    let internal = addresses.into_iter().flatten().filter(|address| address.type_ == "InternalIP");
+    internal.filter_map(|address| address.address.parse().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(name: &str, addresses: &[&str]) -> Node {
+        let addresses: Vec<_> = addresses
+            .iter()
+            .map(|address| serde_json::json!({"type": "InternalIP", "address": address}))
+            .chain([serde_json::json!({"type": "Hostname", "address": name})])
+            .collect();
+        serde_json::from_value(
+            serde_json::json!({"metadata": {"name": name}, "status": {"addresses": addresses}}),
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn nodes_come_change_and_go() {
+        let mut known = ControlPlane::default();
+        assert!(known.replace(&[node("a", &["10.0.0.1", "fd00::1"]), node("b", &["10.0.0.2"])]));
+        assert!(!known.replace(&[node("b", &["10.0.0.2"]), node("a", &["10.0.0.1", "fd00::1"])]));
+        assert_eq!(known.servers(6443), ["10.0.0.1:6443", "10.0.0.2:6443"].map(|text| text.parse().unwrap()));
+        let six = known.backends(false, 6443);
+        assert_eq!(six[0], ("a".to_owned(), "[fd00::1]:6443".parse().unwrap()));
+        assert_eq!(six[1].1, "10.0.0.2:6443".parse().unwrap(), "better another version than no backend");
+        assert!(known.put(&node("b", &["10.0.0.3"])));
+        assert!(!known.put(&node("b", &["10.0.0.3"])));
+        assert!(known.remove(&node("b", &[])) && !known.remove(&node("b", &[])));
+        assert_eq!(known.nodes.len(), 1);
+    }
+
+    #[test]
+    fn what_tells_nothing_changes_nothing() {
+        let mut known = ControlPlane::default();
+        known.put(&node("a", &["10.0.0.1"]));
+        assert!(
+            !known.put(&node("a", &[])) && !known.replace(&[]) && !known.replace(&[node("c", &["nonsense"])])
+        );
+        assert_eq!(known.nodes.len(), 1);
+    }
+
+    #[test]
+    fn it_is_remembered_whole_or_not_at_all() {
+        let folder = std::env::temp_dir().join(format!("vipd-nodes-{}", std::process::id()));
+        let file = folder.join("deeper/control-plane.json");
+        assert_eq!(ControlPlane::recall(&file).unwrap(), ControlPlane::default());
+        let mut known = ControlPlane::default();
+        known.put(&node("a", &["10.0.0.1", "fd00::1"]));
+        known.remember(&file).unwrap();
+        assert_eq!(ControlPlane::recall(&file).unwrap(), known);
+        std::fs::write(&file, "{\"nodes\": 3}").unwrap();
+        assert!(ControlPlane::recall(&file).is_err());
+        std::fs::write(&file, vec![b' '; 100_000]).unwrap();
+        assert!(ControlPlane::recall(&file).unwrap_err().to_string().contains("bytes long"));
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+}

@@ -1,0 +1,137 @@
+//! The control plane's apiservers, where an election by Lease knows them: as backends of the balancer, or, without one, as a
+//! reason to leave the lead to a node whose apiserver is well.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use lb::{Backend, Health};
+use leader::NodeId;
+use leader::kubernetes::{Config, ControlPlane};
+use tracing::warn;
+
+/// The name of the frontend that listens nowhere, and only judges.
+const CHECK: &str = "health check";
+
+/// What an election by Lease is told of apiservers, and by what names.
+pub(super) struct Apiservers {
+    me: NodeId,
+    own: SocketAddr,
+    /// Others that the configuration names.
+    known: Vec<SocketAddr>,
+    /// The port of those that are discovered.
+    port: u16,
+    /// The frontends whose backends are discovered, with the port of these and what they had beforehand.
+    discovered: BTreeMap<String, (u16, Vec<Backend>)>,
+    prefers_ipv4: bool,
+}
+
+/// Who is well, as far as this matters to the election.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Fitness {
+    /// This node may lead: its own apiserver is well, or no other is.
+    pub(super) eligible: bool,
+    /// Another node whose apiserver is well.
+    pub(super) successor: Option<NodeId>,
+}
+
+impl Apiservers {
+    pub(super) fn new(
+        config: &Config,
+        balancer: Option<&crate::config::Balancer>,
+        prefers_ipv4: bool,
+    ) -> Self {
+        let before = |name: &String| -> Vec<Backend> {
+            let frontends = balancer.iter().flat_map(|balancer| &balancer.config.frontends);
+            frontends.filter(|frontend| frontend.name == *name).flat_map(|it| it.backends.clone()).collect()
+        };
+        let discovered = balancer.iter().flat_map(|balancer| &balancer.discovered);
+        Self {
+            me: config.me.clone(),
+            own: config.access.own,
+            known: config.access.servers.clone(),
+            port: config.access.port,
+            discovered: discovered.map(|(name, port)| (name.clone(), (*port, before(name)))).collect(),
+            prefers_ipv4,
+        }
+    }
+
+    /// The check of this node's own apiserver and of the others, for a node without a balancer.
+    pub(super) fn check(&self, configured: Option<lb::Config>) -> lb::Config {
+        let mut config = configured.unwrap_or_else(|| lb::Config { frontends: vec![judge()], workers: 1 });
+        for frontend in &mut config.frontends {
+            let own = frontend.backends.first().map_or(self.own, |backend| backend.address);
+            CHECK.clone_into(&mut frontend.name);
+            frontend.backends = self.judged(own, &ControlPlane::default());
+        }
+        config
+    }
+
+    /// Gives the balancer, or the check, the backends that follow from the control plane.
+    pub(super) fn tell(
+        &self,
+        known: &ControlPlane,
+        balancer: Option<&lb::Balancer>,
+        check: Option<&lb::Balancer>,
+    ) {
+        if let Some(balancer) = balancer {
+            for (name, (port, before)) in &self.discovered {
+                let found = known.backends(self.prefers_ipv4, *port);
+                let mut backends: Vec<Backend> =
+                    found.into_iter().map(|(name, address)| Backend { name, address }).collect();
+                if backends.is_empty() {
+                    backends.clone_from(before);
+                }
+                set(balancer, name, backends);
+            }
+        }
+        if let Some(check) = check {
+            set(check, CHECK, self.judged(self.own, known));
+        }
+    }
+
+    /// This node's own apiserver first, then the others.
+    fn judged(&self, own: SocketAddr, known: &ControlPlane) -> Vec<Backend> {
+        let mut backends = vec![Backend { name: self.me.to_string(), address: own }];
+        let found = known.backends(self.prefers_ipv4, self.port).into_iter();
+        let others = found.filter(|(name, _)| *name != *self.me.as_str());
+        let named = self.known.iter().map(|address| (address.to_string(), *address));
+        for (name, address) in others.chain(named) {
+            if !backends.iter().any(|backend| backend.address == address) {
+                backends.push(Backend { name, address });
+            }
+        }
+        backends
+    }
+
+    /// Who is well. Unknown counts as well, for this node; a backend that was not judged yet is no reason to hand over.
+    pub(super) fn fitness(&self, status: &lb::Status) -> Fitness {
+        let mut backends = status.frontends.iter().flat_map(|frontend| &frontend.backends);
+        let own = backends.next();
+        let own_is_well = own.is_none_or(|own| matches!(own.health, Health::Ready | Health::Unknown));
+        let others: Vec<_> = backends.filter(|other| other.health == Health::Ready).collect();
+        let named = others.iter().find(|other| other.name.parse::<SocketAddr>().is_err());
+        Fitness {
+            eligible: own_is_well || others.is_empty(),
+            successor: named.and_then(|other| NodeId::new(&other.name).ok()),
+        }
+    }
+}
+
+fn judge() -> lb::Frontend {
+    lb::Frontend {
+        name: CHECK.to_owned(),
+        listen: lb::Listen::Nowhere,
+        backends: Vec::new(),
+        policy: lb::Policy::RoundRobin,
+        check: lb::Check::default(),
+        timeouts: lb::Timeouts::default(),
+        limits: lb::Limits::default(),
+        virtual_ips: Vec::new(),
+    }
+}
+
+fn set(balancer: &lb::Balancer, frontend: &str, backends: Vec<Backend>) {
+    if let Err(error) = balancer.set_backends(frontend, backends) {
+        warn!(%error, frontend, "the control-plane nodes can't be its backends; those it has stay");
+    }
+}

@@ -1,0 +1,176 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::*;
+use crate::status::Peer;
+use openmetrics::Labels;
+
+#[path = "../../../tests/daemon/openmetrics.rs"]
+mod openmetrics;
+
+/// A member of three that leads, with two load balancers of one name.
+fn leading() -> Snapshot {
+    let backend = |address: &str, health: &str| Backend {
+        name: "a \"quoted\\name\"".to_owned(),
+        address: address.to_owned(),
+        health: health.to_owned(),
+        since_ms: 1,
+        connections: 2,
+        total: 30,
+        connect_failures: 4,
+        retries: 5,
+        last_error: Some("refused".to_owned()),
+        bytes_to_backend: 600,
+        bytes_to_client: u64::MAX,
+    };
+    let frontend = |name: &str, port: u16| Frontend {
+        name: name.to_owned(),
+        listen: vec![format!("[::]:{port}")],
+        connections: 2,
+        max_connections: 100,
+        accepted: 40,
+        refused: 1,
+        backends: vec![backend("10.0.0.163:6443", "ready"), backend("10.0.0.164:6443", "dead")],
+    };
+    let peer = |id: &str, heard_ms, authenticated| Peer {
+        id: id.to_owned(),
+        address: "10.0.0.164:10000".to_owned(),
+        heard_ms,
+        eligible: Some(true),
+        priority: Some(100),
+        version: None,
+        authenticated,
+        trouble: None,
+    };
+    Snapshot {
+        node: "a".to_owned(),
+        version: "1.2.3".to_owned(),
+        pid: 7,
+        up_ms: 1,
+        owner: Some(Owner {
+            leader: Some("a".to_owned()),
+            election: "peers".to_owned(),
+            lease: None,
+            transitions: 3,
+            term: Some(9),
+            lease_left_ms: Some(125),
+            interface: "ens3".to_owned(),
+            link_up: true,
+            addresses: vec!["10.0.0.162/24".to_owned(), "fd00::162/64".to_owned()],
+            state: "active".to_owned(),
+            repairs: 2,
+            conflicts: 1,
+            peers: vec![peer("b", Some(50), true), peer("c", None, false)],
+        }),
+        load_balancers: vec![frontend("api \"\\\n", 8443), frontend("twin", 1), frontend("twin", 2)],
+        health_check: Vec::new(),
+    }
+}
+
+/// Everything of a snapshot, by name.
+fn read(snapshot: Snapshot) -> BTreeMap<String, BTreeMap<Labels, f64>> {
+    let text = exposition(snapshot).unwrap();
+    let families = openmetrics::read(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+    families.into_iter().map(|family| (family.name, family.samples)).collect()
+}
+
+fn labels(labels: &[(&str, &str)]) -> Labels {
+    labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+/// The owner of a snapshot, to be changed.
+fn owner(snapshot: &mut Snapshot) -> &mut Owner {
+    snapshot.owner.as_mut().unwrap()
+}
+
+#[test]
+fn a_leader_tells_that_it_leads_and_for_how_long() {
+    let seen = read(leading());
+    assert_eq!(seen["kube_vip_is_leader"], [(labels(&[("node", "a"), ("lease_name", "peers")]), 1.0)].into());
+    assert_eq!(
+        seen["kube_vip_leader_election_transitions_total"],
+        [(labels(&[("lease_name", "peers")]), 3.0)].into()
+    );
+    let leaders = ["a", "b", "c"].map(|node| seen["vipd_leader"][&labels(&[("node", node)])]);
+    assert_eq!(leaders, [1.0, 0.0, 0.0]);
+    assert_eq!(seen["vipd_term"][&labels(&[])], 9.0);
+    assert_eq!(seen["vipd_lease_left_seconds"][&labels(&[])], 0.125);
+    let held = ["10.0.0.162", "fd00::162"].map(|ip| seen["vipd_vip_held"][&labels(&[("address", ip)])]);
+    assert_eq!(held, [1.0, 1.0]);
+    assert_eq!(seen["vipd_address_repairs_total"][&labels(&[])], 2.0);
+    assert_eq!(seen["vipd_address_conflicts_total"][&labels(&[])], 1.0);
+    assert_eq!(seen["vipd_link_up"][&labels(&[("interface", "ens3")])], 1.0);
+    // A peer that was never heard has no age.
+    assert_eq!(seen["vipd_peer_heard_age_seconds"], [(labels(&[("peer", "b")]), 0.05)].into());
+    let authenticated = ["b", "c"].map(|peer| seen["vipd_peer_authenticated"][&labels(&[("peer", peer)])]);
+    assert_eq!(authenticated, [1.0, 0.0]);
+}
+
+#[test]
+fn a_follower_has_no_term_no_lease_and_no_address() {
+    let mut snapshot = leading();
+    let owner = owner(&mut snapshot);
+    (owner.leader, owner.term, owner.lease_left_ms) = (Some("b".to_owned()), None, None);
+    for state in ["standby", "claiming", "releasing"] {
+        state.clone_into(&mut self::owner(&mut snapshot).state);
+        let seen = read(snapshot.clone());
+        assert_eq!(seen["kube_vip_is_leader"].values().copied().collect::<Vec<_>>(), [0.0]);
+        let leaders = ["a", "b", "c"].map(|node| seen["vipd_leader"][&labels(&[("node", node)])]);
+        assert_eq!(leaders, [0.0, 1.0, 0.0]);
+        assert!(seen["vipd_term"].is_empty());
+        assert_eq!(seen["vipd_lease_left_seconds"][&labels(&[])], 0.0);
+        assert!(seen["vipd_vip_held"].values().all(|held| *held == 0.0), "{state}");
+    }
+}
+
+#[test]
+fn each_backend_is_in_one_state() {
+    let seen = read(leading());
+    let state = |address: &str, state: &str| {
+        let wanted = [("frontend", "api \"\\\n"), ("backend", address), ("state", state)];
+        seen["vipd_backend_state"][&labels(&wanted)]
+    };
+    assert_eq!(STATES.map(|name| state("10.0.0.163:6443", name)), [0.0, 1.0, 0.0, 0.0]);
+    assert_eq!(STATES.map(|name| state("10.0.0.164:6443", name)), [0.0, 0.0, 0.0, 1.0]);
+}
+
+#[test]
+fn load_balancers_of_one_name_are_told_apart() {
+    let seen = read(leading());
+    let names: BTreeSet<&str> =
+        seen["vipd_frontend_accepted_total"].keys().map(|labels| labels["frontend"].as_str()).collect();
+    assert_eq!(names, ["api \"\\\n", "twin ([::]:1)", "twin ([::]:2)"].into());
+}
+
+#[test]
+fn a_checked_apiserver_without_a_load_balancer_is_told_too() {
+    let mut snapshot = leading();
+    snapshot.health_check = snapshot.load_balancers.remove(0).backends;
+    snapshot.load_balancers.clear();
+    let seen = read(snapshot);
+    let wanted = [("frontend", "healthCheck"), ("backend", "10.0.0.164:6443"), ("state", "dead")];
+    assert_eq!(seen["vipd_backend_state"][&labels(&wanted)], 1.0);
+    assert!(seen["vipd_frontend_accepted_total"].is_empty());
+}
+
+/// The names, and what is documented of the labels, agree with what a whole node exposes.
+#[test]
+fn the_documented_labels_are_those_that_are_exposed() {
+    let seen = read(leading());
+    let text = include_str!("../../../../../docs/metrics.md");
+    let documented: BTreeMap<&str, BTreeSet<&str>> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once("` | "))
+        .map(|(name, rest)| {
+            let labels = rest.split(" | ").nth(1).unwrap();
+            (name, labels.split('`').skip(1).step_by(2).collect())
+        })
+        .collect();
+    for (name, samples) in &seen {
+        assert!(!samples.is_empty(), "{name} has no sample on a node that has everything");
+        for labels in samples.keys() {
+            let names: BTreeSet<&str> = labels.keys().map(String::as_str).collect();
+            assert_eq!(documented.get(name.as_str()), Some(&names), "{name}");
+        }
+    }
+    assert_eq!(documented.len(), seen.len());
+}

@@ -1,0 +1,23 @@
+//! What vipd tells over HTTP: metrics for Prometheus, and health for a kubelet.
+//!
+//! ```text
+//!   :2112  /metrics  /livez /healthz  /readyz ┐            ┌ Reporter: the watches of all parts
+//!   :8080            /livez /healthz  /readyz ┴─▶ Server ──┼ Pulse: the main loop's sign of life
+//!                                                          └ whether a stop was asked for
+//! ```
+//!
+//! [`Server`] has a thread of its own, of ordinary priority, that only looks at what the others publish: nothing that a
+//! client does reaches the main loop. It answers requests and takes no orders. What is asked is [`answer`]'s question, what
+//! is well is [`health`]'s, what is counted is [`metrics`]'s.
+
+mod answer;
+mod connection;
+mod health;
+mod listen;
+mod metrics;
+mod process;
+mod server;
+
+pub(crate) use self::answer::Sources;
+pub(crate) use self::listen::bind;
+pub(crate) use self::server::Server;

@@ -1,0 +1,147 @@
+//! Starting a vipd and its backends, and asking it by HTTP.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::thread;
+use std::time::Duration;
+
+/// Longer than anything here takes on a busy machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A vipd that ends with the test.
+pub(crate) struct Daemon {
+    pub(crate) child: Child,
+    pub(crate) socket: PathBuf,
+    pub(crate) log: BufReader<std::process::ChildStderr>,
+}
+
+impl Daemon {
+    /// Starts one, and waits until it says that it has started.
+    pub(crate) fn start(name: &str, config: &str) -> Self {
+        let mut daemon = Self::launch(name, config, &[]);
+        daemon.read_until("backend health changed");
+        daemon
+    }
+
+    /// Starts one, and waits until it serves metrics and health.
+    pub(crate) fn serving(name: &str, config: &str, arguments: &[&str]) -> Self {
+        let mut daemon = Self::launch(name, config, arguments);
+        daemon.read_until("serves metrics and health");
+        daemon
+    }
+
+    /// Starts one with more arguments.
+    pub(crate) fn launch(name: &str, config: &str, arguments: &[&str]) -> Self {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        fs::create_dir_all(&folder).unwrap();
+        let (file, socket) = (folder.join("config.yaml"), folder.join("vipd.sock"));
+        fs::write(&file, config).unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_vipd"))
+            .args(["start", "-c"])
+            .arg(&file)
+            .arg("--socket")
+            .arg(&socket)
+            .args(arguments)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = BufReader::new(child.stderr.take().unwrap());
+        Self { child, socket, log }
+    }
+
+    /// Reads the log up to a line with these words.
+    pub(crate) fn read_until(&mut self, words: &str) -> String {
+        let mut seen = String::new();
+        loop {
+            let mut line = String::new();
+            assert_ne!(self.log.read_line(&mut line).unwrap(), 0, "the log ended without `{words}`: {seen}");
+            seen.push_str(&line);
+            if line.contains(words) {
+                return seen;
+            }
+        }
+    }
+
+    pub(crate) fn status(&self, arguments: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_vipd"))
+            .args(["status", "--socket"])
+            .arg(&self.socket)
+            .args(arguments)
+            .output()
+            .unwrap()
+    }
+
+    /// Sends SIGTERM.
+    pub(crate) fn terminate(&self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    }
+
+    /// Asks it to stop, and gives its exit status and the rest of its log.
+    pub(crate) fn stop(mut self) -> (ExitStatus, String) {
+        self.terminate();
+        let mut rest = String::new();
+        self.log.read_to_string(&mut rest).unwrap();
+        (self.child.wait().unwrap(), rest)
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A backend that greets and closes, and its address.
+pub(crate) fn backend() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let _ = stream.unwrap().write_all(b"hello");
+        }
+    });
+    format!("{{address: {}, port: {}}}", address.ip(), address.port())
+}
+
+/// A port that is free now.
+pub(crate) fn free_port() -> u16 {
+    TcpListener::bind("[::]:0").unwrap().local_addr().unwrap().port()
+}
+
+pub(crate) fn balancer(port: u16) -> String {
+    format!(
+        "loadBalancers:\n- name: api\n  port: {port}\n  check: {{type: none}}\n  backends: [{}]\n\
+         - name: checked\n  port: {}\n  check: {{type: tcp}}\n  backends: [{}]\n",
+        backend(),
+        free_port(),
+        backend()
+    )
+}
+
+/// What an HTTP server answered.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    /// The status code.
+    pub(crate) code: u16,
+    /// The status line and the header, in lower case.
+    pub(crate) head: String,
+    pub(crate) body: String,
+}
+
+/// Asks a server on this machine one thing.
+pub(crate) fn ask(port: u16, method: &str, path: &str) -> Answer {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let request = format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    let code = head.split(' ').nth(1).unwrap().parse().unwrap();
+    Answer { code, head: head.to_lowercase(), body: body.to_owned() }
+}
