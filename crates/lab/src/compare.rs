@@ -52,17 +52,22 @@ type Cells = BTreeMap<(Fault, System), Vec<Trial>>;
 /// If a program is missing, or the lab itself fails.
 pub async fn run(lab: &mut Lab, matrix: &Matrix) -> Result<()> {
     let console = Console;
+    for system in &matrix.systems {
+        // Said before minutes are spent on the others.
+        lab.aim(*system)?;
+    }
     lab.start_backends().await?;
     let mut cells = Cells::new();
     for round in 1..=matrix.runs {
         for system in &matrix.systems {
-            let place = format!("round {round}  {system:<18}");
+            let place = format!("round {round}  {system:<21}");
             if let Err(error) = column(lab, *system, matrix, &place, &mut cells).await {
                 console.line(format!("{place} {error:#}; on with the next"));
             }
             lab.set_probing(false).await?;
             lab.remove_system().await?;
             lab.restore().await?;
+            lab.free_lease().await?;
         }
         if let Some(path) = &matrix.json {
             write_json(path, &cells)?;

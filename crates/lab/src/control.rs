@@ -13,6 +13,9 @@
 //! | `{"do":"partition","node":"master-1"}` | the node is cut from the other nodes, both ways, not from the client |
 //! | `{"do":"heal"}` | ends all cuts and partitions |
 //! | `{"do":"signal","node":"master-1","process":"vipd","signal":"KILL"}` | KILL, TERM, STOP, CONT, HUP, INT, USR1 or USR2; KILL, STOP and CONT reach its whole process group |
+//! | `{"do":"install","node":"master-1","system":"vipd-lease-2"}` | starts a system, as `compare` names it, on one node; what runs there is killed and its addresses are removed |
+//! | `{"do":"remove","node":"master-1"}` | kills what keeps the virtual IP there, and removes the addresses |
+//! | `{"do":"stop","node":"master-1","process":"vipd"}` | SIGTERM, and SIGKILL after 30 s; `"graceful"` tells which |
 //! | `{"do":"start","node":"master-1","process":"vipd"}` | starts it again after its end, which it waits for |
 //! | `{"do":"restart","node":"master-1","process":"vipd"}` | SIGTERM (after 30 s SIGKILL), then start; `"graceful"` tells which |
 //! | `{"do":"toggle-ready","node":"master-1"}` | the stand-in apiserver's /readyz flips between 200 and 503 |
@@ -20,18 +23,20 @@
 //! | `{"do":"delete-vip","node":"master-1"}` | removes the virtual addresses by hand; `"deleted"` says if one was there |
 //! | `{"do":"probe","on":true}` | a request to the VIP every 4 ms from now on |
 //! | `{"do":"observe"}` | what was seen since the last `observe` (or the start): see below |
+//! | `{"do":"history","since_ns":0}` | every change of the virtual addresses since then: `{"now_ns","changes":[{"ns","node","address","held"}]}`, in nanoseconds of CLOCK_MONOTONIC |
 //! | `{"do":"await-owner","not":"master-1","within_ms":5000}` | waits for one owner (`not` is optional) |
 //! | `{"do":"calm","for_ms":1000,"within_ms":20000}` | waits for one owner and only good answers for a while; probes must be on |
 //!
 //! `observe` answers `{"holders":[…],"moves":[{"from","to","ms_ago"}],"overlaps":[{"address","nodes":[…],"ms"}],"arp_at_once":1,`
 //! `"arp_overlap_ms":0,"silence_ms":12.3,"good":812,"failed":{"refused":3}}`.
 //!
-//! Process names: `vipd` (or `keepalived`, `haproxy`), `apiserver`, and with `--kubernetes` `etcd`.
+//! Process names: `vipd` (or `keepalived`, `haproxy`, `kube-vip`, `participant`), `apiserver`, and with `--kubernetes` `etcd`.
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Error, Result, bail};
 use rustix::process::Signal;
+use rustix::time::{ClockId, clock_gettime};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
@@ -45,6 +50,7 @@ use crate::fault::Observation;
 use crate::lab::{Lab, control_socket};
 use crate::network::{NODES, node_named};
 use crate::process::STOP_PATIENCE;
+use crate::system::System;
 
 /// A request has less than two hundred bytes.
 const MAX_LINE: u64 = 4096;
@@ -63,13 +69,17 @@ enum Request {
     Partition { node: String },
     Heal {},
     Signal { node: String, process: String, signal: String },
+    Install { node: String, system: String },
+    Remove { node: String },
     Start { node: String, process: String },
+    Stop { node: String, process: String },
     Restart { node: String, process: String },
     ToggleReady { node: String },
     AwaitReady { node: String },
     DeleteVip { node: String },
     Probe { on: bool },
     Observe {},
+    History { since_ns: u64 },
     AwaitOwner { not: Option<String>, within_ms: u64 },
     Calm { for_ms: u64, within_ms: u64 },
 }
@@ -149,6 +159,7 @@ impl Desk<'_> {
             Request::Owner {} => return Ok(self.owner()),
             Request::Nodes {} => return Ok(self.nodes()),
             Request::Observe {} => return Ok(self.observe()),
+            Request::History { since_ns } => return self.history(since_ns),
             Request::Link { node, up } => {
                 node_named(&node)?;
                 self.lab.switch.set_link(&node, up).await?;
@@ -168,10 +179,21 @@ impl Desk<'_> {
                 let signal = signal_named(&signal)?;
                 self.lab.nodes[node_named(&node)?].process(&process)?.signal(signal)?;
             }
+            Request::Install { node, system } => {
+                let (place, system) = (node_named(&node)?, system.parse::<System>().map_err(Error::msg)?);
+                self.lab.aim(system)?;
+                self.lab.nodes[place].remove_system().await?;
+                self.lab.start_system_on(place, system)?;
+            }
+            Request::Remove { node } => self.lab.nodes[node_named(&node)?].remove_system().await?,
             Request::Start { node, process } => {
                 let node = &mut self.lab.nodes[node_named(&node)?];
                 node.await_end(&process, STOP_PATIENCE).await?;
                 node.start_again(&process)?;
+            }
+            Request::Stop { node, process } => {
+                let graceful = self.lab.nodes[node_named(&node)?].process(&process)?.stop().await?;
+                return Ok(json!({ "ok": true, "graceful": graceful }));
             }
             Request::Restart { node, process } => {
                 let node = &mut self.lab.nodes[node_named(&node)?];
@@ -220,6 +242,25 @@ impl Desk<'_> {
             })
         });
         json!({ "ok": true, "nodes": nodes.collect::<Vec<_>>() })
+    }
+
+    fn history(&self, since: u64) -> Result<Value> {
+        let now = clock_gettime(ClockId::Monotonic);
+        let now_ns = u64::try_from(Duration::try_from(now)?.as_nanos())?;
+        let read_at = Instant::now();
+        let stamp = |at: Instant| {
+            let age = read_at.saturating_duration_since(at).as_nanos();
+            u64::try_from(age).map(|age| now_ns.saturating_sub(age))
+        };
+        let mut changes = Vec::new();
+        for change in self.lab.ownership.changes().entries() {
+            let ns = stamp(change.at)?;
+            if ns >= since {
+                let (node, address, held) = (NODES[change.node], change.address, change.held);
+                changes.push(json!({ "ns": ns, "node": node, "address": address, "held": held }));
+            }
+        }
+        Ok(json!({ "ok": true, "now_ns": now_ns, "changes": changes }))
     }
 
     fn observe(&mut self) -> Value {

@@ -15,7 +15,7 @@ use crate::network::{NODES, VIP};
 use crate::ownership::{Move, Overlap, moves, overlaps};
 use crate::prober::Service;
 use crate::process::STOP_PATIENCE;
-use crate::system::System;
+use crate::system::{Pace, System};
 
 /// After a fault, all must have been well for this long.
 const CALM: Duration = Duration::from_secs(1);
@@ -72,13 +72,15 @@ impl Fault {
     }
 
     /// How long a system may take until all is well again. haproxy as documented needs some twelve seconds to leave
-    /// a vanished backend alone; a killed keepalived never gives the address back, so waiting longer tells nothing.
-    fn patience(self) -> Duration {
+    /// a vanished backend alone; a killed keepalived never gives the address back, so waiting longer tells nothing. Where a
+    /// Lease has to run out first, nothing can come before that.
+    fn patience(self, system: System) -> Duration {
+        let lease = system.lease().map(Pace::takeover).unwrap_or_default();
         match self {
             Self::ApiserverKilled | Self::LinkDown | Self::Sigterm | Self::AddressDeleted => {
-                Duration::from_secs(30)
+                Duration::from_secs(30).max(lease)
             }
-            Self::Sigkill | Self::Sigstop => Duration::from_secs(12),
+            Self::Sigkill | Self::Sigstop => Duration::from_secs(12).max(lease),
         }
     }
 
@@ -88,7 +90,12 @@ impl Fault {
             Self::ApiserverKilled => system.check_time(),
             // keepalived notices a deleted address at the latest with its next advert.
             Self::AddressDeleted => Duration::from_secs(1),
-            Self::LinkDown | Self::Sigterm | Self::Sigkill | Self::Sigstop => Duration::from_millis(100),
+            // Without a balancer nothing fails at first: the address is still there, and the apiserver answers behind it. What
+            // the system does about its dead holder comes when the lease has run out.
+            Self::Sigkill | Self::Sigstop => {
+                system.lease().map_or(Duration::from_millis(100), Pace::takeover)
+            }
+            Self::LinkDown | Self::Sigterm => Duration::from_millis(100),
         }
     }
 }
@@ -200,7 +207,7 @@ impl Lab {
             changes.back().filter(|change| change.at > from).map(|_| ())
         };
         self.ownership.changes().wait_for(watch_until, moved).await;
-        let recovered = self.calm(CALM, fault.patience()).await.is_ok();
+        let recovered = self.calm(CALM, fault.patience(system)).await.is_ok();
         let seen = self.observe(from);
         self.undo(fault, owner).await?;
         Ok(Trial { fault, owner, seen, recovered })
@@ -232,7 +239,11 @@ impl Lab {
     pub async fn undo(&mut self, fault: Fault, place: usize) -> Result<()> {
         let node = &mut self.nodes[place];
         match fault {
-            Fault::LinkDown => self.switch.set_link(NODES[place], true).await,
+            Fault::LinkDown => {
+                self.switch.set_link(NODES[place], true).await?;
+                // kube-vip ends when it loses its lease, and a kubelet would start it again.
+                self.nodes[place].start_missing()
+            }
             Fault::ApiserverKilled => {
                 node.await_end("apiserver", STOP_PATIENCE).await?;
                 node.start_missing()?;
@@ -249,7 +260,10 @@ impl Lab {
                 node.remove_addresses().await?;
                 node.start_missing()
             }
-            Fault::Sigstop => node.signal_system(Signal::CONT),
+            Fault::Sigstop => {
+                node.signal_system(Signal::CONT)?;
+                node.start_missing()
+            }
         }
     }
 }

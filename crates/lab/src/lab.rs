@@ -22,7 +22,7 @@ use crate::ownership::OwnershipObserver;
 use crate::pki::Pki;
 use crate::prober::{Prober, Target, Verdict};
 use crate::process::Launch;
-use crate::system::{Programs, System};
+use crate::system::{Programs, Site, System};
 
 /// How often something is asked that tells nothing by itself (is the server up?).
 const ASK_INTERVAL: Duration = Duration::from_millis(50);
@@ -111,9 +111,10 @@ impl Lab {
         for place in 0..NODES.len() {
             let node = &mut self.nodes[place];
             let launches = match &self.plan.kubernetes {
-                Some(kubernetes) => {
-                    vec![kubernetes.etcd(place, node.folder()), kubernetes.apiserver(place, &self.pki)]
-                }
+                Some(kubernetes) => vec![
+                    kubernetes.etcd(place, node.folder()),
+                    kubernetes.apiserver(place, node.folder(), &self.pki)?,
+                ],
                 None => vec![backend(place, self.plan.backend.as_deref().unwrap_or(&own), &self.pki)],
             };
             for launch in launches {
@@ -162,14 +163,49 @@ impl Lab {
     /// # Errors
     /// If a program is missing.
     pub fn start_system(&mut self, system: System) -> Result<()> {
-        self.system = Some(system);
-        for (place, node) in self.nodes.iter_mut().enumerate() {
-            let launches = system.prepare(place, node.folder(), &self.plan.programs)?;
-            for launch in launches {
-                node.run(launch)?;
-            }
+        self.aim(system)?;
+        for place in 0..NODES.len() {
+            self.start_system_on(place, system)?;
         }
         Ok(())
+    }
+
+    /// Has the kubeconfig and the prober lead to where a system's clients connect.
+    ///
+    /// # Errors
+    /// If the system elects by Lease and the lab has no real control planes, or the kubeconfig cannot be written.
+    pub fn aim(&mut self, system: System) -> Result<()> {
+        ensure!(
+            system.lease().is_none() || self.plan.kubernetes.is_some(),
+            "{system} elects by a Kubernetes Lease: it needs real control planes (--kubernetes)"
+        );
+        self.system = Some(system);
+        self.target.address = system.frontend();
+        self.pki.write_kubeconfig(system.frontend())
+    }
+
+    /// Starts a system on one node, beside what the other nodes run. Whatever ran there before must have been stopped.
+    ///
+    /// # Errors
+    /// If a program is missing.
+    pub fn start_system_on(&mut self, place: usize, system: System) -> Result<()> {
+        let node = &mut self.nodes[place];
+        let site = Site { node: place, folder: node.folder(), programs: &self.plan.programs, pki: &self.pki };
+        for launch in system.prepare(site)? {
+            node.run(launch)?;
+        }
+        Ok(())
+    }
+
+    /// Deletes the Lease, where there is one: the next system starts like the first.
+    ///
+    /// # Errors
+    /// If no apiserver answers.
+    pub async fn free_lease(&self) -> Result<()> {
+        match &self.plan.kubernetes {
+            Some(kubernetes) => kubernetes.free_lease(&self.client.namespace, &self.pki).await,
+            None => Ok(()),
+        }
     }
 
     /// Ends the system under test with SIGKILL and removes what it left on the interfaces.
@@ -323,7 +359,7 @@ impl Lab {
             .kill_on_drop(true)
             .env("KUBECONFIG", self.pki.kubeconfig())
             .env("LAB_VIP", VIP.to_string())
-            .env("LAB_PORT", FRONTEND.port().to_string())
+            .env("LAB_PORT", self.target.address.port().to_string())
             .env("LAB_CA", self.pki.authority())
             .env("LAB_SOCKET", control_socket());
         if let Some(kubernetes) = &self.plan.kubernetes {

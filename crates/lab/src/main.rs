@@ -39,7 +39,8 @@ enum Command {
         /// How often each cell is measured
         #[arg(long, default_value_t = 10)]
         runs: usize,
-        /// Which systems: vipd, vipd-fast, vipd-relaxed, keepalived, keepalived-tuned, keepalived-minimum
+        /// Which systems: vipd, vipd-fast, vipd-relaxed, keepalived, keepalived-tuned, keepalived-minimum, and with --kubernetes
+        /// vipd-lease-15, vipd-lease-5, vipd-lease-2, the same three with -balancer, kube-vip-15, kube-vip-5
         #[arg(long, value_delimiter = ',', default_values_t = Matrix::SYSTEMS)]
         systems: Vec<System>,
         /// Which faults: link-down, sigterm, apiserver-killed, sigkill, sigstop, address-deleted
@@ -48,6 +49,9 @@ enum Command {
         /// Write every single result to this file
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
+        /// Real etcd and kube-apiserver (from the folder VIPD_KUBE_BIN) instead of the stand-in
+        #[arg(long)]
+        kubernetes: bool,
         #[command(flatten)]
         places: Places,
     },
@@ -55,6 +59,9 @@ enum Command {
     Exec {
         #[command(flatten)]
         setup: Setup,
+        /// Start the backends alone; the command installs systems through the control socket
+        #[arg(long, conflicts_with_all = ["system", "timing"])]
+        bare: bool,
         /// The command; its environment has LAB_SOCKET, LAB_VIP, LAB_PORT, LAB_CA and KUBECONFIG
         #[arg(last = true, required = true)]
         command: Vec<OsString>,
@@ -181,16 +188,16 @@ async fn inside(command: Command, enclosure: &Enclosure) -> Result<u8> {
             save_logs(&lab, &setup.places)?;
             Ok(u8::from(!passed?))
         }
-        Command::Compare { runs, systems, scenarios, json, places } => {
+        Command::Compare { runs, systems, scenarios, json, kubernetes, places } => {
             let matrix = Matrix { runs, systems, faults: scenarios, json };
-            let mut lab = build(enclosure, &places, false).await?;
+            let mut lab = build(enclosure, &places, kubernetes).await?;
             let done = lab::compare::run(&mut lab, &matrix).await;
             save_logs(&lab, &places)?;
             done.map(|()| 0)
         }
-        Command::Exec { setup, command } => {
+        Command::Exec { setup, bare, command } => {
             let mut lab = build(enclosure, &setup.places, setup.kubernetes).await?;
-            let code = exec(&mut lab, &setup, &command).await;
+            let code = exec(&mut lab, (!bare).then(|| setup.system()), &command).await;
             save_logs(&lab, &setup.places)?;
             code
         }
@@ -212,10 +219,12 @@ async fn build(enclosure: &Enclosure, places: &Places, kubernetes: bool) -> Resu
     Lab::build(enclosure, Plan { kubernetes, programs, backend: None }).await
 }
 
-async fn exec(lab: &mut Lab, setup: &Setup, command: &[OsString]) -> Result<u8> {
+async fn exec(lab: &mut Lab, system: Option<System>, command: &[OsString]) -> Result<u8> {
     lab.start_backends().await?;
-    lab.start_system(setup.system())?;
-    lab.await_owner(std::time::Duration::from_secs(60), |_| true).await?;
+    if let Some(system) = system {
+        lab.start_system(system)?;
+        lab.await_owner(std::time::Duration::from_secs(60), |_| true).await?;
+    }
     let control = Control::open()?;
     let mut child = lab.command_on_client(&command[0], &command[1..])?;
     let status = tokio::select! {

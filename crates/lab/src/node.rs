@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::network::{Host, virtual_addresses};
 use crate::process::{Launch, Process};
-use crate::system::vipd_socket;
+use crate::system::{OWNERS, vipd_socket};
 
 /// A node: a host, what runs on it, and its folder.
 #[derive(Debug)]
@@ -110,12 +110,12 @@ impl Node {
         Ok(())
     }
 
-    /// Sends SIGTERM to what holds the virtual IP (keepalived or vipd); a haproxy goes on.
+    /// Sends SIGTERM to what holds the virtual IP (see [`OWNERS`]); a haproxy goes on.
     ///
     /// # Errors
     /// If none is running.
     pub fn terminate_owner(&mut self) -> Result<()> {
-        let holds = |process: &&mut Process| matches!(process.name(), "vipd" | "keepalived");
+        let holds = |process: &&mut Process| OWNERS.contains(&process.name());
         let process = self.processes.iter_mut().find(holds).context("no system runs here")?;
         process.signal(Signal::TERM)
     }
@@ -144,12 +144,13 @@ impl Node {
         Ok(())
     }
 
-    /// Waits until the vipd or keepalived of this node has ended.
+    /// Waits until what holds the virtual IP on this node (see [`OWNERS`]) has ended.
     ///
     /// # Errors
     /// If it takes too long.
     pub async fn await_end_of_owner(&mut self, patience: Duration) -> Result<std::process::ExitStatus> {
-        let name = if self.process("vipd").is_ok() { "vipd" } else { "keepalived" };
+        let started = |name: &&str| self.processes.iter().any(|process| process.name() == *name);
+        let name = OWNERS.into_iter().find(started).context("no system runs here")?;
         self.await_end(name, patience).await
     }
 

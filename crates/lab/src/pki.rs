@@ -1,14 +1,15 @@
-//! The lab's certificates: one authority, one server certificate for every name, one admin, one signing key.
+//! The lab's certificates: one authority, one server certificate for every name, one admin, two whom an apiserver turns away,
+//! one signing key.
 
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-    KeyUsagePurpose, SanType,
+    KeyUsagePurpose, SanType, date_time_ymd,
 };
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -34,7 +35,14 @@ impl Pki {
         let pki = Self { folder: folder.to_owned() };
         let authority = CertifiedIssuer::self_signed(authority()?, KeyPair::generate()?)?;
         fs::write(pki.authority(), authority.pem())?;
-        for (name, params) in [("server", server()?), ("admin", admin()?)] {
+        let issued = [
+            ("server", server()?),
+            ("admin", client("lab-admin", Some("system:masters"))?),
+            // Whom no rule gives a right.
+            ("stranger", client("lab-stranger", None)?),
+            ("expired", expired(client("lab-admin", Some("system:masters"))?)),
+        ];
+        for (name, params) in issued {
             let key = KeyPair::generate()?;
             fs::write(pki.file(name, "crt"), params.signed_by(&key, &authority)?.pem())?;
             fs::write(pki.file(name, "key"), key.serialize_pem())?;
@@ -42,7 +50,7 @@ impl Pki {
         let signing = KeyPair::generate()?;
         fs::write(pki.file("service-account", "key"), signing.serialize_pem())?;
         fs::write(pki.file("service-account", "pub"), signing.public_key_pem())?;
-        fs::write(pki.kubeconfig(), pki.kubeconfig_text())?;
+        pki.write_kubeconfig(FRONTEND)?;
         Ok(pki)
     }
 
@@ -59,6 +67,14 @@ impl Pki {
     /// The authority's certificate.
     pub fn authority(&self) -> PathBuf {
         self.file("ca", "crt")
+    }
+
+    /// Writes the admin's kubeconfig anew, for a system whose clients connect there.
+    ///
+    /// # Errors
+    /// If the folder cannot be written.
+    pub fn write_kubeconfig(&self, frontend: SocketAddr) -> Result<()> {
+        fs::write(self.kubeconfig(), self.kubeconfig_text(frontend)).context("failed to write the kubeconfig")
     }
 
     /// The admin's way to the cluster, through the virtual IP.
@@ -106,12 +122,12 @@ impl Pki {
         Ok(Arc::new(config))
     }
 
-    fn kubeconfig_text(&self) -> String {
+    fn kubeconfig_text(&self, frontend: SocketAddr) -> String {
         let (authority, certificate, key) =
             (self.authority(), self.file("admin", "crt"), self.file("admin", "key"));
         format!(
             "apiVersion: v1\nkind: Config\ncurrent-context: lab\n\
-             clusters:\n- name: lab\n  cluster: {{server: 'https://{FRONTEND}', certificate-authority: {}}}\n\
+             clusters:\n- name: lab\n  cluster: {{server: 'https://{frontend}', certificate-authority: {}}}\n\
              users:\n- name: admin\n  user: {{client-certificate: {}, client-key: {}}}\n\
              contexts:\n- name: lab\n  context: {{cluster: lab, user: admin}}\n",
             authority.display(),
@@ -131,7 +147,9 @@ fn authority() -> Result<CertificateParams> {
 
 fn server() -> Result<CertificateParams> {
     let mut names: Vec<String> = NODES.iter().map(ToString::to_string).collect();
-    names.extend([CLUSTER_NAME.to_owned(), "localhost".to_owned(), "kubernetes.default.svc".to_owned()]);
+    // As in kubeadm's certificates.
+    let service = ["kubernetes", "kubernetes.default", "kubernetes.default.svc"];
+    names.extend(service.into_iter().chain([CLUSTER_NAME, "localhost"]).map(str::to_owned));
     let mut params = CertificateParams::new(names)?;
     params.distinguished_name.push(DnType::CommonName, "kube-apiserver");
     let local = [IpAddr::from([127, 0, 0, 1]), IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]), [10, 96, 0, 1].into()];
@@ -143,10 +161,19 @@ fn server() -> Result<CertificateParams> {
     Ok(params)
 }
 
-fn admin() -> Result<CertificateParams> {
+fn client(name: &str, group: Option<&str>) -> Result<CertificateParams> {
     let mut params = CertificateParams::new(Vec::new())?;
-    params.distinguished_name.push(DnType::CommonName, "lab-admin");
-    params.distinguished_name.push(DnType::OrganizationName, "system:masters");
+    params.distinguished_name.push(DnType::CommonName, name);
+    if let Some(group) = group {
+        params.distinguished_name.push(DnType::OrganizationName, group);
+    }
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
     Ok(params)
+}
+
+/// The same, valid in another century.
+fn expired(mut params: CertificateParams) -> CertificateParams {
+    params.not_before = date_time_ymd(1999, 1, 1);
+    params.not_after = date_time_ymd(1999, 12, 31);
+    params
 }

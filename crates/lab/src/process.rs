@@ -18,12 +18,14 @@ pub const STOP_PATIENCE: Duration = Duration::from_secs(30);
 /// What to start.
 #[derive(Debug, Clone)]
 pub struct Launch {
-    /// Its name in the lab: `vipd`, `keepalived`, `haproxy`, `apiserver`, `etcd`.
+    /// Its name in the lab: `vipd`, `keepalived`, `haproxy`, `kube-vip`, `participant`, `apiserver`, `etcd`.
     pub name: &'static str,
     /// The program.
     pub program: PathBuf,
     /// Its arguments.
     pub args: Vec<OsString>,
+    /// What its environment has beside the lab's own.
+    pub env: Vec<(&'static str, String)>,
     /// Files to remove before each start: a killed daemon leaves its pid files and sockets.
     pub leftovers: Vec<PathBuf>,
 }
@@ -36,7 +38,7 @@ impl Launch {
         args: impl IntoIterator<Item = A>,
     ) -> Self {
         let args = args.into_iter().map(Into::into).collect();
-        Self { name, program: program.to_owned(), args, leftovers: Vec::new() }
+        Self { name, program: program.to_owned(), args, env: Vec::new(), leftovers: Vec::new() }
     }
 
     /// Starts it, in a process group of its own; its output is added to `NAME.log` in the folder.
@@ -52,6 +54,7 @@ impl Launch {
         let mut command = Command::new(&self.program);
         command
             .args(&self.args)
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
             .current_dir(folder)
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)

@@ -21,10 +21,9 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
-)
 
-// recoverWithin bounds every recovery. Milliseconds to a few seconds are expected; three apiservers share two noisy cores.
-const recoverWithin = 90 * time.Second
+	"vipd/tests/kube/lab"
+)
 
 // attemptWithin bounds one request. It exceeds the second after which TCP repeats a SYN that found nobody.
 const attemptWithin = 5 * time.Second
@@ -34,25 +33,25 @@ const namespace = metav1.NamespaceDefault
 
 // cluster is the control plane as its clients know it: one address, and the lab beside it.
 type cluster struct {
-	*lab
+	*lab.Lab
 	config *rest.Config
 }
 
 // open connects to the lab and awaits a healthy control plane.
 func open(t *testing.T) cluster {
 	t.Helper()
-	lab, err := openLab()
+	socket, err := lab.Open()
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = lab.connection.Close() })
+	t.Cleanup(socket.Close)
 	config, err := clientcmd.BuildConfigFromFlags("", os.Getenv("KUBECONFIG"))
 	if err != nil {
 		t.Fatalf("KUBECONFIG does not lead to a control plane: %v", err)
 	}
 	config.Timeout = 0 // watches stay; single requests have a context each
 	config.QPS = -1    // the tests bound their own rates
-	c := cluster{lab: lab, config: config}
+	c := cluster{Lab: socket, config: config}
 	c.awaitHealthy(t)
 	return c
 }
@@ -60,9 +59,9 @@ func open(t *testing.T) cluster {
 // awaitHealthy returns when there is an owner and each kube-apiserver is ready.
 func (c cluster) awaitHealthy(t *testing.T) {
 	t.Helper()
-	c.awaitOwner(t)
-	for _, node := range nodes {
-		c.awaitReady(t, node)
+	c.AwaitOwner(t)
+	for _, node := range lab.Nodes {
+		c.AwaitReady(t, node)
 	}
 }
 

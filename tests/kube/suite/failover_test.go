@@ -6,6 +6,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"vipd/tests/kube/lab"
 )
 
 // watchers is the number of watches, each over a connection of its own: enough that a balancer that spreads them over three
@@ -18,8 +20,8 @@ const steadyWrites = 40
 func TestAWatchLosesNothingWhenTheOwnersApiserverIsKilled(t *testing.T) {
 	c := open(t)
 	seen, cut := c.underTraffic(t, "apiserver", func(owner string) {
-		t.Cleanup(func() { c.start(t, owner, apiserver) })
-		c.signal(t, owner, apiserver, "KILL")
+		t.Cleanup(func() { c.Start(t, owner, apiserver) })
+		c.Signal(t, owner, apiserver, "KILL")
 	})
 	assertOneOwner(t, seen)
 	if cut == 0 {
@@ -30,9 +32,9 @@ func TestAWatchLosesNothingWhenTheOwnersApiserverIsKilled(t *testing.T) {
 func TestClientsFollowWhenTheOwnersLinkGoesDown(t *testing.T) {
 	c := open(t)
 	seen, _ := c.underTraffic(t, "link", func(owner string) {
-		t.Cleanup(func() { c.setLink(t, owner, true) })
-		c.setLink(t, owner, false)
-		c.awaitOtherOwner(t, owner)
+		t.Cleanup(func() { c.SetLink(t, owner, true) })
+		c.SetLink(t, owner, false)
+		c.AwaitOtherOwner(t, owner)
 	})
 	assertOneOwner(t, seen)
 }
@@ -40,9 +42,9 @@ func TestClientsFollowWhenTheOwnersLinkGoesDown(t *testing.T) {
 func TestClientsFollowWhenTheOwnerIsStoppedAndStartedAgain(t *testing.T) {
 	c := open(t)
 	seen, _ := c.underTraffic(t, "stop", func(owner string) {
-		c.signal(t, owner, vipd, "TERM")
-		c.awaitOtherOwner(t, owner)
-		c.start(t, owner, vipd)
+		c.Signal(t, owner, vipd, "TERM")
+		c.AwaitOtherOwner(t, owner)
+		c.Start(t, owner, vipd)
 	})
 	assertOneOwner(t, seen)
 }
@@ -50,12 +52,12 @@ func TestClientsFollowWhenTheOwnerIsStoppedAndStartedAgain(t *testing.T) {
 // underTraffic runs a fault at the owner while watches, a writer and new clients are at work, until all of them have got over
 // it; then it checks that nothing was lost, and prints what each noticed. It returns what the lab saw of the owners, and how many
 // watches lost their connection.
-func (c cluster) underTraffic(t *testing.T, label string, fault func(owner string)) (observation, int) {
+func (c cluster) underTraffic(t *testing.T, label string, fault func(owner string)) (lab.Observation, int) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 2*recoverWithin)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*lab.RecoverWithin)
 	defer cancel()
-	owner := c.awaitOwner(t)
-	c.observe(t)
+	owner := c.AwaitOwner(t)
+	c.Observe(t)
 
 	traffic := c.startTraffic(ctx, t, label)
 	defer traffic.end()
@@ -66,7 +68,7 @@ func (c cluster) underTraffic(t *testing.T, label string, fault func(owner strin
 	recovered := time.Since(started)
 	traffic.endWriting()
 	for _, watcher := range traffic.watchers {
-		await(t, ctx, "watch that has seen the last writes", func() bool { return watcher.has(traffic.writer.written) })
+		lab.Await(t, ctx, "watch that has seen the last writes", func() bool { return watcher.has(traffic.writer.written) })
 	}
 	traffic.end()
 
@@ -75,7 +77,7 @@ func (c cluster) underTraffic(t *testing.T, label string, fault func(owner strin
 			t.Error(fault)
 		}
 	}
-	seen := c.observe(t)
+	seen := c.Observe(t)
 	t.Logf("owner %s, then %q; moves %v; two owners at once %v, at most %d in ARP", owner, seen.Holders, seen.Moves, seen.Overlaps, seen.ARPAtOnce)
 	t.Logf("%s", traffic)
 	t.Logf("two more seconds of traffic were complete %v after the fault", recovered.Round(time.Millisecond))
@@ -83,7 +85,7 @@ func (c cluster) underTraffic(t *testing.T, label string, fault func(owner strin
 }
 
 // assertOneOwner checks that one node has the address, and that no two had it, or answered for it, on the way.
-func assertOneOwner(t *testing.T, seen observation) {
+func assertOneOwner(t *testing.T, seen lab.Observation) {
 	t.Helper()
 	if len(seen.Holders) != 1 {
 		t.Errorf("the virtual IP is on %d nodes: %q", len(seen.Holders), seen.Holders)
@@ -142,7 +144,7 @@ func (f *traffic) awaitProgress(ctx context.Context, t *testing.T, what string) 
 	for _, watcher := range f.watchers {
 		goals = append(goals, goal{&watcher.pace, watcher.successes() + steadyWrites})
 	}
-	await(t, ctx, what, func() bool {
+	lab.Await(t, ctx, what, func() bool {
 		for _, goal := range goals {
 			if goal.pace.successes() < goal.at {
 				return false

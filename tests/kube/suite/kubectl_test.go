@@ -19,6 +19,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"vipd/tests/kube/lab"
 )
 
 func TestKubectlWorksThroughTheVirtualIPWithTheCertificateVerified(t *testing.T) {
@@ -51,10 +53,10 @@ func TestKubectlWorksThroughTheVirtualIPWithTheCertificateVerified(t *testing.T)
 // end at once, not a terminal that has gone silent. So `kubectl get -w` in a loop misses nothing.
 func TestKubectlGetWatchInALoopGoesOnWhenTheOwnerIsStopped(t *testing.T) {
 	c := open(t)
-	ctx, cancel := context.WithTimeout(context.Background(), 2*recoverWithin)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*lab.RecoverWithin)
 	defer cancel()
-	owner := c.awaitOwner(t)
-	c.observe(t)
+	owner := c.AwaitOwner(t)
+	c.Observe(t)
 
 	stop := make(chan struct{})
 	stopWriting := sync.OnceFunc(func() { close(stop) })
@@ -69,17 +71,17 @@ func TestKubectlGetWatchInALoopGoesOnWhenTheOwnerIsStopped(t *testing.T) {
 	writing.Go(func() { writer.run(ctx, t, client, stop) })
 
 	awaitMore(ctx, t, "lines of kubectl get -w before the fault", &loop.pace)
-	c.signal(t, owner, vipd, "TERM")
-	c.awaitOtherOwner(t, owner)
-	c.start(t, owner, vipd)
+	c.Signal(t, owner, vipd, "TERM")
+	c.AwaitOtherOwner(t, owner)
+	c.Start(t, owner, vipd)
 	awaitMore(ctx, t, "lines of kubectl get -w after the fault", &loop.pace)
 	stopWriting()
 	writing.Wait()
-	await(t, ctx, "kubectl get -w that shows the last writes", func() bool { return loop.has(writer.written) })
+	lab.Await(t, ctx, "kubectl get -w that shows the last writes", func() bool { return loop.has(writer.written) })
 	stopWatching()
 	watching.Wait()
 
-	assertOneOwner(t, c.observe(t))
+	assertOneOwner(t, c.Observe(t))
 	t.Logf("kubectl get -w ran %d times; longest silence %v; writes got over: %s", loop.runs, loop.longestPause(), &writer.failures)
 }
 
@@ -140,13 +142,13 @@ func (l *watchLoop) once(ctx context.Context, t *testing.T) error {
 func awaitMore(ctx context.Context, t *testing.T, what string, pace *pace) {
 	t.Helper()
 	goal := pace.successes() + steadyWrites
-	await(t, ctx, what, func() bool { return pace.successes() >= goal })
+	lab.Await(t, ctx, what, func() bool { return pace.successes() >= goal })
 }
 
 // kubectl runs kubectl and returns what it prints.
 func kubectl(t *testing.T, arguments ...string) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), recoverWithin)
+	ctx, cancel := context.WithTimeout(context.Background(), lab.RecoverWithin)
 	defer cancel()
 	command := kubectlCommand(ctx, arguments...)
 	var stderr bytes.Buffer

@@ -1,0 +1,119 @@
+//! vipd among static peers.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use anyhow::Result;
+
+use super::Site;
+use crate::network::{
+    BACKEND_PORT, FRONTEND_PORT, INTERFACE, NODES, PREFIX, PREFIX6, VIP, VIP6, node_address,
+};
+use crate::process::Launch;
+
+/// Where vipd's peers talk to each other.
+const PEER_PORT: u16 = 10_000;
+
+/// A timing profile of vipd.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Timing {
+    /// `timing: default`
+    Default,
+    /// `timing: fast`
+    Fast,
+    /// `timing: relaxed`
+    Relaxed,
+}
+
+impl FromStr for Timing {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "default" => Ok(Self::Default),
+            "fast" => Ok(Self::Fast),
+            "relaxed" => Ok(Self::Relaxed),
+            _ => Err(format!("no timing {text}: it is default, fast or relaxed")),
+        }
+    }
+}
+
+/// The socket on which vipd answers `vipd status`.
+pub fn vipd_socket(folder: &Path) -> PathBuf {
+    folder.join("vipd.sock")
+}
+
+/// Writes a node's file and key, and says how to start vipd with them.
+pub(super) fn prepare(timing: Timing, site: Site<'_>) -> Result<Launch> {
+    let key = site.folder.join("peer.key");
+    // A secret of the lab: 32 bytes in hexadecimal, the same on every node.
+    fs::write(&key, format!("{}\n", "0123456789abcdef".repeat(4)))?;
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600))?;
+    launch(&text(timing, site.node, &key), site)
+}
+
+/// Writes a node's config.yaml, and says how to start vipd with it.
+pub(super) fn launch(text: &str, site: Site<'_>) -> Result<Launch> {
+    let (config, socket) = (site.folder.join("config.yaml"), vipd_socket(site.folder));
+    fs::write(&config, text)?;
+    let mut launch = Launch::new("vipd", &site.programs.vipd()?, ["start", "-c"]);
+    launch.args.extend([config.into(), "--socket".into(), socket.clone().into()]);
+    launch.leftovers.push(socket);
+    Ok(launch)
+}
+
+/// The balancer of every file of vipd in the lab: all apiservers, on the lab's front port.
+pub(super) fn balancer() -> String {
+    let mut text = format!(
+        "loadBalancers:\n- name: API Server Load Balancer\n  type: tcp\n  port: {FRONTEND_PORT}\n  \
+         bindToVip: false\n  backends:\n"
+    );
+    for place in 0..NODES.len() {
+        text += &format!("  - port: {BACKEND_PORT}\n    address: {}\n", node_address(place));
+    }
+    text
+}
+
+/// A node's config.yaml: the form of kube-vip 0.1 and our own keys.
+fn text(timing: Timing, node: usize, key: &Path) -> String {
+    let peer = |place: usize| {
+        format!("id: {}\n  address: {}\n  port: {PEER_PORT}\n", NODES[place], node_address(place))
+    };
+    let timing = match timing {
+        Timing::Default => "default",
+        Timing::Fast => "fast",
+        Timing::Relaxed => "relaxed",
+    };
+    let mut text = format!("localPeer:\n  {}remotePeers:\n", peer(node));
+    for other in (0..NODES.len()).filter(|other| *other != node) {
+        text += &format!("- {}", peer(other));
+    }
+    text += &format!(
+        "vips: [{VIP}/{PREFIX}, {VIP6}/{PREFIX6}]\ngratuitousARP: true\nsingleNode: false\nstartAsLeader: {}\n\
+         interface: {INTERFACE}\ntiming: {timing}\npeerKeys: [{{id: 1, file: {}}}]\n{}",
+        node == 0,
+        key.display(),
+        balancer()
+    );
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vipds_file_has_the_form_of_kube_vip_and_one_node_that_starts_as_leader() {
+        let file = text(Timing::Fast, 1, Path::new("/run/key"));
+        let begin = "localPeer:\n  id: master-2\n  address: 10.0.0.164\n  port: 10000\nremotePeers:\n- id: master-1\n  \
+                     address: 10.0.0.163\n  port: 10000\n- id: master-3\n";
+        assert!(file.starts_with(begin), "{file}");
+        assert!(file.contains("\nvips: [10.0.0.162/24, fd00::162/64]\n"), "{file}");
+        assert!(file.contains("\nstartAsLeader: false\ninterface: ens3\ntiming: fast\n"), "{file}");
+        let leaders = (0..NODES.len())
+            .filter(|node| text(Timing::Default, *node, Path::new("/k")).contains("startAsLeader: true"));
+        assert_eq!(leaders.count(), 1);
+    }
+}
