@@ -65,8 +65,7 @@ pub struct Driver {
     skip: usize,
     skip_until: Instant,
     calling: Option<Pending<(RequestId, Outcome)>>,
-    /// What is under way only reads.
-    looking: bool,
+    calling_for: Calling,
     route: watch::Sender<Option<Route>>,
     news: mpsc::Receiver<News>,
     heard_at: Instant,
@@ -91,6 +90,14 @@ impl Drop for Tasks {
     fn drop(&mut self) {
         self.0.iter().for_each(JoinHandle::abort);
     }
+}
+
+/// What the request under way is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Calling {
+    Look,
+    Creation,
+    Change,
 }
 
 /// What the loop waits for.
@@ -154,7 +161,7 @@ impl Driver {
             skip: 0,
             skip_until: now,
             calling: None,
-            looking: false,
+            calling_for: Calling::Look,
             route,
             news,
             heard_at: now,
@@ -313,7 +320,11 @@ impl Driver {
         };
         let called = access::call(clients, place(&self.config), call, request.patience);
         let id = request.id;
-        self.looking = request.ask == Ask::Get;
+        self.calling_for = match request.ask {
+            Ask::Get => Calling::Look,
+            Ask::Create(_) => Calling::Creation,
+            Ask::Update(..) => Calling::Change,
+        };
         self.calling = Some(Box::pin(async move { (id, called.await) }));
     }
 
@@ -363,11 +374,16 @@ impl Driver {
                 self.load_at = now;
             }
         }
-        if outcome.reply == Reply::Absent && outcome.lease.is_none() {
-            debug!("no such Lease, or no such namespace");
-        }
         if let Some(server) = outcome.server {
             self.reached(server);
+            if outcome.reply != Reply::Absent {
+                self.recovered(server);
+            } else if self.calling_for == Calling::Creation {
+                let namespace = &self.config.namespace;
+                self.complain(format!(
+                    "{server}: 404, there is no namespace {namespace} for the Lease: make it, or name another (`kubernetes.lease`)"
+                ));
+            }
         }
         let before = self.election.record().cloned();
         if let Some(lease) = outcome.lease {
@@ -375,7 +391,7 @@ impl Driver {
         }
         self.election.handle_reply(id, outcome.reply, now);
         let silent = self.status.borrow().watching && self.heard_at + self.config.timing.retry_period() < now;
-        if self.looking && silent && before.as_ref() != self.election.record() {
+        if self.calling_for == Calling::Look && silent && before.as_ref() != self.election.record() {
             // A look has shown what the watch should have told.
             debug!("the watch of the Lease is dead");
             self.route.send_modify(|_| {});
@@ -384,21 +400,21 @@ impl Driver {
 
     /// A server has answered: watches belong there.
     fn reached(&mut self, server: std::net::SocketAddr) {
-        if let Some(trouble) = self.told.take() {
-            info!(%server, after = trouble, "the API answers again");
-        }
         let Some(access) = &self.access else { return };
         let elsewhere = self.route.borrow().as_ref().is_none_or(|route| route.server != server);
         if elsewhere && let Ok(client) = access.watching(server) {
             debug!(%server, "watches move to this server");
             self.route.send_replace(Some(Route { server, client }));
         }
-        self.status.send_if_modified(|status| {
-            let changed = status.server != Some(server) || status.trouble.is_some();
-            status.server = Some(server);
-            status.trouble = None;
-            changed
-        });
+        self.status.send_if_modified(|status| status.server.replace(server) != Some(server));
+    }
+
+    /// What was asked was done.
+    fn recovered(&mut self, server: std::net::SocketAddr) {
+        if let Some(trouble) = self.told.take() {
+            info!(%server, after = trouble, "the API answers again");
+        }
+        self.status.send_if_modified(|status| status.trouble.take().is_some());
     }
 
     /// Tells of trouble once, until it is over or another.
