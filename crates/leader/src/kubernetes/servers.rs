@@ -61,7 +61,7 @@ impl Servers {
         order
     }
 
-    /// Whether the list has a server beside this node's own.
+    /// Whether a server is left alone for now.
     #[cfg(test)]
     fn is_resting(&self, server: SocketAddr, now: Instant) -> bool {
         self.resting_until(server).is_some_and(|until| now < until)

@@ -10,7 +10,7 @@ use leader::{
 };
 
 use super::{
-    Running, Seen, explain, report, schedules,
+    Running, Seen, await_agreement, explain, report, schedules,
     store::{Api, Parcel, by_hand},
 };
 use crate::world::{Party, Scale, Service as _, Violation, What, World, nanos};
@@ -248,24 +248,7 @@ fn live_through(world: &mut World<Participant>, rng: &mut Rng) -> Result<Seen, V
     })?;
 
     heal(world);
-    let healed = world.now;
-    let bound = healed + LEADER_WITHIN_LEASES * lease;
-    while world.leader().is_none() {
-        if world.now >= bound {
-            return Err(Violation(format!("nobody leads {LEADER_WITHIN_LEASES} leases after healing")));
-        }
-        world.run(world.now + lease / 64, |_| {})?;
-    }
-    seen.recovery = (world.now - healed) * 1000 / lease;
-    // Hand-overs that were under way end, and then nothing changes any more.
-    world.run(bound + HEALED_LEASES * lease, |_| {})?;
-    let last = world.now + LEADER_WITHIN_LEASES * lease;
-    while let Err(violation) = all_agree(world) {
-        if world.now >= last {
-            return Err(violation);
-        }
-        world.run(world.now + lease / 16, |_| {})?;
-    }
+    seen.recovery = await_agreement(world, LEADER_WITHIN_LEASES, HEALED_LEASES, all_agree)?;
     Ok(seen)
 }
 

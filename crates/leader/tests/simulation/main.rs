@@ -4,7 +4,7 @@
 //! `VIPD_SIM_SEEDS=100000` runs so many schedules; `VIPD_SIM_SEED=17` runs the one, and a failed one prints what happened
 //! in it.
 
-use self::world::Violation;
+use self::world::{Party, Violation, World};
 
 mod lease;
 mod peers;
@@ -37,6 +37,36 @@ fn explain(transcript: Option<Vec<String>>, seed: u64, Violation(what): &Violati
     let lines = transcript.expect("asked for");
     let last = lines.len().saturating_sub(160);
     format!("{what}\nVIPD_SIM_SEED={seed} shows it again; the last steps were\n{}", lines[last..].join("\n"))
+}
+
+/// After healing somebody leads within so many leases, and so many later all agree about whom to follow; gives how long the first
+/// took, in thousandths of a lease.
+fn await_agreement<P: Party>(
+    world: &mut World<P>,
+    within: u64,
+    calm: u64,
+    all_agree: impl Fn(&World<P>) -> Result<(), Violation>,
+) -> Result<u64, Violation> {
+    let lease = world.scale.lease;
+    let healed = world.now;
+    let bound = healed + within * lease;
+    while world.leader().is_none() {
+        if world.now >= bound {
+            return Err(Violation(format!("nobody leads {within} leases after healing")));
+        }
+        world.run(world.now + lease / 64, |_| {})?;
+    }
+    let recovery = (world.now - healed) * 1000 / lease;
+    world.run(bound + calm * lease, |_| {})?;
+    // A hand-over may be under way just now, and its owner may be late.
+    let last = world.now + within * lease;
+    while let Err(violation) = all_agree(world) {
+        if world.now >= last {
+            return Err(violation);
+        }
+        world.run(world.now + lease / 16, |_| {})?;
+    }
+    Ok(recovery)
 }
 
 fn number(variable: &str) -> Option<u64> {

@@ -10,7 +10,7 @@ use leader::{
     quorum,
 };
 
-use super::{Running, Seen, explain, report, schedules};
+use super::{Running, Seen, await_agreement, explain, report, schedules};
 use crate::world::{Nanos, Nothing, Party, Scale, Violation, What, World, nanos};
 
 /// As many as take some seconds.
@@ -174,24 +174,7 @@ fn live_through(world: &mut World<Member>, rng: &mut Rng) -> Result<Seen, Violat
     })?;
 
     world.heal();
-    let healed = world.now;
-    let bound = healed + LEADER_WITHIN_LEASES * lease;
-    while world.leader().is_none() {
-        if world.now >= bound {
-            return Err(Violation(format!("nobody leads {LEADER_WITHIN_LEASES} leases after healing")));
-        }
-        world.run(world.now + lease / 64, |_| {})?;
-    }
-    seen.recovery = (world.now - healed) * 1000 / lease;
-    world.run(bound + HEALED_LEASES * lease, |_| {})?;
-    // A hand-over to a better member may be under way just now, and its owner may be late.
-    let last = world.now + LEADER_WITHIN_LEASES * lease;
-    while let Err(violation) = all_agree(world) {
-        if world.now >= last {
-            return Err(violation);
-        }
-        world.run(world.now + lease / 16, |_| {})?;
-    }
+    seen.recovery = await_agreement(world, LEADER_WITHIN_LEASES, HEALED_LEASES, all_agree)?;
     Ok(seen)
 }
 
