@@ -56,12 +56,13 @@ impl Apiservers {
     }
 
     /// The check of this node's own apiserver and of the others, for a node without a balancer.
-    pub(super) fn check(&self, configured: Option<lb::Config>) -> lb::Config {
+    pub(super) fn check(&mut self, configured: Option<lb::Config>) -> lb::Config {
         let mut config = configured.unwrap_or_else(|| lb::Config { frontends: vec![judge()], workers: 1 });
         for frontend in &mut config.frontends {
-            let own = frontend.backends.first().map_or(self.own, |backend| backend.address);
+            // Where the file says where to ask, it is asked there, whatever the control plane turns out to be.
+            self.own = frontend.backends.first().map_or(self.own, |backend| backend.address);
             CHECK.clone_into(&mut frontend.name);
-            frontend.backends = self.judged(own, &ControlPlane::default());
+            frontend.backends = self.judged(&ControlPlane::default());
         }
         config
     }
@@ -85,13 +86,13 @@ impl Apiservers {
             }
         }
         if let Some(check) = check {
-            set(check, CHECK, self.judged(self.own, known));
+            set(check, CHECK, self.judged(known));
         }
     }
 
     /// This node's own apiserver first, then the others.
-    fn judged(&self, own: SocketAddr, known: &ControlPlane) -> Vec<Backend> {
-        let mut backends = vec![Backend { name: self.me.to_string(), address: own }];
+    fn judged(&self, known: &ControlPlane) -> Vec<Backend> {
+        let mut backends = vec![Backend { name: self.me.to_string(), address: self.own }];
         let found = known.backends(self.prefers_ipv4, self.port).into_iter();
         let others = found.filter(|(name, _)| *name != *self.me.as_str());
         let named = self.known.iter().map(|address| (address.to_string(), *address));

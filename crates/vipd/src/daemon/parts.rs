@@ -43,8 +43,8 @@ impl Parts {
     pub(super) async fn start(config: Config, pulse: Pulse) -> anyhow::Result<Self> {
         let (active, active_seen) = watch::channel(false);
         let node = config.node;
-        let apiservers = config.vip.as_ref().and_then(|vip| apiservers(vip, config.balancer.as_ref()));
-        let health_check = match &apiservers {
+        let mut apiservers = config.vip.as_ref().and_then(|vip| apiservers(vip, config.balancer.as_ref()));
+        let health_check = match &mut apiservers {
             Some(apiservers) if config.balancer.is_none() => Some(apiservers.check(config.health_check)),
             Some(_) | None => config.health_check,
         };
