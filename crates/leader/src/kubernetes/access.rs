@@ -102,7 +102,7 @@ impl Access {
         for server in order {
             let client = match self.clients.get(&server) {
                 Some(client) => client.clone(),
-                None => self.connect(server, Some(self.patience))?,
+                None => self.connect(server)?,
             };
             self.clients.insert(server, client.clone());
             clients.push((server, client));
@@ -110,13 +110,8 @@ impl Access {
         Ok(clients)
     }
 
-    /// A client for watches, which wait for answers without end.
-    pub(super) fn watching(&self, server: SocketAddr) -> Result<Client, Failure> {
-        self.connect(server, None)
-    }
-
-    /// Nothing is sent yet.
-    fn connect(&self, server: SocketAddr, read_timeout: Option<Duration>) -> Result<Client, Failure> {
+    /// A client with connections of its own. Nothing is sent yet.
+    pub(super) fn connect(&self, server: SocketAddr) -> Result<Client, Failure> {
         let mut config = self.credentials.config.clone();
         config.cluster_url = format!("https://{server}").parse().expect("a socket address is an authority");
         if self.by_address.contains(&server) {
@@ -124,18 +119,10 @@ impl Access {
         } else {
             config.tls_server_name.get_or_insert_with(|| SERVER_NAME.to_owned());
         }
-        config.proxy_url = None;
-        config.connect_timeout = Some(self.patience / 2);
-        config.write_timeout = Some(self.patience);
-        config.read_timeout = read_timeout;
-        // Else the time in which a pooled connection was idle would count.
-        config.reset_reader_on_write = true;
-        // The client's own retries may take minutes; an election has its own pace.
-        config.default_retry = false;
         if let Ok(agent) = HeaderValue::from_str(&self.agent) {
             config.headers.push((USER_AGENT, agent));
         }
-        Client::try_from(config).map_err(|error| Failure::unusable(&error))
+        super::connect::client(&config, self.patience / 2).map_err(|error| Failure::unusable(&error))
     }
 }
 

@@ -402,7 +402,7 @@ impl Driver {
     fn reached(&mut self, server: std::net::SocketAddr) {
         let Some(access) = &self.access else { return };
         let elsewhere = self.route.borrow().as_ref().is_none_or(|route| route.server != server);
-        if elsewhere && let Ok(client) = access.watching(server) {
+        if elsewhere && let Ok(client) = access.connect(server) {
             debug!(%server, "watches move to this server");
             self.route.send_replace(Some(Route { server, client }));
         }

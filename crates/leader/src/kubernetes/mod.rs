@@ -32,6 +32,7 @@ pub use self::{
 
 mod access;
 mod config;
+mod connect;
 mod credentials;
 mod driver;
 mod failure;

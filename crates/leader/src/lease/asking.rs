@@ -111,8 +111,10 @@ impl Election {
         let wait = match (claim, named) {
             (Some(Claim::Released), Some(named)) if *named == self.me => Duration::ZERO,
             (Some(Claim::Released), Some(_)) => (retry / 2).min(GRACE_MAX) + self.jitter,
+            // All who are fit write at once; the version decides, and costs the others one refused write each.
+            (Some(Claim::Released), None) => Duration::ZERO,
             (Some(Claim::Own | Claim::Inherited), _) => Duration::ZERO,
-            (Some(Claim::Released | Claim::Cleared | Claim::Foreign | Claim::Twin) | None, _) => self.jitter,
+            (Some(Claim::Cleared | Claim::Foreign | Claim::Twin) | None, _) => self.jitter,
         };
         let unfit = if self.eligible { Duration::ZERO } else { retry };
         Some((free + wait + unfit).max(resting.unwrap_or(free)))

@@ -110,6 +110,13 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         caught_by: "lease::candidates::the_named_successor_goes_first_and_the_others_soon_after",
     },
     Mutation {
+        rule: "nobody waits for chance where a Lease was released",
+        file: "lease/asking.rs",
+        find: "(Some(Claim::Released), None) => Duration::ZERO,",
+        replace: "(Some(Claim::Released), None) => self.jitter,",
+        caught_by: "lease::candidates::a_released_lease_is_taken_at_once",
+    },
+    Mutation {
         rule: "an own write whose answer was lost is known again",
         file: "lease/asking.rs",
         find: "self.written.push_back(stamp);",
