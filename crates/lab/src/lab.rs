@@ -173,12 +173,14 @@ impl Lab {
     /// Has the kubeconfig and the prober lead to where a system's clients connect.
     ///
     /// # Errors
-    /// If the system elects by Lease and the lab has no real control planes, or the kubeconfig cannot be written.
+    /// If the system elects by Lease and the lab has no real control planes, a program of it is missing, or the kubeconfig cannot
+    /// be written.
     pub fn aim(&mut self, system: System) -> Result<()> {
         ensure!(
             system.lease().is_none() || self.plan.kubernetes.is_some(),
             "{system} elects by a Kubernetes Lease: it needs real control planes (--kubernetes)"
         );
+        system.find(&self.plan.programs)?;
         self.system = Some(system);
         self.target.address = system.frontend();
         self.pki.write_kubeconfig(system.frontend())

@@ -53,7 +53,7 @@ pub struct Site<'a> {
 
 impl System {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Vipd(Timing::Default),
         Self::Vipd(Timing::Fast),
         Self::Vipd(Timing::Relaxed),
@@ -63,6 +63,7 @@ impl System {
         Self::VipdLease(Pace::Fifteen, Balancer::On),
         Self::VipdLease(Pace::Five, Balancer::On),
         Self::VipdLease(Pace::Two, Balancer::On),
+        Self::VipdLease(Pace::Two, Balancer::Discovered),
         Self::KubeVip(Pace::Fifteen),
         Self::KubeVip(Pace::Five),
         Self::ClientGo(Pace::Fifteen),
@@ -85,6 +86,9 @@ impl System {
             Self::VipdLease(Pace::Fifteen, Balancer::On) => "vipd-lease-15-balancer",
             Self::VipdLease(Pace::Five, Balancer::On) => "vipd-lease-5-balancer",
             Self::VipdLease(Pace::Two, Balancer::On) => "vipd-lease-2-balancer",
+            Self::VipdLease(Pace::Fifteen, Balancer::Discovered) => "vipd-lease-15-discover",
+            Self::VipdLease(Pace::Five, Balancer::Discovered) => "vipd-lease-5-discover",
+            Self::VipdLease(Pace::Two, Balancer::Discovered) => "vipd-lease-2-discover",
             Self::KubeVip(Pace::Fifteen) => "kube-vip-15",
             Self::KubeVip(Pace::Five) => "kube-vip-5",
             Self::KubeVip(Pace::Two) => "kube-vip-2",
@@ -100,7 +104,9 @@ impl System {
     /// Where its clients connect: at the balancer's port, or, without one, at the owner's own apiserver.
     pub fn frontend(self) -> SocketAddr {
         match self {
-            Self::Vipd(_) | Self::VipdLease(_, Balancer::On) | Self::Keepalived(_) => FRONTEND,
+            Self::Vipd(_) | Self::VipdLease(_, Balancer::On | Balancer::Discovered) | Self::Keepalived(_) => {
+                FRONTEND
+            }
             Self::VipdLease(_, Balancer::Off) | Self::KubeVip(_) | Self::ClientGo(_) => {
                 SocketAddr::new(IpAddr::V4(VIP), BACKEND_PORT)
             }
@@ -139,6 +145,19 @@ impl System {
             // Two good checks three seconds apart, then an election of 3.6 s.
             Self::Keepalived(Variant::AsDocumented) => Duration::from_secs(11),
             Self::Keepalived(Variant::Tuned | Variant::Minimum) => Duration::from_secs(4),
+        }
+    }
+
+    /// Whether its programs are there that no package brings.
+    ///
+    /// # Errors
+    /// If one is missing; the message says where it was looked for.
+    pub fn find(self, programs: &Programs) -> Result<()> {
+        match self {
+            Self::Vipd(_) | Self::VipdLease(..) => programs.vipd().map(drop),
+            Self::KubeVip(_) => programs.kube_vip().map(drop),
+            Self::ClientGo(_) => programs.participant().map(drop),
+            Self::Keepalived(_) => Ok(()),
         }
     }
 

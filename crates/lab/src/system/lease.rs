@@ -39,6 +39,8 @@ pub enum Balancer {
     Off,
     /// All apiservers behind the address.
     On,
+    /// The same, but its backends are the control-plane nodes that the API tells.
+    Discovered,
 }
 
 impl Pace {
@@ -111,6 +113,7 @@ fn vipd_config(pace: Pace, balancer: Balancer, site: Site<'_>) -> String {
     text += &match balancer {
         Balancer::Off => format!("healthCheck: {{address: 127.0.0.1, port: {BACKEND_PORT}}}\n"),
         Balancer::On => vipd::balancer(),
+        Balancer::Discovered => vipd::discovering_balancer(),
     };
     text
 }

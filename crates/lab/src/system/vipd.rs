@@ -66,14 +66,22 @@ pub(super) fn launch(text: &str, site: Site<'_>) -> Result<Launch> {
 
 /// The balancer of every file of vipd in the lab: all apiservers, on the lab's front port.
 pub(super) fn balancer() -> String {
-    let mut text = format!(
-        "loadBalancers:\n- name: API Server Load Balancer\n  type: tcp\n  port: {FRONTEND_PORT}\n  \
-         bindToVip: false\n  backends:\n"
-    );
+    let mut text = frontend() + "  backends:\n";
     for place in 0..NODES.len() {
         text += &format!("  - port: {BACKEND_PORT}\n    address: {}\n", node_address(place));
     }
     text
+}
+
+/// The same, where the API tells which nodes are behind it.
+pub(super) fn discovering_balancer() -> String {
+    frontend() + &format!("  discover: true\n  backendPort: {BACKEND_PORT}\n")
+}
+
+fn frontend() -> String {
+    format!(
+        "loadBalancers:\n- name: API Server Load Balancer\n  type: tcp\n  port: {FRONTEND_PORT}\n  bindToVip: false\n"
+    )
 }
 
 /// A node's config.yaml: the form of kube-vip 0.1 and our own keys.

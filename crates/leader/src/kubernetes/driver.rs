@@ -21,8 +21,7 @@ use super::{
     credentials::{Credentials, CredentialsError},
     failure::Kind,
     object,
-    servers::Servers,
-    telling::{log, told},
+    telling::log,
     watcher::{self, NEWS_MAX, News, Route},
 };
 use crate::{
@@ -31,11 +30,10 @@ use crate::{
     lease::{self, Ask, Election, Reply, Request, RequestId, Stamp},
 };
 
+mod loading;
+
 /// Objects that a request may build upon; only the last is built upon, and a watch may bring some before an answer.
 const LEASES_MAX: usize = 8;
-
-/// How often the files of the credentials are looked at: they rotate once a year, or when somebody mends them.
-const CREDENTIALS_INTERVAL: Duration = Duration::from_secs(10);
 
 /// After this time the first kubeconfig is tried again: super-admin.conf is for the minutes before there are any rights.
 const FIRST_AGAIN_AFTER: Duration = Duration::from_secs(60);
@@ -140,7 +138,7 @@ impl Driver {
             requests: 0,
             failures: 0,
         });
-        let (found, control_plane) = watch::channel(recall(&config));
+        let (found, control_plane) = watch::channel(loading::recall(&config));
         let (route, route_seen) = watch::channel(None);
         let (news_sender, news) = mpsc::channel(NEWS_MAX);
         let retry = config.timing.retry_period() / 2;
@@ -462,84 +460,10 @@ impl Driver {
         }
         self.leases.push_back(lease);
     }
-
-    /// Reads the credentials when it is time to; on a thread of its own, as a disk may be slow.
-    fn load(&mut self, now: Instant) {
-        if self.loading.is_some() || now < self.load_at {
-            return;
-        }
-        self.load_at = now + CREDENTIALS_INTERVAL;
-        if self.skip_until <= now {
-            self.skip = 0;
-        }
-        let (files, skip) = (self.config.access.kubeconfigs.clone(), self.skip);
-        let runtime = tokio::runtime::Handle::current();
-        let read = tokio::task::spawn_blocking(move || runtime.block_on(Credentials::read(&files, skip)));
-        self.loading =
-            Some(Box::pin(async { read.await.expect("reading doesn't panic, and nobody cancels it") }));
-    }
-
-    fn take_credentials(&mut self, loaded: Result<Credentials, CredentialsError>) {
-        let now = now();
-        let credentials = match loaded {
-            Ok(credentials) => credentials,
-            Err(error) => {
-                // Those that were read before stay.
-                self.load_at = now + self.config.timing.retry_period();
-                return self.complain(told(&error));
-            }
-        };
-        let origin = credentials.origin.clone();
-        match &mut self.access {
-            Some(access) => {
-                let known = access.credentials();
-                if known.origin == origin && known.fingerprint == credentials.fingerprint {
-                    return;
-                }
-                info!(credentials = %origin, "uses other credentials for the API");
-                access.set_credentials(credentials);
-            }
-            None => {
-                info!(credentials = %origin, "credentials for the API");
-                let config = &self.config;
-                let mut servers =
-                    Servers::new(config.access.own, &config.access.servers, &config.access.never);
-                servers.set_discovered(self.control_plane.borrow().servers(config.access.port));
-                let patience = config.timing.renew_deadline() / 3;
-                self.access = Some(Access::new(servers, credentials, patience, self.agent.clone()));
-            }
-        }
-        self.status.send_modify(|status| status.credentials = Some(origin.to_string()));
-        self.route.send_replace(None);
-        self.election.retry_now(now);
-    }
-
-    fn take_control_plane(&mut self) {
-        let known = self.control_plane.borrow_and_update().clone();
-        if let Some(access) = &mut self.access {
-            access.servers.set_discovered(known.servers(self.config.access.port));
-        }
-        let names: Vec<&str> = known.nodes.keys().map(String::as_str).collect();
-        info!(nodes = names.join(", "), "the control plane");
-        let Some(file) = self.config.access.memory.clone() else { return };
-        tokio::task::spawn_blocking(move || {
-            if let Err(error) = known.remember(&file) {
-                warn!(file = %file.display(), %error, "failed to remember the control-plane nodes: a start without an API won't know them");
-            }
-        });
-    }
 }
 
 fn place(config: &Config) -> Place {
     Place { namespace: config.namespace.clone(), name: config.name.clone() }
-}
-
-fn recall(config: &Config) -> ControlPlane {
-    let Some(file) = &config.access.memory else { return ControlPlane::default() };
-    ControlPlane::recall(file).unwrap_or_else(|error| {
-        warn!(file = %file.display(), %error, "failed to read the remembered control-plane nodes; they are looked up again");
-        ControlPlane::default()
-    })
 }
 
 /// What is pending; for ever, where nothing is.

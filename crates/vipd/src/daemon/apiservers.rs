@@ -136,3 +136,79 @@ fn set(balancer: &lb::Balancer, frontend: &str, backends: Vec<Backend>) {
         warn!(%error, frontend, "the control-plane nodes can't be its backends; those it has stay");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use leader::kubernetes::Access;
+    use leader::lease::Timing;
+
+    use super::*;
+
+    fn address(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    fn apiservers() -> Apiservers {
+        let access = Access {
+            kubeconfigs: Vec::new(),
+            own: address("127.0.0.1:6443"),
+            servers: vec![address("10.0.0.3:6443")],
+            port: 6443,
+            never: BTreeSet::new(),
+            memory: None,
+        };
+        let config = Config {
+            me: NodeId::new("me").unwrap(),
+            namespace: "kube-system".to_owned(),
+            name: "plndr-cp-lock".to_owned(),
+            timing: Timing::DEFAULT,
+            preserve: false,
+            annotations: BTreeMap::new(),
+            access,
+        };
+        Apiservers::new(&config, None, true)
+    }
+
+    fn control_plane(nodes: &[(&str, &str)]) -> ControlPlane {
+        let nodes = nodes.iter().map(|(name, ip)| ((*name).to_owned(), vec![ip.parse().unwrap()]));
+        ControlPlane { nodes: nodes.collect() }
+    }
+
+    fn judged(apiservers: &Apiservers, known: &ControlPlane) -> Vec<(String, String)> {
+        let backends = apiservers.judged(known).into_iter();
+        backends.map(|backend| (backend.name, backend.address.to_string())).collect()
+    }
+
+    fn pairs(expected: &[(&str, &str)]) -> Vec<(String, String)> {
+        expected.iter().map(|(name, address)| ((*name).to_owned(), (*address).to_owned())).collect()
+    }
+
+    #[test]
+    fn the_own_apiserver_comes_first_then_the_control_planes_nodes_then_the_addresses_that_were_named() {
+        let known = control_plane(&[("me", "10.0.0.1"), ("other", "10.0.0.2")]);
+        let expected =
+            [("me", "127.0.0.1:6443"), ("other", "10.0.0.2:6443"), ("10.0.0.3:6443", "10.0.0.3:6443")];
+        assert_eq!(judged(&apiservers(), &known), pairs(&expected));
+    }
+
+    #[test]
+    fn a_node_that_was_named_and_is_discovered_counts_once_by_its_name() {
+        let known = control_plane(&[("other", "10.0.0.3")]);
+        let expected = [("me", "127.0.0.1:6443"), ("other", "10.0.0.3:6443")];
+        assert_eq!(judged(&apiservers(), &known), pairs(&expected));
+    }
+
+    #[test]
+    fn where_the_configuration_says_where_to_ask_the_own_apiserver_it_is_asked_there_whatever_is_discovered()
+    {
+        let mut apiservers = apiservers();
+        let backends = vec![Backend { name: "own".to_owned(), address: address("192.0.2.9:16443") }];
+        let configured = lb::Config { frontends: vec![lb::Frontend { backends, ..judge() }], workers: 1 };
+        let check = apiservers.check(Some(configured));
+        assert_eq!(check.frontends[0].backends[0].address, address("192.0.2.9:16443"));
+        let known = control_plane(&[("me", "10.0.0.1")]);
+        assert_eq!(judged(&apiservers, &known)[0], pairs(&[("me", "192.0.2.9:16443")])[0]);
+    }
+}
