@@ -7,7 +7,7 @@ pub use telling::{Handle, Status};
 use crate::address::{Address, Mac};
 use crate::announce::Announcer;
 use crate::error::Error;
-use crate::linux::{Linux, promotes_secondaries};
+use crate::linux::{Linux, patiently, promotes_secondaries};
 use crate::network::{Event, Events, Link, Network};
 use crate::ownership::{Action, Outcome, Ownership, State};
 use std::time::{Duration, Instant};
@@ -65,7 +65,8 @@ enum Wake {
 
 impl Driver<Linux> {
     /// Opens the interface and makes it ready: refuses addresses that are there from another hand, and removes what an
-    /// earlier life of this program has left there. Nothing is claimed before [`run`](Self::run).
+    /// earlier life of this program has left there. Nothing is claimed before [`run`](Self::run). A kernel that is too busy to
+    /// answer is waited for.
     ///
     /// # Errors
     ///
@@ -75,15 +76,21 @@ impl Driver<Linux> {
         config: Config,
         lease: watch::Receiver<Option<Instant>>,
     ) -> Result<(Self, Handle), Error> {
-        let (network, events) = Linux::open(&config.interface, &config.addresses).await?;
-        network.refuse_foreign(&config.addresses).await?;
-        for address in network.clean().await? {
-            tracing::info!(vip = %address, interface = config.interface, "removed a leftover");
-        }
+        let (network, events) = patiently(|| prepare(&config)).await?;
         warn_of_secondaries(&config);
         let link = network.link();
         Ok(Self::new(network, events, link, config, lease))
     }
+}
+
+/// Opens the interface and clears it; may be done again.
+async fn prepare(config: &Config) -> Result<(Linux, Events), Error> {
+    let (network, events) = Linux::open(&config.interface, &config.addresses).await?;
+    network.refuse_foreign(&config.addresses).await?;
+    for address in network.clean().await? {
+        tracing::info!(vip = %address, interface = config.interface, "removed a leftover");
+    }
+    Ok((network, events))
 }
 
 impl<N: Network> Driver<N> {

@@ -101,3 +101,22 @@ pub enum Error {
         interface: String,
     },
 }
+
+impl Error {
+    /// Whether the kernel gave no answer in time, so that the same request may succeed a moment later.
+    #[must_use]
+    pub fn is_timeout(&self) -> bool {
+        match self {
+            Self::List { source, .. } | Self::Hold { source, .. } | Self::Withdraw { source, .. } => {
+                source.kind() == io::ErrorKind::TimedOut
+            }
+            Self::Netlink(_)
+            | Self::NoInterface { .. }
+            | Self::NotEthernet { .. }
+            | Self::Foreign { .. }
+            | Self::Packets { .. }
+            | Self::Send { .. }
+            | Self::Blind { .. } => false,
+        }
+    }
+}

@@ -3,6 +3,7 @@
 mod claims;
 mod filter;
 mod monitor;
+mod patience;
 mod requests;
 mod routes;
 
@@ -12,6 +13,7 @@ pub use routes::default_interface;
 
 pub(crate) use claims::{LONGEST_FRAME, claim, open as open_listener};
 pub(crate) use filter::Protocol;
+pub(crate) use patience::patiently;
 
 use crate::address::Address;
 use crate::announce::Frame;

@@ -16,6 +16,10 @@ use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, 
 ///
 /// The kernel does not answer.
 pub async fn default_interface() -> Result<Option<Link>, Error> {
+    super::patiently(find_default).await
+}
+
+async fn find_default() -> Result<Option<Link>, Error> {
     let requests = Requests::open()?;
     let links = requests.links().await?;
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
