@@ -132,8 +132,8 @@ pub enum CheckKind {
     },
     /// A TCP connection must be possible, and stay.
     Tcp,
-    /// `GET path` over TLS must be answered: 2xx and 3xx are ready, 401 and 403 are alive and count as ready,
-    /// anything else is draining.
+    /// `GET path` over TLS must be answered: 2xx and 3xx are ready; 401 and 403 are alive and count as ready, unless another
+    /// backend has told more, which makes this one for a minute one that is starting; anything else is draining.
     Https {
         /// Path of the request.
         path: String,

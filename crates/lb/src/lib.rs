@@ -28,6 +28,7 @@ pub mod policy;
 mod pool;
 mod probe;
 mod probes;
+mod readiness;
 mod relay;
 mod roster;
 mod socket;

@@ -22,6 +22,7 @@ use crate::control::Board;
 use crate::frontend::Shared;
 use crate::health::{Answer, Machine, Observation};
 use crate::http::{self, Progress};
+use crate::readiness::{Reading, Told};
 use crate::socket;
 use crate::target::Target;
 use crate::tls::{self, Failure};
@@ -42,6 +43,7 @@ const CHATTER: usize = 64 * 1024;
 pub(crate) struct Plan {
     check: Check,
     method: Method,
+    told: Arc<Told>,
 }
 
 #[derive(Clone)]
@@ -65,7 +67,7 @@ impl Plan {
             CheckKind::Auto { path, ca } => request(path, ca, true)?,
             CheckKind::Https { path, ca } => request(path, ca, false)?,
         };
-        Ok(Self { check: frontend.check.clone(), method })
+        Ok(Self { check: frontend.check.clone(), method, told: Arc::default() })
     }
 }
 
@@ -122,6 +124,9 @@ pub(crate) struct Prober {
     check: Check,
     method: Method,
     machine: Machine,
+    reading: Reading,
+    /// Shared by the backends of a frontend.
+    told: Arc<Told>,
     held: Held,
     chatter: usize,
     rng: Rng,
@@ -157,6 +162,8 @@ impl Prober {
         Self {
             machine: Machine::new(check.rise, check.fall, now.into_std()),
             method: plan.method.clone(),
+            reading: Reading::default(),
+            told: Arc::clone(&plan.told),
             held: Held::Nothing,
             chatter: CHATTER,
             spoke_tls: false,
@@ -407,7 +414,7 @@ impl Prober {
             404 if auto => self.judge_by_connection(&format!("it does not know {path} (404)")).await,
             status => {
                 self.held = reuse(Held::ForRequests);
-                judge_status(status)
+                self.reading.judge(status, &self.told, Instant::now().into_std())
             }
         })
     }
@@ -423,15 +430,6 @@ enum Reply {
     Malformed(http::Malformed),
     /// It did not come in time.
     Silent,
-}
-
-/// What a status code says about a backend.
-fn judge_status(status: u16) -> Observation {
-    match status {
-        200..=399 => Observation::ready(format!("HTTP status {status}")),
-        401 | 403 => Observation::ready(format!("HTTP status {status}: alive, readiness unknown")),
-        _ => Observation::not_ready(format!("HTTP status {status}")),
-    }
 }
 
 /// Sends `request` and collects the answer until it is complete, malformed or too long, or the connection

@@ -23,6 +23,7 @@ const PURE: &[&str] = &[
     "lb/src/health.rs",
     "lb/src/policy.rs",
     "lb/src/pool.rs",
+    "lb/src/readiness.rs",
     "lb/src/roster.rs",
     "vip/src/address.rs",
     "vip/src/announce.rs",
