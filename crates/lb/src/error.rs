@@ -36,7 +36,10 @@ pub enum Error {
         source: io::Error,
     },
     /// The port that clients connect to can't be led to the frontend.
-    #[error("failed to redirect port {port} of the virtual IP to frontend {frontend}")]
+    #[error(
+        "failed to redirect port {port} of the virtual IP to frontend {frontend} \
+         (another port, such as 8443 without `samePort`, needs no redirect)"
+    )]
     Redirect {
         /// Name of the frontend.
         frontend: String,

@@ -21,9 +21,7 @@ const ANSWERS: usize = 1024;
 #[non_exhaustive]
 pub enum Error {
     /// The kernel was built, or booted, without a part that is needed.
-    #[error(
-        "this kernel has no {missing}, which a port that a host's own apiserver has too can't be balanced without"
-    )]
+    #[error("this kernel has no {missing}")]
     Unsupported {
         /// Which part, with the name of its setting.
         missing: &'static str,

@@ -150,6 +150,13 @@ fn open_files() {
 
 /// The exit code of what ended the daemon: a missing capability is not a broken kernel.
 fn code_of(error: &anyhow::Error) -> u8 {
+    // Without that part of the kernel, another configuration works.
+    let lacks = |cause: &(dyn std::error::Error + 'static)| {
+        matches!(cause.downcast_ref(), Some(lb::redirect::Error::Unsupported { .. }))
+    };
+    if error.chain().any(lacks) {
+        return exit::CONFIG;
+    }
     let kind =
         error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>()).map(std::io::Error::kind);
     match kind {
