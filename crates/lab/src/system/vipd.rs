@@ -46,12 +46,12 @@ pub fn vipd_socket(folder: &Path) -> PathBuf {
 }
 
 /// Writes a node's file and key, and says how to start vipd with them.
-pub(super) fn prepare(timing: Timing, site: Site<'_>) -> Result<Launch> {
+pub(super) fn prepare(timing: Timing, balancer: &str, site: Site<'_>) -> Result<Launch> {
     let key = site.folder.join("peer.key");
     // A secret of the lab: 32 bytes in hexadecimal, the same on every node.
     fs::write(&key, format!("{}\n", "0123456789abcdef".repeat(4)))?;
     fs::set_permissions(&key, fs::Permissions::from_mode(0o600))?;
-    launch(&text(timing, site.node, &key), site)
+    launch(&text(timing, site.node, &key, balancer), site)
 }
 
 /// Writes a node's config.yaml, and says how to start vipd with it.
@@ -64,12 +64,19 @@ pub(super) fn launch(text: &str, site: Site<'_>) -> Result<Launch> {
     Ok(launch)
 }
 
-/// The balancer of every file of vipd in the lab: all apiservers, on the lab's front port.
+/// The balancer of most files of vipd in the lab: all apiservers, on the lab's front port.
 pub(super) fn balancer() -> String {
-    let mut text = format!(
-        "loadBalancers:\n- name: API Server Load Balancer\n  type: tcp\n  port: {FRONTEND_PORT}\n  \
-         bindToVip: false\n  backends:\n"
-    );
+    balancer_with(&format!("port: {FRONTEND_PORT}\n  bindToVip: false"))
+}
+
+/// The balancer at the port that the apiservers have on every address.
+pub(super) fn balancer_at_the_same_port() -> String {
+    balancer_with(&format!("port: {BACKEND_PORT}\n  samePort: true"))
+}
+
+fn balancer_with(keys: &str) -> String {
+    let mut text =
+        format!("loadBalancers:\n- name: API Server Load Balancer\n  type: tcp\n  {keys}\n  backends:\n");
     for place in 0..NODES.len() {
         text += &format!("  - port: {BACKEND_PORT}\n    address: {}\n", node_address(place));
     }
@@ -77,7 +84,7 @@ pub(super) fn balancer() -> String {
 }
 
 /// A node's config.yaml: the form of kube-vip 0.1 and our own keys.
-fn text(timing: Timing, node: usize, key: &Path) -> String {
+fn text(timing: Timing, node: usize, key: &Path, balancer: &str) -> String {
     let peer = |place: usize| {
         format!("id: {}\n  address: {}\n  port: {PEER_PORT}\n", NODES[place], node_address(place))
     };
@@ -95,7 +102,7 @@ fn text(timing: Timing, node: usize, key: &Path) -> String {
          interface: {INTERFACE}\ntiming: {timing}\npeerKeys: [{{id: 1, file: {}}}]\n{}",
         node == 0,
         key.display(),
-        balancer()
+        balancer
     );
     text
 }
@@ -106,14 +113,17 @@ mod tests {
 
     #[test]
     fn vipds_file_has_the_form_of_kube_vip_and_one_node_that_starts_as_leader() {
-        let file = text(Timing::Fast, 1, Path::new("/run/key"));
+        let file = text(Timing::Fast, 1, Path::new("/run/key"), &balancer());
         let begin = "localPeer:\n  id: master-2\n  address: 10.0.0.164\n  port: 10000\nremotePeers:\n- id: master-1\n  \
                      address: 10.0.0.163\n  port: 10000\n- id: master-3\n";
         assert!(file.starts_with(begin), "{file}");
         assert!(file.contains("\nvips: [10.0.0.162/24, fd00::162/64]\n"), "{file}");
         assert!(file.contains("\nstartAsLeader: false\ninterface: ens3\ntiming: fast\n"), "{file}");
         let leaders = (0..NODES.len())
-            .filter(|node| text(Timing::Default, *node, Path::new("/k")).contains("startAsLeader: true"));
+            .filter(|node| text(Timing::Default, *node, Path::new("/k"), "").contains("startAsLeader: true"));
         assert_eq!(leaders.count(), 1);
+        assert!(file.contains("  port: 8443\n  bindToVip: false\n  backends:\n  - port: 6443\n"), "{file}");
+        let same = balancer_at_the_same_port();
+        assert!(same.contains("  port: 6443\n  samePort: true\n  backends:\n  - port: 6443\n"), "{same}");
     }
 }
