@@ -81,6 +81,25 @@ fn all() -> BTreeSet<String> {
     NODES.iter().map(ToString::to_string).collect()
 }
 
+/// `vipd check`, where vipd does not run and the apiserver does.
+fn checks_well(lab: &Lab, place: usize) -> Result<()> {
+    let program = lab::system::Programs::default().vipd()?;
+    let node = &lab.nodes[place];
+    let output = node.host.namespace.within(|| {
+        let config = node.folder().join("config.yaml");
+        Ok(std::process::Command::new(program).args(["check", "-c"]).arg(config).output()?)
+    })?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{text}");
+    for line in [
+        "ok: port 6443 of the virtual address can be redirected, for `API Server Load Balancer`",
+        "ok: port 16443 is free, for `API Server Load Balancer`",
+    ] {
+        ensure!(text.lines().any(|found| found == line), "no `{line}` in\n{text}");
+    }
+    Ok(())
+}
+
 /// Every host reaches every apiserver through the owner's balancer, and a node's own address its own server alone.
 async fn everybody_reaches_all(lab: &Lab, owner: usize) -> Result<()> {
     for vip in virtual_addresses() {
@@ -119,6 +138,8 @@ fn the_address_leads_everybody_to_all_apiservers_before_and_after_a_move() {
         let status = lab.nodes[owner].await_end("vipd", STOP_PATIENCE).await?;
         ensure!(status.success(), "vipd ended with {status}");
         ensure!(tables(&lab, owner)?.is_empty(), "left on the old owner: {}", tables(&lab, owner)?);
+        checks_well(&lab, owner)?;
+        ensure!(tables(&lab, owner)?.is_empty(), "the check left {}", tables(&lab, owner)?);
         lab.nodes[owner].start_again("vipd")?;
 
         lab.set_probing(true).await?;

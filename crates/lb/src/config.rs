@@ -92,6 +92,17 @@ impl Listen {
             Self::Nowhere => None,
         }
     }
+
+    /// The port that is listened on.
+    #[must_use]
+    pub fn own_port(&self) -> Option<u16> {
+        match self {
+            Self::Any { port } | Self::Addresses { port, .. } | Self::Redirected { own: port, .. } => {
+                Some(*port)
+            }
+            Self::Nowhere => None,
+        }
+    }
 }
 
 /// One server that connections can go to. Its address tells which it is, its name is for people.

@@ -254,9 +254,17 @@ impl Control {
 /// Has the kernel lead to the frontend's sockets what comes for its port, where it has that from another program.
 fn redirect(frontend: &Frontend, listen: &[SocketAddr]) -> Result<Option<Redirect>, Error> {
     let Listen::Redirected { port, .. } = frontend.listen else { return Ok(None) };
-    let installed = Redirect::install(Table::new(port, listen.to_vec()));
+    let table = Table::new(port, listen.to_vec());
+    let name = table.name().to_owned();
     let error = |source| Error::Redirect { frontend: frontend.name.clone(), port, source };
-    installed.map(Some).map_err(error)
+    let redirect = Redirect::install(table).map_err(error)?;
+    tracing::info!(
+        frontend = frontend.name,
+        port,
+        table = name,
+        "the virtual IP's port is redirected to the balancer"
+    );
+    Ok(Some(redirect))
 }
 
 /// What woke the control thread.

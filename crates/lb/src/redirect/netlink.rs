@@ -164,7 +164,6 @@ fn parse(answer: &[u8]) -> Option<(u32, Option<Errno>)> {
 impl Refusal {
     /// What it means for this table.
     fn into_error(self, table: &Table) -> Error {
-        // Whoever may not do this at all is told so at the beginning of the batch.
         if self.errno == Errno::PERM && self.step != Step::Frame {
             return Error::Taken { table: table.name().to_owned() };
         }
@@ -187,6 +186,11 @@ impl Refusal {
             Errno::OPNOTSUPP | Errno::NOENT | Errno::AFNOSUPPORT | Errno::PROTONOSUPPORT => {
                 Error::Unsupported { missing }
             }
+            // Whoever may not do this at all is told so at the beginning of the batch.
+            Errno::PERM if self.step == Step::Frame => Error::Refused {
+                what: "rules: the capability NET_ADMIN is missing",
+                source: Errno::PERM.into(),
+            },
             errno => Error::Refused { what, source: errno.into() },
         }
     }
@@ -203,11 +207,11 @@ mod tests {
 
     #[test]
     fn a_refusal_says_what_is_missing_and_who_is_in_the_way() {
-        assert!(meaning(Step::Frame, Errno::OPNOTSUPP).contains("no nf_tables (CONFIG_NF_TABLES),"));
+        assert!(meaning(Step::Frame, Errno::OPNOTSUPP).contains("no nf_tables (CONFIG_NF_TABLES)"));
         assert!(meaning(Step::Chain, Errno::NOENT).contains("CONFIG_NFT_NAT"));
         assert!(meaning(Step::Rule, Errno::NOENT).contains("CONFIG_NFT_FIB_INET"));
         assert!(meaning(Step::Replace, Errno::PERM).contains("table inet vipd-10.0.0.9-6443"));
-        assert!(meaning(Step::Frame, Errno::PERM).contains("refused the nftables message"));
+        assert!(meaning(Step::Frame, Errno::PERM).contains("NET_ADMIN is missing"));
         assert!(meaning(Step::Rule, Errno::NOMEM).contains("refused the nftables rule"));
     }
 

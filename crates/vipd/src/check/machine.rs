@@ -64,7 +64,8 @@ fn capabilities(config: &Config) -> Vec<Finding> {
         .balancer
         .iter()
         .flat_map(|balancer| &balancer.config.frontends)
-        .any(|frontend| frontend.listen.port().is_some_and(|port| port < 1024));
+        .filter_map(|frontend| frontend.listen.own_port())
+        .any(|port| port < 1024);
     let needed = [
         (CapabilitySet::NET_ADMIN, "NET_ADMIN", "put the address on the interface", config.vip.is_some()),
         (CapabilitySet::NET_RAW, "NET_RAW", "send ARP and ND frames", config.vip.is_some()),
@@ -254,14 +255,10 @@ fn frontends(config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
     for frontend in config.balancer.iter().flat_map(|balancer| &balancer.config.frontends) {
         // An address that comes and goes can't be bound without the flag that vipd uses; its port can be judged anyway.
-        let port = match frontend.listen {
-            lb::Listen::Any { port } | lb::Listen::Addresses { port, .. } => port,
-            lb::Listen::Redirected { port, own, .. } => {
-                findings.push(redirect(&frontend.name, port));
-                own
-            }
-            lb::Listen::Nowhere => continue,
-        };
+        let Some(port) = frontend.listen.own_port() else { continue };
+        if let lb::Listen::Redirected { port, .. } = frontend.listen {
+            findings.push(redirect(&frontend.name, port));
+        }
         let all = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
         // Without IPv6 there is no `::`.
         let without_ipv6 = |error: &io::Error| {

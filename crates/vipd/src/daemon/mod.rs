@@ -221,3 +221,20 @@ fn announce(config: &Config, door: &str) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_that_can_not_redirect_a_port_asks_for_another_configuration() {
+        let code = |source| {
+            let error = lb::Error::Redirect { frontend: "api".to_owned(), port: 6443, source };
+            code_of(&anyhow::Error::new(error).context("failed to start the balancer"))
+        };
+        assert_eq!(code(lb::redirect::Error::Unsupported { missing: "nf_tables" }), exit::CONFIG);
+        assert_eq!(code(lb::redirect::Error::Taken { table: "vipd-10.0.0.9-6443".to_owned() }), exit::CONFIG);
+        let denied = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+        assert_eq!(code(lb::redirect::Error::Refused { what: "table", source: denied }), exit::NOPERM);
+    }
+}
