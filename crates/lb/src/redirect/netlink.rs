@@ -198,6 +198,7 @@ impl Refusal {
 
 #[cfg(test)]
 mod tests {
+    use super::super::message::Verb;
     use super::*;
 
     fn meaning(step: Step, errno: Errno) -> String {
@@ -213,6 +214,38 @@ mod tests {
         assert!(meaning(Step::Replace, Errno::PERM).contains("table inet vipd-10.0.0.9-6443"));
         assert!(meaning(Step::Frame, Errno::PERM).contains("NET_ADMIN is missing"));
         assert!(meaning(Step::Rule, Errno::NOMEM).contains("refused the nftables rule"));
+    }
+
+    /// No such kernel is at hand: this one is shown a flag that it does not know in the place of the owner's.
+    #[test]
+    fn a_kernel_that_ties_no_table_to_its_process_makes_one_that_is_not() {
+        if !rustix::process::geteuid().is_root() {
+            return eprintln!("SKIPPED: network namespaces need root");
+        }
+        let inside = std::thread::spawn(|| {
+            // SAFETY: only the network namespace of this short-lived thread changes, and no memory is shared through it.
+            #[expect(unsafe_code, reason = "rustix marks unshare as unsafe for flags that aren't used here")]
+            unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }.unwrap();
+            let table = Table::new(6443, vec!["10.0.0.9:16443".parse().unwrap()]);
+            let socket = open().unwrap();
+            let tie = carry_out(&socket, &table, |tie| match tie {
+                Tie::Owned => {
+                    let mut batch = Batch::begin();
+                    let flags =
+                        table.named(super::super::TABLE_NAME).number(super::super::TABLE_FLAGS, 1 << 30);
+                    batch.add(Step::Table, Verb::NewTable, &flags);
+                    batch.end()
+                }
+                Tie::Loose => table.install(Tie::Loose).end(),
+            });
+            assert_eq!(tie.unwrap(), Tie::Loose);
+            // A later process takes the place of one that has ended, and nobody that of one that runs.
+            let later = Redirect::install(table.clone()).unwrap();
+            assert!(matches!(Redirect::install(table.clone()), Err(Error::Taken { .. })));
+            drop(later);
+            drop(Redirect::install(table).unwrap());
+        });
+        inside.join().unwrap();
     }
 
     #[test]
