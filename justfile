@@ -12,11 +12,12 @@ lint:
 
 # Tests that need neither root nor other programs
 pure:
-    cargo test -p leader -p lb -p vipd --locked
+    cargo test -p leader -p lb -p vipd --locked -- --skip connections:: --skip tables::
 
 # Tests in network namespaces (root)
 namespaces:
     cargo test -p vip -p lab --locked
+    cargo test -p lb --locked --test redirect
 
 # The static binary
 static:

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 
 use crate::fault::{Fault, Trial, names};
 use crate::lab::Lab;
-use crate::network::{CLIENT, FRONTEND, NODES};
+use crate::network::{CLIENT, NODES};
 use crate::prober::INTERVAL;
 use crate::system::System;
 
@@ -99,7 +99,8 @@ pub async fn run(lab: &mut Lab, system: System, began: Instant) -> Result<bool> 
     bring_up(lab, system, began, &console).await?;
     lab.set_probing(true).await?;
     console.line(format!(
-        "client    a new HTTPS request to https://{FRONTEND}/readyz every {} ms\n",
+        "client    a new HTTPS request to https://{}/readyz every {} ms\n",
+        system.frontend(),
         INTERVAL.as_millis()
     ));
     let mut trials = Vec::new();

@@ -39,7 +39,7 @@ enum Command {
         /// How often each cell is measured
         #[arg(long, default_value_t = 10)]
         runs: usize,
-        /// Which systems: vipd, vipd-fast, vipd-relaxed, keepalived, keepalived-tuned, keepalived-minimum, and with --kubernetes
+        /// Which systems: vipd, vipd-fast, vipd-relaxed, vipd-same-port, keepalived, keepalived-tuned, keepalived-minimum, and with --kubernetes
         /// vipd-lease-15, vipd-lease-5, vipd-lease-2, the same three with -balancer, kube-vip-15, kube-vip-5
         #[arg(long, value_delimiter = ',', default_values_t = Matrix::SYSTEMS)]
         systems: Vec<System>,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -113,6 +113,23 @@ impl Target {
         self.attempt_counted(limit, &AtomicUsize::new(0)).await
     }
 
+    /// Makes one request and says which node's server answered: only the stand-in backends tell.
+    ///
+    /// # Errors
+    /// If there is no whole answer in time, or it names nobody.
+    pub async fn answering_node(&self, limit: Duration) -> Result<String> {
+        let answer = tokio::time::timeout(limit, async {
+            let stream = TcpStream::connect(self.address).await?;
+            let name = ServerName::IpAddress(self.address.ip().into());
+            let mut stream = TlsConnector::from(Arc::clone(&self.tls)).connect(name, stream).await?;
+            exchange(&mut stream).await
+        });
+        let (_, answer) = answer.await.with_context(|| format!("no answer from {}", self.address))??;
+        let head = String::from_utf8_lossy(&answer).into_owned();
+        let node = head.lines().find_map(|line| line.strip_prefix("server: "));
+        node.map(str::to_owned).with_context(|| format!("nobody's name in {head}"))
+    }
+
     async fn attempt_counted(&self, limit: Duration, standing: &AtomicUsize) -> Attempt {
         let started = Instant::now();
         let deadline = started + limit;
@@ -147,7 +164,7 @@ impl Target {
         let answer = timeout_at(deadline, exchange(&mut stream)).await;
         attempt.ended = Instant::now();
         let verdict = match answer {
-            Ok(Ok(200)) => Verdict::Ok,
+            Ok(Ok((200, _))) => Verdict::Ok,
             Ok(Ok(_)) => Verdict::BadStatus,
             Ok(Err(_)) | Err(_) => Verdict::RequestCut,
         };
@@ -169,13 +186,13 @@ fn connect_failure(error: &io::Error) -> Verdict {
     }
 }
 
-/// Sends the request and reads one answer with a Content-Length; returns its status.
-async fn exchange(stream: &mut tokio_rustls::client::TlsStream<TcpStream>) -> io::Result<u16> {
+/// Sends the request and reads one answer with a Content-Length; returns its status and all of it.
+async fn exchange(stream: &mut tokio_rustls::client::TlsStream<TcpStream>) -> io::Result<(u16, Vec<u8>)> {
     stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n").await?;
     let mut answer = Vec::with_capacity(512);
     loop {
         if let Some(status) = whole_answer(&answer) {
-            return Ok(status);
+            return Ok((status, answer));
         }
         if answer.len() > MAX_ANSWER || stream.read_buf(&mut answer).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());

@@ -25,6 +25,8 @@ pub use vipd::{Timing, vipd_socket};
 pub enum System {
     /// vipd among static peers, with one of its timing profiles.
     Vipd(Timing),
+    /// vipd among static peers, its balancer at the port that every apiserver has.
+    VipdSamePort,
     /// vipd with an election by Kubernetes Lease.
     VipdLease(Pace, Balancer),
     /// kube-vip's control-plane mode, as its manifest sets it up.
@@ -53,10 +55,11 @@ pub struct Site<'a> {
 
 impl System {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Vipd(Timing::Default),
         Self::Vipd(Timing::Fast),
         Self::Vipd(Timing::Relaxed),
+        Self::VipdSamePort,
         Self::VipdLease(Pace::Fifteen, Balancer::Off),
         Self::VipdLease(Pace::Five, Balancer::Off),
         Self::VipdLease(Pace::Two, Balancer::Off),
@@ -80,6 +83,7 @@ impl System {
             Self::Vipd(Timing::Default) => "vipd",
             Self::Vipd(Timing::Fast) => "vipd-fast",
             Self::Vipd(Timing::Relaxed) => "vipd-relaxed",
+            Self::VipdSamePort => "vipd-same-port",
             Self::VipdLease(Pace::Fifteen, Balancer::Off) => "vipd-lease-15",
             Self::VipdLease(Pace::Five, Balancer::Off) => "vipd-lease-5",
             Self::VipdLease(Pace::Two, Balancer::Off) => "vipd-lease-2",
@@ -101,13 +105,14 @@ impl System {
         }
     }
 
-    /// Where its clients connect: at the balancer's port, or, without one, at the owner's own apiserver.
+    /// Where its clients connect: at the balancer's port, or at that of the apiservers, where the balancer has it on the
+    /// virtual IP or there is no balancer.
     pub fn frontend(self) -> SocketAddr {
         match self {
             Self::Vipd(_) | Self::VipdLease(_, Balancer::On | Balancer::Discovered) | Self::Keepalived(_) => {
                 FRONTEND
             }
-            Self::VipdLease(_, Balancer::Off) | Self::KubeVip(_) | Self::ClientGo(_) => {
+            Self::VipdSamePort | Self::VipdLease(_, Balancer::Off) | Self::KubeVip(_) | Self::ClientGo(_) => {
                 SocketAddr::new(IpAddr::V4(VIP), BACKEND_PORT)
             }
         }
@@ -117,14 +122,14 @@ impl System {
     pub fn lease(self) -> Option<Pace> {
         match self {
             Self::VipdLease(pace, _) | Self::KubeVip(pace) | Self::ClientGo(pace) => Some(pace),
-            Self::Vipd(_) | Self::Keepalived(_) => None,
+            Self::Vipd(_) | Self::VipdSamePort | Self::Keepalived(_) => None,
         }
     }
 
     /// The longest after which a dead local apiserver may still move the address, by the system's own timers.
     pub fn check_time(self) -> Duration {
         match self {
-            Self::Vipd(_) => Duration::from_secs(3),
+            Self::Vipd(_) | Self::VipdSamePort => Duration::from_secs(3),
             Self::VipdLease(pace, _) | Self::KubeVip(pace) | Self::ClientGo(pace) => pace.takeover(),
             // Ten checks three seconds apart, one running check, one election.
             Self::Keepalived(Variant::AsDocumented) => Duration::from_secs(37),
@@ -136,7 +141,7 @@ impl System {
     /// could still move the address back.
     pub fn calm_time(self) -> Duration {
         match self {
-            Self::Vipd(Timing::Default | Timing::Fast) => Duration::from_millis(1500),
+            Self::Vipd(Timing::Default | Timing::Fast) | Self::VipdSamePort => Duration::from_millis(1500),
             Self::Vipd(Timing::Relaxed) => Duration::from_secs(6),
             // Every node has read the Lease since, so each knows how long it still holds.
             Self::VipdLease(pace, _) | Self::KubeVip(pace) | Self::ClientGo(pace) => {
@@ -154,7 +159,7 @@ impl System {
     /// If one is missing; the message says where it was looked for.
     pub fn find(self, programs: &Programs) -> Result<()> {
         match self {
-            Self::Vipd(_) | Self::VipdLease(..) => programs.vipd().map(drop),
+            Self::Vipd(_) | Self::VipdSamePort | Self::VipdLease(..) => programs.vipd().map(drop),
             Self::KubeVip(_) => programs.kube_vip().map(drop),
             Self::ClientGo(_) => programs.participant().map(drop),
             Self::Keepalived(_) => Ok(()),
@@ -167,7 +172,10 @@ impl System {
     /// If a program is missing or the folder cannot be written.
     pub fn prepare(self, site: Site<'_>) -> Result<Vec<Launch>> {
         match self {
-            Self::Vipd(timing) => Ok(vec![vipd::prepare(timing, site)?]),
+            Self::Vipd(timing) => Ok(vec![vipd::prepare(timing, &vipd::balancer(), site)?]),
+            Self::VipdSamePort => {
+                Ok(vec![vipd::prepare(Timing::Default, &vipd::balancer_at_the_same_port(), site)?])
+            }
             Self::VipdLease(pace, balancer) => Ok(vec![lease::prepare_vipd(pace, balancer, site)?]),
             Self::KubeVip(pace) => Ok(vec![lease::prepare_kube_vip(pace, site)?]),
             Self::ClientGo(pace) => Ok(vec![lease::prepare_participant(pace, site)?]),

@@ -68,6 +68,17 @@ pub enum Listen {
         /// TCP port; 0 lets the kernel choose one per address.
         port: u16,
     },
+    /// These addresses as above, at a port that clients don't know: while an address is on this host, the kernel leads
+    /// to it what comes for `port`, also where another program listens on that port of every address. See
+    /// [`redirect`](crate::redirect).
+    Redirected {
+        /// Addresses, at least one.
+        ips: Vec<IpAddr>,
+        /// TCP port that clients connect to.
+        port: u16,
+        /// TCP port that is listened on; 0 lets the kernel choose one per address.
+        own: u16,
+    },
     /// Nowhere: its backends are judged, and no connection goes to them.
     Nowhere,
 }
@@ -77,7 +88,18 @@ impl Listen {
     #[must_use]
     pub fn port(&self) -> Option<u16> {
         match self {
-            Self::Any { port } | Self::Addresses { port, .. } => Some(*port),
+            Self::Any { port } | Self::Addresses { port, .. } | Self::Redirected { port, .. } => Some(*port),
+            Self::Nowhere => None,
+        }
+    }
+
+    /// The port that is listened on.
+    #[must_use]
+    pub fn own_port(&self) -> Option<u16> {
+        match self {
+            Self::Any { port } | Self::Addresses { port, .. } | Self::Redirected { own: port, .. } => {
+                Some(*port)
+            }
             Self::Nowhere => None,
         }
     }
@@ -233,8 +255,22 @@ impl Frontend {
             Err(Flaw::TooMany) => return refuse("it has more than 255 backends"),
             Err(Flaw::Twice(_)) => return refuse("it has two backends of one address"),
         }
-        if matches!(&self.listen, Listen::Addresses { ips, .. } if ips.is_empty()) {
-            return refuse("it has no address to listen on");
+        match &self.listen {
+            Listen::Addresses { ips, .. } | Listen::Redirected { ips, .. } if ips.is_empty() => {
+                return refuse("it has no address to listen on");
+            }
+            Listen::Redirected { port, own, .. } if port == own || *port == 0 => {
+                return refuse(
+                    "the port that is redirected must be another than the one it listens on, and not 0",
+                );
+            }
+            Listen::Redirected { ips, port, own } => {
+                let circles = |at: &SocketAddr| ips.contains(&at.ip()) && [*port, *own].contains(&at.port());
+                if self.backends.iter().any(|backend| circles(&backend.address)) {
+                    return refuse("it is its own backend: its connections would go in circles");
+                }
+            }
+            Listen::Any { .. } | Listen::Addresses { .. } | Listen::Nowhere => {}
         }
         if self.limits.max_connections == 0 {
             return refuse("it may hold no connection (maxConnections is 0)");

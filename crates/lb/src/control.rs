@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -13,12 +13,13 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use crate::config::Config;
+use crate::config::{Config, Frontend, Listen};
 use crate::drain::{Drained, Orders, Phase};
 use crate::frontend::Shared;
 use crate::health::{Flip, Health};
 use crate::probe::Plan;
 use crate::probes::Probes;
+use crate::redirect::{Redirect, Table};
 use crate::status::Monitor;
 use crate::target::Target;
 use crate::worker::{Starvation, Worker};
@@ -90,6 +91,8 @@ pub(crate) struct Control {
     review: Arc<Notify>,
     /// For each worker, for each frontend, its listeners.
     listeners: Vec<Vec<Vec<TcpListener>>>,
+    /// What leads to the listeners; they outlive the last flow, which can't go on without.
+    redirects: Vec<Redirect>,
     commands: mpsc::Receiver<Command>,
     vip_active: watch::Receiver<bool>,
 }
@@ -109,11 +112,17 @@ impl Control {
         let review = Arc::new(Notify::new());
         let mut listeners: Vec<Vec<_>> = (0..config.workers).map(|_| Vec::new()).collect();
         let mut frontends = Vec::new();
+        let mut redirects = Vec::new();
         for frontend in &config.frontends {
             let bound = listen::bind(frontend, config.workers)?;
-            let addresses =
-                bound.first().into_iter().flatten().filter_map(|listener| listener.local_addr().ok());
-            let shared = Shared::new(frontend, addresses.collect(), Arc::clone(&review));
+            let addresses: Vec<_> = bound
+                .first()
+                .into_iter()
+                .flatten()
+                .filter_map(|listener| listener.local_addr().ok())
+                .collect();
+            redirects.extend(redirect(frontend, &addresses)?);
+            let shared = Shared::new(frontend, addresses, Arc::clone(&review));
             shared.set_backends(frontend.backends.clone(), now);
             frontends.push(Arc::new(shared));
             for (worker, bound) in listeners.iter_mut().zip(bound) {
@@ -122,7 +131,7 @@ impl Control {
         }
         let board = Board::new(frontends.into());
         let (sender, commands) = mpsc::channel(COMMANDS);
-        Ok((sender, Self { board, plans, review, listeners, commands, vip_active }))
+        Ok((sender, Self { board, plans, review, listeners, redirects, commands, vip_active }))
     }
 
     pub(crate) fn monitor(&self) -> Monitor {
@@ -217,6 +226,8 @@ impl Control {
             match event {
                 Event::Command(Command::Drain { deadline: after, reply: to }) => {
                     (deadline, reply) = (Some(Instant::now() + after), Some(to));
+                    // Before the listeners close: what comes now finds who else has the port.
+                    self.redirects.iter().for_each(Redirect::close);
                     board.orders.send_modify(|orders| orders.phase = Phase::Draining);
                 }
                 // Gone, whether it was seen here in between or not: only the latest value is heard.
@@ -232,11 +243,28 @@ impl Control {
             }
         }
         probes.shutdown().await;
+        drop(self.redirects);
         if let Some(reply) = reply {
             // The owner may have stopped waiting.
             let _ = reply.send(drained);
         }
     }
+}
+
+/// Has the kernel lead to the frontend's sockets what comes for its port, where it has that from another program.
+fn redirect(frontend: &Frontend, listen: &[SocketAddr]) -> Result<Option<Redirect>, Error> {
+    let Listen::Redirected { port, .. } = frontend.listen else { return Ok(None) };
+    let table = Table::new(port, listen.to_vec());
+    let name = table.name().to_owned();
+    let error = |source| Error::Redirect { frontend: frontend.name.clone(), port, source };
+    let redirect = Redirect::install(table).map_err(error)?;
+    tracing::info!(
+        frontend = frontend.name,
+        port,
+        table = name,
+        "the virtual IP's port is redirected to the balancer"
+    );
+    Ok(Some(redirect))
 }
 
 /// What woke the control thread.

@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use crate::config::{Backend, Listen, MAX_BACKENDS};
+use crate::redirect;
 use crate::roster::Flaw;
 
 /// Why a balancer could not be started. Nothing is left bound or running.
@@ -11,14 +12,14 @@ use crate::roster::Flaw;
 #[non_exhaustive]
 pub enum Error {
     /// Another socket has the port, possibly one of another instance of this program.
-    #[error("failed to listen on {address} for frontend {frontend}: the port is taken; {}", way_out(*.any))]
+    #[error("failed to listen on {address} for frontend {frontend}: the port is taken; {}", way_out(*.wanted))]
     AddressInUse {
         /// Name of the frontend.
         frontend: String,
         /// The address that is taken.
         address: SocketAddr,
-        /// Whether the frontend wanted every address of the host.
-        any: bool,
+        /// Which addresses the frontend wanted, and how.
+        wanted: Wanted,
         /// What the kernel said.
         #[source]
         source: io::Error,
@@ -33,6 +34,20 @@ pub enum Error {
         /// What the kernel said.
         #[source]
         source: io::Error,
+    },
+    /// The port that clients connect to can't be led to the frontend.
+    #[error(
+        "failed to redirect port {port} of the virtual IP to frontend {frontend} \
+         (another port, such as 8443 without `samePort`, needs no redirect)"
+    )]
+    Redirect {
+        /// Name of the frontend.
+        frontend: String,
+        /// The port that clients connect to.
+        port: u16,
+        /// What stands in the way.
+        #[source]
+        source: redirect::Error,
     },
     /// A frontend's settings contradict themselves.
     #[error("failed to set up frontend {frontend}: {reason}")]
@@ -69,7 +84,12 @@ impl Error {
     pub(crate) fn listen(frontend: &str, listen: &Listen, address: SocketAddr, source: io::Error) -> Self {
         let frontend = frontend.to_owned();
         if source.kind() == io::ErrorKind::AddrInUse {
-            Self::AddressInUse { frontend, address, any: matches!(listen, Listen::Any { .. }), source }
+            let wanted = match listen {
+                Listen::Any { .. } | Listen::Nowhere => Wanted::All,
+                Listen::Addresses { .. } => Wanted::Some,
+                Listen::Redirected { .. } => Wanted::Redirected,
+            };
+            Self::AddressInUse { frontend, address, wanted, source }
         } else {
             Self::Listen { frontend, address, source }
         }
@@ -123,13 +143,31 @@ impl SetBackendsError {
     }
 }
 
+/// Which addresses a frontend wanted to listen on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// Every address of the host.
+    All,
+    /// Some of them, at the port that clients connect to.
+    Some,
+    /// Some of them, at a port that the clients' port is redirected to.
+    Redirected,
+}
+
 /// What an operator can do about a taken port.
-fn way_out(any: bool) -> &'static str {
-    if any {
-        "give the frontend another port, or stop the process that has it (ss -ltnp shows which); \
-         a kube-apiserver beside it usually has 6443"
-    } else {
-        "give the frontend another port, or stop the process that has it (ss -ltnp shows which); \
-         a listener on every address, as a kube-apiserver has on *:6443, takes the port of the virtual IP too"
+fn way_out(wanted: Wanted) -> &'static str {
+    match wanted {
+        Wanted::All => {
+            "give the frontend another port, or stop the process that has it (ss -ltnp shows which); \
+             a kube-apiserver beside it usually has 6443: with `samePort: true` both can have it"
+        }
+        Wanted::Some => {
+            "give the frontend another port, or stop the process that has it (ss -ltnp shows which); \
+             a listener on every address, as a kube-apiserver has on *:6443, takes the port of the virtual IP too: \
+             with `samePort: true` both can have it"
+        }
+        Wanted::Redirected => {
+            "give the frontend another `listenPort`, or stop the process that has it (ss -ltnp shows which)"
+        }
     }
 }

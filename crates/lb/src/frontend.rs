@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use tokio::sync::{Notify, Semaphore, watch};
 
-use crate::config::{Backend, Frontend, Policy, Timeouts};
+use crate::config::{Backend, Frontend, Listen, Policy, Timeouts};
 use crate::pool::Counter;
 use crate::roster::{Roster, Standing};
 use crate::status::FrontendStatus;
@@ -21,6 +21,8 @@ pub(crate) struct Shared {
     pub(crate) timeouts: Timeouts,
     pub(crate) virtual_ips: Vec<IpAddr>,
     pub(crate) listen: Vec<SocketAddr>,
+    /// The port that the kernel leads to those.
+    redirected: Option<u16>,
     /// The backends. Whoever changes them does so within the channel's own turn, so there is one at a time.
     roster: watch::Sender<Arc<Roster>>,
     /// Asks the control thread to look at the rosters of all frontends.
@@ -45,6 +47,10 @@ impl Shared {
             timeouts: frontend.timeouts,
             virtual_ips: frontend.virtual_ips.clone(),
             listen,
+            redirected: match frontend.listen {
+                Listen::Redirected { port, .. } => Some(port),
+                Listen::Any { .. } | Listen::Addresses { .. } | Listen::Nowhere => None,
+            },
             roster: watch::Sender::default(),
             review,
             cursor: Arc::default(),
@@ -120,6 +126,7 @@ impl Shared {
         FrontendStatus {
             name: self.name.clone(),
             listen: self.listen.clone(),
+            redirected: self.redirected,
             connections: self.connections(),
             max_connections: self.max_connections,
             accepted: self.accepted.get(),

@@ -9,6 +9,7 @@
 //! * [`health`], [`policy`], `pool`, `roster`, `http` and `first_flight` are pure: they name no socket, no clock
 //!   and no runtime.
 //! * `probe` and `probes` ask the backends, `tcp` and `relay` move the bytes, `control` and `drain` begin and end it all.
+//! * [`redirect`] has the kernel lead here what comes for a port that the host's own apiserver has.
 //!
 //! Each worker is an OS thread with its own runtime and its own listening sockets, so a flow lives its whole
 //! life on one thread and shares nothing but counters. Probes live on a thread of their own: a worker busy
@@ -29,6 +30,7 @@ mod pool;
 mod probe;
 mod probes;
 mod readiness;
+pub mod redirect;
 mod relay;
 mod roster;
 mod socket;
@@ -49,7 +51,7 @@ pub use config::{
     Backend, Ca, Check, CheckKind, Config, Frontend, Limits, Listen, MAX_BACKENDS, Policy, Timeouts,
 };
 pub use drain::Drained;
-pub use error::{Error, SetBackendsError};
+pub use error::{Error, SetBackendsError, Wanted};
 pub use health::Health;
 pub use status::{BackendStatus, FrontendStatus, Monitor, Status};
 

@@ -35,7 +35,9 @@ fn addresses(listen: &Listen) -> Vec<SocketAddr> {
     match listen {
         Listen::Any { port } => vec![SocketAddr::from((Ipv6Addr::UNSPECIFIED, *port))],
         Listen::Nowhere => Vec::new(),
-        Listen::Addresses { ips, port } => ips.iter().map(|ip| SocketAddr::from((*ip, *port))).collect(),
+        Listen::Addresses { ips, port } | Listen::Redirected { ips, own: port, .. } => {
+            ips.iter().map(|ip| SocketAddr::from((*ip, *port))).collect()
+        }
     }
 }
 

@@ -22,6 +22,8 @@ pub struct FrontendStatus {
     pub name: String,
     /// The addresses it really listens on.
     pub listen: Vec<SocketAddr>,
+    /// The port of the same addresses that clients connect to, where the kernel leads it to these.
+    pub redirected: Option<u16>,
     /// Flows now.
     pub connections: usize,
     /// Most flows it may hold.

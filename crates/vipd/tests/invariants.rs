@@ -24,6 +24,8 @@ const PURE: &[&str] = &[
     "lb/src/policy.rs",
     "lb/src/pool.rs",
     "lb/src/readiness.rs",
+    "lb/src/redirect.rs",
+    "lb/src/redirect/message.rs",
     "lb/src/roster.rs",
     "vip/src/address.rs",
     "vip/src/announce.rs",

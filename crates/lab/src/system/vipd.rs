@@ -46,12 +46,12 @@ pub fn vipd_socket(folder: &Path) -> PathBuf {
 }
 
 /// Writes a node's file and key, and says how to start vipd with them.
-pub(super) fn prepare(timing: Timing, site: Site<'_>) -> Result<Launch> {
+pub(super) fn prepare(timing: Timing, balancer: &str, site: Site<'_>) -> Result<Launch> {
     let key = site.folder.join("peer.key");
     // A secret of the lab: 32 bytes in hexadecimal, the same on every node.
     fs::write(&key, format!("{}\n", "0123456789abcdef".repeat(4)))?;
     fs::set_permissions(&key, fs::Permissions::from_mode(0o600))?;
-    launch(&text(timing, site.node, &key), site)
+    launch(&text(timing, site.node, &key, balancer), site)
 }
 
 /// Writes a node's config.yaml, and says how to start vipd with it.
@@ -64,28 +64,37 @@ pub(super) fn launch(text: &str, site: Site<'_>) -> Result<Launch> {
     Ok(launch)
 }
 
-/// The balancer of every file of vipd in the lab: all apiservers, on the lab's front port.
+/// The balancer of most files of vipd in the lab: all apiservers, on the lab's front port.
 pub(super) fn balancer() -> String {
-    let mut text = frontend() + "  backends:\n";
+    balancer_with(&format!("port: {FRONTEND_PORT}\n  bindToVip: false"))
+}
+
+/// The balancer at the port that the apiservers have on every address.
+pub(super) fn balancer_at_the_same_port() -> String {
+    balancer_with(&format!("port: {BACKEND_PORT}\n  samePort: true"))
+}
+
+fn balancer_with(keys: &str) -> String {
+    let mut text = frontend(keys) + "  backends:\n";
     for place in 0..NODES.len() {
         text += &format!("  - port: {BACKEND_PORT}\n    address: {}\n", node_address(place));
     }
     text
 }
 
-/// The same, where the API tells which nodes are behind it.
+/// The balancer that is told by the API which nodes are behind it.
 pub(super) fn discovering_balancer() -> String {
-    frontend() + &format!("  discover: true\n  backendPort: {BACKEND_PORT}\n")
+    let keys =
+        format!("port: {FRONTEND_PORT}\n  bindToVip: false\n  discover: true\n  backendPort: {BACKEND_PORT}");
+    frontend(&keys)
 }
 
-fn frontend() -> String {
-    format!(
-        "loadBalancers:\n- name: API Server Load Balancer\n  type: tcp\n  port: {FRONTEND_PORT}\n  bindToVip: false\n"
-    )
+fn frontend(keys: &str) -> String {
+    format!("loadBalancers:\n- name: API Server Load Balancer\n  type: tcp\n  {keys}\n")
 }
 
 /// A node's config.yaml: the form of kube-vip 0.1 and our own keys.
-fn text(timing: Timing, node: usize, key: &Path) -> String {
+fn text(timing: Timing, node: usize, key: &Path, balancer: &str) -> String {
     let peer = |place: usize| {
         format!("id: {}\n  address: {}\n  port: {PEER_PORT}\n", NODES[place], node_address(place))
     };
@@ -103,7 +112,7 @@ fn text(timing: Timing, node: usize, key: &Path) -> String {
          interface: {INTERFACE}\ntiming: {timing}\npeerKeys: [{{id: 1, file: {}}}]\n{}",
         node == 0,
         key.display(),
-        balancer()
+        balancer
     );
     text
 }
@@ -114,14 +123,17 @@ mod tests {
 
     #[test]
     fn vipds_file_has_the_form_of_kube_vip_and_one_node_that_starts_as_leader() {
-        let file = text(Timing::Fast, 1, Path::new("/run/key"));
+        let file = text(Timing::Fast, 1, Path::new("/run/key"), &balancer());
         let begin = "localPeer:\n  id: master-2\n  address: 10.0.0.164\n  port: 10000\nremotePeers:\n- id: master-1\n  \
                      address: 10.0.0.163\n  port: 10000\n- id: master-3\n";
         assert!(file.starts_with(begin), "{file}");
         assert!(file.contains("\nvips: [10.0.0.162/24, fd00::162/64]\n"), "{file}");
         assert!(file.contains("\nstartAsLeader: false\ninterface: ens3\ntiming: fast\n"), "{file}");
         let leaders = (0..NODES.len())
-            .filter(|node| text(Timing::Default, *node, Path::new("/k")).contains("startAsLeader: true"));
+            .filter(|node| text(Timing::Default, *node, Path::new("/k"), "").contains("startAsLeader: true"));
         assert_eq!(leaders.count(), 1);
+        assert!(file.contains("  port: 8443\n  bindToVip: false\n  backends:\n  - port: 6443\n"), "{file}");
+        let same = balancer_at_the_same_port();
+        assert!(same.contains("  port: 6443\n  samePort: true\n  backends:\n  - port: 6443\n"), "{same}");
     }
 }

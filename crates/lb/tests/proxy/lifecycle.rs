@@ -132,7 +132,7 @@ async fn a_second_instance_of_ourselves_is_refused() {
         let again = match listen {
             Listen::Any { .. } => Listen::Any { port },
             Listen::Addresses { ips, .. } => Listen::Addresses { ips, port },
-            Listen::Nowhere => Listen::Nowhere,
+            other @ (Listen::Nowhere | Listen::Redirected { .. }) => other,
         };
         let config = Frontend { listen: again, ..config };
 

@@ -1,7 +1,7 @@
 //! The control-plane nodes: where the other apiservers are, also after a start without an API.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::{self, Write as _},
     net::{IpAddr, SocketAddr},
     path::Path,
@@ -33,10 +33,12 @@ impl ControlPlane {
         first.map(|ip| SocketAddr::new(*ip, port)).collect()
     }
 
-    /// Every node's first address of this IP version, or else its first, with its name, on this port.
-    pub fn backends(&self, ipv4: bool, port: u16) -> Vec<(String, SocketAddr)> {
+    /// Every node's first address of this IP version, or else its first, with its name, on this port. The virtual
+    /// addresses are passed over: a kubelet that was not told its node's address may take one for it.
+    pub fn backends(&self, ipv4: bool, port: u16, never: &BTreeSet<IpAddr>) -> Vec<(String, SocketAddr)> {
         let pick = |addresses: &Vec<IpAddr>| {
-            addresses.iter().find(|ip| ip.is_ipv4() == ipv4).or_else(|| addresses.first()).copied()
+            let mut own = addresses.iter().filter(|ip| !never.contains(ip)).copied();
+            own.clone().find(|ip| ip.is_ipv4() == ipv4).or_else(|| own.next())
         };
         let found = self.nodes.iter().filter_map(|(name, addresses)| Some((name, pick(addresses)?)));
         found.map(|(name, ip)| (name.clone(), SocketAddr::new(ip, port))).collect()
@@ -132,9 +134,16 @@ mod tests {
         assert!(known.replace(&[node("a", &["10.0.0.1", "fd00::1"]), node("b", &["10.0.0.2"])]));
         assert!(!known.replace(&[node("b", &["10.0.0.2"]), node("a", &["10.0.0.1", "fd00::1"])]));
         assert_eq!(known.servers(6443), ["10.0.0.1:6443", "10.0.0.2:6443"].map(|text| text.parse().unwrap()));
-        let six = known.backends(false, 6443);
+        let six = known.backends(false, 6443, &BTreeSet::new());
         assert_eq!(six[0], ("a".to_owned(), "[fd00::1]:6443".parse().unwrap()));
         assert_eq!(six[1].1, "10.0.0.2:6443".parse().unwrap(), "better another version than no backend");
+        let never = BTreeSet::from(["fd00::1", "10.0.0.2"].map(|ip| ip.parse().unwrap()));
+        let others = known.backends(false, 6443, &never);
+        assert_eq!(
+            others,
+            [("a".to_owned(), "10.0.0.1:6443".parse().unwrap())],
+            "a virtual address is nobody's own"
+        );
         assert!(known.put(&node("b", &["10.0.0.3"])));
         assert!(!known.put(&node("b", &["10.0.0.3"])));
         assert!(known.remove(&node("b", &[])) && !known.remove(&node("b", &[])));

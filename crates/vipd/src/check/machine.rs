@@ -64,7 +64,8 @@ fn capabilities(config: &Config) -> Vec<Finding> {
         .balancer
         .iter()
         .flat_map(|balancer| &balancer.config.frontends)
-        .any(|frontend| frontend.listen.port().is_some_and(|port| port < 1024));
+        .filter_map(|frontend| frontend.listen.own_port())
+        .any(|port| port < 1024);
     let needed = [
         (CapabilitySet::NET_ADMIN, "NET_ADMIN", "put the address on the interface", config.vip.is_some()),
         (CapabilitySet::NET_RAW, "NET_RAW", "send ARP and ND frames", config.vip.is_some()),
@@ -254,7 +255,10 @@ fn frontends(config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
     for frontend in config.balancer.iter().flat_map(|balancer| &balancer.config.frontends) {
         // An address that comes and goes can't be bound without the flag that vipd uses; its port can be judged anyway.
-        let Some(port) = frontend.listen.port() else { continue };
+        let Some(port) = frontend.listen.own_port() else { continue };
+        if let lb::Listen::Redirected { port, .. } = frontend.listen {
+            findings.push(redirect(&frontend.name, port));
+        }
         let all = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
         // Without IPv6 there is no `::`.
         let without_ipv6 = |error: &io::Error| {
@@ -266,10 +270,54 @@ fn frontends(config: &Config) -> Vec<Finding> {
         };
         findings.push(match bound {
             Ok(_) => Finding::good(format!("port {port} is free, for `{}`", frontend.name)),
-            Err(error) => bind_failed(&frontend.name, all, &error),
+            Err(error) => frontend_failed(frontend, all, &error),
         });
     }
     findings
+}
+
+/// Would the kernel redirect the port? It is asked to make the rules and to take them back.
+fn redirect(name: &str, port: u16) -> Finding {
+    let refused = match lb::redirect::rehearse() {
+        Ok(true) => {
+            return Finding::good(format!(
+                "port {port} of the virtual address can be redirected, for `{name}`"
+            ));
+        }
+        Ok(false) => {
+            return Finding::doubtful(
+                format!(
+                    "port {port} of the virtual address can be redirected, for `{name}`, but stays so when vipd is killed"
+                ),
+                "vipd puts that right when it starts again; with Linux 5.12 or newer the redirect ends with it",
+            );
+        }
+        Err(refused) => refused,
+    };
+    let denied = matches!(&refused, lb::redirect::Error::Refused { source, .. }
+        if source.kind() == io::ErrorKind::PermissionDenied);
+    let (code, help) = if denied {
+        (exit::NOPERM, "run as root, or add NET_ADMIN to the container's or the unit's capabilities")
+    } else {
+        (exit::CONFIG, "give the load balancer another port, such as 8443, and remove `samePort`")
+    };
+    let refused = anyhow::Error::new(refused);
+    let text = format!("port {port} of the virtual address can't be redirected, for `{name}`: {refused:#}");
+    Finding::bad(code, text, help)
+}
+
+/// A port in use may be that of this host's own apiserver, and both can have it.
+fn frontend_failed(frontend: &lb::Frontend, address: SocketAddr, error: &io::Error) -> Finding {
+    let mut finding = bind_failed(&frontend.name, address, error);
+    if error.kind() == io::ErrorKind::AddrInUse {
+        let way_out = if matches!(frontend.listen, lb::Listen::Redirected { .. }) {
+            "stop that, or choose another `listenPort`"
+        } else {
+            "if it is this host's apiserver, write `samePort: true`; otherwise stop it, or choose another port"
+        };
+        finding.help = Some(format!("`ss -lntp sport = :{}` shows by whom; {way_out}", address.port()));
+    }
+    finding
 }
 
 /// Can metrics and health be served? vipd starts without them, so nothing about them is worse than doubtful.

@@ -90,6 +90,8 @@ pub(super) struct LoadBalancer {
     pub(super) kind: Option<Protocol>,
     pub(super) port: u16,
     pub(super) bind_to_vip: Option<bool>,
+    pub(super) same_port: Option<bool>,
+    pub(super) listen_port: Option<u16>,
     pub(super) backends: Option<Vec<Backend>>,
     pub(super) mode: Option<Mode>,
     pub(super) policy: Option<Policy>,

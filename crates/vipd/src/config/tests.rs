@@ -63,6 +63,23 @@ fn bind_to_vip_listens_on_the_address_alone() {
 }
 
 #[test]
+fn same_port_listens_on_the_address_at_a_port_of_its_own() {
+    for (port, more, expected) in [
+        (6443, "", 16443),
+        (6443, "  listenPort: 7443\n", 7443),
+        (443, "  bindToVip: true\n", 10443),
+        (60000, "", 50000),
+    ] {
+        let keys = format!("port: {port}\n  samePort: true\n{more}");
+        let text = KUBE_VIP.replace("port: 8443\n  bindToVip: false\n", &keys);
+        let config = loaded("same-port", &text, Overrides::default());
+        let frontend = config.balancer.unwrap().config.frontends.remove(0);
+        let expected = lb::Listen::Redirected { ips: frontend.virtual_ips.clone(), port, own: expected };
+        assert_eq!(frontend.listen, expected, "{more}");
+    }
+}
+
+#[test]
 fn single_node_has_no_peers() {
     let overrides = Overrides { single_node: true, ..Overrides::default() };
     let vip = loaded("single", KUBE_VIP, overrides).vip.unwrap();

@@ -1,8 +1,8 @@
 //! The control plane's apiservers, where an election by Lease knows them: as backends of the balancer, or, without one, as a
 //! reason to leave the lead to a node whose apiserver is well.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 
 use lb::{Backend, Health};
 use leader::NodeId;
@@ -23,6 +23,8 @@ pub(super) struct Apiservers {
     /// The frontends whose backends are discovered, with the port of these and what they had beforehand.
     discovered: BTreeMap<String, (u16, Vec<Backend>)>,
     prefers_ipv4: bool,
+    /// Addresses that are no apiserver's own: the virtual ones.
+    never: BTreeSet<IpAddr>,
 }
 
 /// Who is well, as far as this matters to the election.
@@ -52,6 +54,7 @@ impl Apiservers {
             port: config.access.port,
             discovered: discovered.map(|(name, port)| (name.clone(), (*port, before(name)))).collect(),
             prefers_ipv4,
+            never: config.access.never.clone(),
         }
     }
 
@@ -76,13 +79,7 @@ impl Apiservers {
     ) {
         if let Some(balancer) = balancer {
             for (name, (port, before)) in &self.discovered {
-                let found = known.backends(self.prefers_ipv4, *port);
-                let mut backends: Vec<Backend> =
-                    found.into_iter().map(|(name, address)| Backend { name, address }).collect();
-                if backends.is_empty() {
-                    backends.clone_from(before);
-                }
-                set(balancer, name, backends);
+                set(balancer, name, self.balanced(known, *port, before));
             }
         }
         if let Some(check) = check {
@@ -90,10 +87,23 @@ impl Apiservers {
         }
     }
 
+    /// The control-plane nodes; while none is known, what was there beforehand, or else this node's own apiserver. That
+    /// is how a cluster begins: its first kubelet registers its node through the virtual address.
+    fn balanced(&self, known: &ControlPlane, port: u16, before: &[Backend]) -> Vec<Backend> {
+        let found = known.backends(self.prefers_ipv4, port, &self.never);
+        if !found.is_empty() {
+            return found.into_iter().map(|(name, address)| Backend { name, address }).collect();
+        }
+        if !before.is_empty() {
+            return before.to_vec();
+        }
+        vec![Backend { name: self.me.to_string(), address: self.own }]
+    }
+
     /// This node's own apiserver first, then the others.
     fn judged(&self, known: &ControlPlane) -> Vec<Backend> {
         let mut backends = vec![Backend { name: self.me.to_string(), address: self.own }];
-        let found = known.backends(self.prefers_ipv4, self.port).into_iter();
+        let found = known.backends(self.prefers_ipv4, self.port, &self.never).into_iter();
         let others = found.filter(|(name, _)| *name != *self.me.as_str());
         let named = self.known.iter().map(|address| (address.to_string(), *address));
         for (name, address) in others.chain(named) {
@@ -156,7 +166,7 @@ mod tests {
             own: address("127.0.0.1:6443"),
             servers: vec![address("10.0.0.3:6443")],
             port: 6443,
-            never: BTreeSet::new(),
+            never: BTreeSet::from(["10.0.0.40".parse().unwrap()]),
             memory: None,
         };
         let config = Config {
@@ -210,5 +220,22 @@ mod tests {
         assert_eq!(check.frontends[0].backends[0].address, address("192.0.2.9:16443"));
         let known = control_plane(&[("me", "10.0.0.1")]);
         assert_eq!(judged(&apiservers, &known)[0], pairs(&[("me", "192.0.2.9:16443")])[0]);
+    }
+
+    #[test]
+    fn a_cluster_begins_with_this_nodes_own_apiserver_and_goes_on_with_those_that_are_known() {
+        let apiservers = apiservers();
+        let addresses = |known: &ControlPlane, before: &[Backend]| -> Vec<String> {
+            let backends = apiservers.balanced(known, 6443, before);
+            backends.into_iter().map(|backend| backend.address.to_string()).collect()
+        };
+        let mut known = ControlPlane::default();
+        let before = [Backend { name: "b".to_owned(), address: "10.0.0.2:6443".parse().unwrap() }];
+
+        assert_eq!(addresses(&known, &[]), ["127.0.0.1:6443"]);
+        assert_eq!(addresses(&known, &before), ["10.0.0.2:6443"]);
+        let ips = ["10.0.0.40", "10.0.0.1"].map(|ip| ip.parse().unwrap());
+        known.nodes.insert("me".to_owned(), ips.to_vec());
+        assert_eq!(addresses(&known, &before), ["10.0.0.1:6443"]);
     }
 }

@@ -23,6 +23,10 @@ pub(super) async fn look_up(settings: &Settings) -> anyhow::Result<Lookups> {
             .await
             .with_context(|| format!("failed to list the addresses of {name}"))?;
     }
+    if settings.shares_port() {
+        let refused = lb::redirect::rehearse().map(drop).map_err(anyhow::Error::new);
+        lookups.no_redirect = refused.err().map(|error| format!("{error:#}"));
+    }
     for name in settings.names() {
         let found = names::resolve(&name, |found| !settings.chosen(found).is_empty()).await;
         lookups.names.insert(name, found);

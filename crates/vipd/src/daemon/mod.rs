@@ -150,6 +150,13 @@ fn open_files() {
 
 /// The exit code of what ended the daemon: a missing capability is not a broken kernel.
 fn code_of(error: &anyhow::Error) -> u8 {
+    // Without that part of the kernel, another configuration works.
+    let lacks = |cause: &(dyn std::error::Error + 'static)| {
+        matches!(cause.downcast_ref(), Some(lb::redirect::Error::Unsupported { .. }))
+    };
+    if error.chain().any(lacks) {
+        return exit::CONFIG;
+    }
     let kind =
         error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>()).map(std::io::Error::kind);
     match kind {
@@ -212,5 +219,22 @@ fn announce(config: &Config, door: &str) {
             let lease = format!("{}/{}", election.namespace, election.name);
             info!(version, node, door, addresses, %interface, election = "kubernetes", lease, balancers, "vipd starts");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_that_can_not_redirect_a_port_asks_for_another_configuration() {
+        let code = |source| {
+            let error = lb::Error::Redirect { frontend: "api".to_owned(), port: 6443, source };
+            code_of(&anyhow::Error::new(error).context("failed to start the balancer"))
+        };
+        assert_eq!(code(lb::redirect::Error::Unsupported { missing: "nf_tables" }), exit::CONFIG);
+        assert_eq!(code(lb::redirect::Error::Taken { table: "vipd-10.0.0.9-6443".to_owned() }), exit::CONFIG);
+        let denied = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+        assert_eq!(code(lb::redirect::Error::Refused { what: "table", source: denied }), exit::NOPERM);
     }
 }

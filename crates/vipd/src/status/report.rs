@@ -113,6 +113,9 @@ pub(crate) struct Frontend {
     pub(crate) name: String,
     /// Where it listens.
     pub(crate) listen: Vec<String>,
+    /// The port of the same addresses that clients connect to, where the kernel redirects that.
+    #[serde(default)]
+    pub(crate) redirected: Option<u16>,
     /// Open connections.
     pub(crate) connections: usize,
     /// The most it holds; further ones wait.
@@ -287,6 +290,7 @@ fn frontend(status: &lb::FrontendStatus, now: Instant) -> Frontend {
     Frontend {
         name: status.name.clone(),
         listen: status.listen.iter().map(ToString::to_string).collect(),
+        redirected: status.redirected,
         connections: status.connections,
         max_connections: status.max_connections,
         accepted: status.accepted,

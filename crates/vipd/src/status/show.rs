@@ -84,8 +84,9 @@ fn write_lease(out: &mut String, lease: &Lease) {
 }
 
 fn write_frontend(out: &mut String, frontend: &Frontend) {
-    let Frontend { name, listen, connections, backends, .. } = frontend;
-    let _ = writeln!(out, "balancer   {name} on {}: {connections} open", listen.join(", "));
+    let Frontend { name, listen, redirected, connections, backends, .. } = frontend;
+    let from = redirected.map(|port| format!(", redirected from port {port}")).unwrap_or_default();
+    let _ = writeln!(out, "balancer   {name} on {}{from}: {connections} open", listen.join(", "));
     for Backend { name, address, health, connections, total, last_error, .. } in backends {
         let label = if name == address { String::new() } else { format!(" ({name})") };
         let error = last_error.as_deref().map(|error| format!(": {error}")).unwrap_or_default();

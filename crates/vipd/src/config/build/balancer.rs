@@ -14,6 +14,11 @@ use crate::config::value;
 /// The port of an apiserver, unless `backendPort` says otherwise.
 const BACKEND_PORT_DEFAULT: u16 = 6443;
 
+/// What is added to the port of clients, or taken from a high one, for the port that a load balancer with `samePort`
+/// listens on: out of the way of node ports (30000 to 32767) and of the ports of outgoing connections (32768 to 60999)
+/// for an apiserver's usual ports.
+const LISTEN_PORT_STEP: u16 = 10_000;
+
 /// The path that tells an apiserver's readiness.
 const READY_PATH: &str = "/readyz";
 
@@ -34,6 +39,8 @@ pub(super) fn balancer(
     if listed.is_empty() {
         return None;
     }
+    // One that is wrong is there all the same, and told elsewhere.
+    let has_vip = file.vip.is_some() || file.vips.is_some();
     let mut ports = BTreeMap::new();
     let mut frontends = Vec::new();
     let mut discovered = BTreeMap::new();
@@ -41,12 +48,16 @@ pub(super) fn balancer(
     for (index, balancer) in listed.iter().enumerate() {
         let base = [Step::Key("loadBalancers"), Step::Index(index)];
         let name = balancer.name.clone().unwrap_or_else(|| format!("port-{}", balancer.port));
-        if let Some(other) = ports.insert(balancer.port, name.clone()) {
-            reader.error(
-                &[&base[..], &["port".into()]].concat(),
-                format!("port {} is used twice: by `{other}` and by `{name}`", balancer.port),
-                "give every load balancer a port of its own",
-            );
+        let own = (balancer.same_port == Some(true)).then(|| ("listenPort", listen_port(balancer)));
+        let own = own.filter(|(_, own)| *own != balancer.port);
+        for (key, port) in [("port", balancer.port)].into_iter().chain(own) {
+            if let Some(other) = ports.insert(port, name.clone()) {
+                reader.error(
+                    &[&base[..], &[key.into()]].concat(),
+                    format!("port {port} is used twice: by `{other}` and by `{name}`"),
+                    "give every load balancer a port of its own",
+                );
+            }
         }
         if !names.insert(name.clone()) && listed.iter().any(|balancer| balancer.discover == Some(true)) {
             reader.error(
@@ -56,10 +67,10 @@ pub(super) fn balancer(
             );
         }
         if balancer.discover == Some(true) {
-            check_discovery(reader, &base, balancer, file, !vips.is_empty());
+            check_discovery(reader, &base, balancer, file, has_vip);
             discovered.insert(name.clone(), balancer.backend_port.unwrap_or(BACKEND_PORT_DEFAULT));
         }
-        frontends.extend(frontend(reader, &base, balancer, name, (vips, local, listed.len())));
+        frontends.extend(frontend(reader, &base, balancer, name, (vips, has_vip, local, listed.len())));
     }
     let config = lb::Config { frontends, workers: workers(reader, file) };
     Some(Balancer { config, discovered })
@@ -83,11 +94,12 @@ fn check_discovery(
     }
     let backend_port = balancer.backend_port.unwrap_or(BACKEND_PORT_DEFAULT);
     reader.port(&at("backendPort"), backend_port);
-    if balancer.port == backend_port && !balancer.bind_to_vip.unwrap_or(false) {
+    let shares = balancer.bind_to_vip == Some(true) || balancer.same_port == Some(true);
+    if balancer.port == backend_port && !shares {
         reader.error(
             &at("port"),
             format!("port {backend_port} is used twice: by this load balancer on every address, and by the apiserver of this host"),
-            "give the load balancer another port, such as 8443",
+            "write `samePort: true`: the balancer then has the port on the virtual address alone; or give it another port, such as 8443",
         );
     }
 }
@@ -112,14 +124,15 @@ fn frontend(
     base: &[Step],
     balancer: &LoadBalancer,
     name: String,
-    (vips, local, frontends): (&[IpAddr], Option<IpAddr>, usize),
+    (vips, has_vip, local, frontends): (&[IpAddr], bool, Option<IpAddr>, usize),
 ) -> Option<lb::Frontend> {
     let at = |key: &'static str| [base, &[Step::Key(key)]].concat();
     unsupported(reader, base, balancer);
     let port = reader.port(&at("port"), balancer.port);
     let backends = backends(reader, base, balancer);
-    let bind_to_vip = balancer.bind_to_vip.unwrap_or(false);
-    if bind_to_vip && vips.is_empty() {
+    let same_port = same_port(reader, base, balancer, &backends, (vips, has_vip));
+    let bind_to_vip = balancer.bind_to_vip == Some(true) || balancer.same_port == Some(true);
+    if balancer.bind_to_vip == Some(true) && !has_vip {
         reader.error(
             &at("bindToVip"),
             "`bindToVip: true` without a `vip`",
@@ -136,7 +149,7 @@ fn frontend(
             reader.error(
                 &at("port"),
                 format!("port {} is used twice: by this load balancer on every address, and by the backend {} on this host", balancer.port, backends[own].address),
-                "give the load balancer another port, such as 8443, or write `bindToVip: true`",
+                "write `samePort: true`: the balancer then has the port on the virtual address alone; or give it another port, such as 8443",
             );
         }
     }
@@ -169,16 +182,81 @@ fn frontend(
         limits.max_connections = most;
     }
     let port = port?;
-    let listen = if bind_to_vip {
-        lb::Listen::Addresses { ips: vips.to_vec(), port }
-    } else {
-        lb::Listen::Any { port }
+    let listen = match same_port {
+        Some(own) => lb::Listen::Redirected { ips: vips.to_vec(), port, own },
+        None if bind_to_vip => lb::Listen::Addresses { ips: vips.to_vec(), port },
+        None => lb::Listen::Any { port },
     };
     let policy = match balancer.policy {
         Some(Policy::RoundRobin) => lb::Policy::RoundRobin,
         Some(Policy::LeastConnections | Policy::SourceHash) | None => lb::Policy::LeastConnections,
     };
     Some(lb::Frontend { name, listen, backends, policy, check, timeouts, limits, virtual_ips: vips.to_vec() })
+}
+
+/// The port that a load balancer listens on whose clients' port is redirected; `None` where it isn't.
+fn same_port(
+    reader: &mut Reader<'_>,
+    base: &[Step],
+    balancer: &LoadBalancer,
+    backends: &[lb::Backend],
+    (vips, has_vip): (&[IpAddr], bool),
+) -> Option<u16> {
+    let at = |key: &'static str| [base, &[Step::Key(key)]].concat();
+    if balancer.same_port != Some(true) {
+        if balancer.listen_port.is_some() {
+            reader.error(
+                &at("listenPort"),
+                "`listenPort` belongs to `samePort: true`: otherwise a load balancer listens on its `port`",
+                "add `samePort: true`, or remove the key",
+            );
+        }
+        return None;
+    }
+    if !has_vip {
+        reader.error(
+            &at("samePort"),
+            "`samePort: true` without a `vip`: only what comes for the virtual address is redirected",
+            "add `vip: ADDRESS`, or give the load balancer a port of its own and remove the key",
+        );
+    }
+    if balancer.bind_to_vip == Some(false) {
+        reader.error(
+            &at("bindToVip"),
+            "`bindToVip: false` and `samePort: true` contradict each other",
+            "remove one of the two: with `samePort` the balancer has the port on the virtual address alone",
+        );
+    }
+    let own = reader.port(&at("listenPort"), listen_port(balancer))?;
+    if own == balancer.port {
+        reader.error(
+            &at("listenPort"),
+            format!("the balancer can't listen on port {own} itself: with `samePort` the apiserver has that"),
+            "remove the key, or write another port: clients don't see it",
+        );
+    }
+    let circles =
+        |address: &SocketAddr| vips.contains(&address.ip()) && [balancer.port, own].contains(&address.port());
+    if let Some(place) = backends.iter().position(|backend| circles(&backend.address)) {
+        reader.error(
+            &[base, &["backends".into(), place.into(), "address".into()]].concat(),
+            format!(
+                "{} is this load balancer itself: its connections would go in circles",
+                backends[place].address
+            ),
+            "write the apiserver's own address, not the virtual one",
+        );
+    }
+    Some(own)
+}
+
+/// The port that a load balancer with `samePort` listens on.
+fn listen_port(balancer: &LoadBalancer) -> u16 {
+    let default = || match balancer.port.checked_add(LISTEN_PORT_STEP) {
+        Some(higher) => higher,
+        None => balancer.port - LISTEN_PORT_STEP,
+    };
+    balancer.listen_port.unwrap_or_else(default)
 }
 
 /// What the keys can say and this version can't do.

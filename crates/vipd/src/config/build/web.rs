@@ -93,11 +93,13 @@ fn metrics(reader: &mut Reader<'_>, at: &[Step], text: &str, vips: &[IpAddr]) ->
 
 /// Whether one port can't serve both.
 fn meets(listen: &lb::Listen, address: SocketAddr) -> bool {
-    let same_port = listen.port() == Some(address.port());
-    same_port
-        && match listen {
-            lb::Listen::Any { .. } => true,
-            lb::Listen::Addresses { ips, .. } => address.ip().is_unspecified() || ips.contains(&address.ip()),
-            lb::Listen::Nowhere => false,
-        }
+    let wanted = address.port();
+    let on = |ips: &[IpAddr]| address.ip().is_unspecified() || ips.contains(&address.ip());
+    match listen {
+        lb::Listen::Any { port } => *port == wanted,
+        lb::Listen::Addresses { ips, port } => *port == wanted && on(ips),
+        // The clients' port is somebody else's already, on every address but the virtual ones.
+        lb::Listen::Redirected { ips, port, own } => [*port, *own].contains(&wanted) && on(ips),
+        lb::Listen::Nowhere => false,
+    }
 }

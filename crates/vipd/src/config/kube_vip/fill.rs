@@ -18,8 +18,6 @@ use crate::config::source::{Names, Step};
 const LEASE_DEFAULT: &str = "plndr-cp-lock";
 /// Where kube-vip's manager serves metrics unless told otherwise.
 const METRICS_DEFAULT: &str = ":2112";
-/// The balancer's port unless told otherwise.
-const LOAD_BALANCER_PORT_DEFAULT: u16 = 6443;
 /// Below this, kube-vip takes no port for health.
 const HEALTH_PORT_MIN: i64 = 1024;
 /// The longest name of an instance: with the folder, the status socket's path has to fit into 107 bytes.
@@ -49,7 +47,7 @@ pub(super) fn fill(settings: &Settings, lookups: &Lookups) -> Filled {
     filling.node();
     filling.addresses(lookups);
     filling.election(lookups);
-    filling.serving();
+    filling.serving(lookups);
     filling.telling();
     filling.filled
 }
@@ -179,11 +177,11 @@ impl Filling<'_> {
 
     /// The balancer, or else the check of this node's own apiserver: with one of both, a node whose apiserver is dead
     /// does not keep the address.
-    fn serving(&mut self) {
+    fn serving(&mut self, lookups: &Lookups) {
         let port = self.settings.port(Key::Port).unwrap_or(PORT_DEFAULT);
         let interval = self.seconds_of(Key::CheckInterval);
         let own = self.own(port);
-        if !self.balances(port) {
+        if !self.balances(port, lookups) {
             self.name(Key::CheckInterval, &["healthCheck".into(), "interval".into()]);
             self.filled.file.health_check = own.map(|own| HealthCheck {
                 address: own.ip().to_string(),
@@ -210,8 +208,9 @@ impl Filling<'_> {
         };
         self.filled.file.load_balancers = Some(vec![LoadBalancer {
             name: Some("apiserver".to_owned()),
-            port: self.settings.port(Key::LoadBalancerPort).unwrap_or(LOAD_BALANCER_PORT_DEFAULT),
+            port: self.settings.load_balancer_port(),
             bind_to_vip: Some(true),
+            same_port: Some(self.settings.shares_port()),
             discover: Some(elects),
             backend_port: Some(port),
             // Without an election there is no other node.
@@ -221,20 +220,21 @@ impl Filling<'_> {
         }]);
     }
 
-    /// Whether the balancer can run: an apiserver that listens on every address has its own port on the VIP too.
-    fn balances(&mut self, port: u16) -> bool {
+    /// Whether the balancer can run: an apiserver that listens on every address has its own port on the VIP too, and not
+    /// every kernel can redirect that.
+    fn balances(&mut self, port: u16, lookups: &Lookups) -> bool {
         if !self.settings.is_on(Key::LoadBalancer) {
             return false;
         }
-        let own = self.settings.port(Key::LoadBalancerPort).unwrap_or(LOAD_BALANCER_PORT_DEFAULT);
-        if own == port {
+        let reason = lookups.no_redirect.as_ref().filter(|_| self.settings.shares_port());
+        if let Some(reason) = reason {
             let message = format!(
-                "the balancer stays off: the apiserver has port {port} on every address of its node, and so on the VIP"
+                "the balancer stays off: the apiserver has port {port} on every address of its node, and so on the VIP, and {reason}"
             );
             let help = "set `lb_port` to a port of its own, such as 8443, and let clients use it; on the apiserver's port they reach the one of the node that has the VIP";
             self.find(Severity::Warning, Key::LoadBalancer, message, help);
         }
-        own != port
+        reason.is_none()
     }
 
     /// This node's own apiserver; `None` where it was set to something that isn't an address, which is told elsewhere.

@@ -38,7 +38,12 @@ pub(crate) struct Lookups {
     pub(crate) names: BTreeMap<String, Vec<IpAddr>>,
     /// The addresses of the interface, for prefixes that are to be those of the subnet.
     pub(crate) subnets: Vec<vip::Address>,
+    /// Why this host can't redirect the apiserver's port to the balancer, if it can't.
+    pub(crate) no_redirect: Option<String>,
 }
+
+/// The balancer's port unless told otherwise.
+const LOAD_BALANCER_PORT_DEFAULT: u16 = 6443;
 
 impl Settings {
     /// The names among the virtual addresses.
@@ -54,6 +59,16 @@ impl Settings {
     /// Whether the interface has to tell its subnets.
     pub(crate) fn wants_subnets(&self) -> bool {
         addresses::wants_subnets(self)
+    }
+
+    /// Whether the balancer is to have the port that the apiserver has on every address of its node: kube-vip's default.
+    pub(crate) fn shares_port(&self) -> bool {
+        let apiserver = self.port(Key::Port).unwrap_or(build::kubernetes::PORT_DEFAULT);
+        self.is_on(Key::LoadBalancer) && self.load_balancer_port() == apiserver
+    }
+
+    fn load_balancer_port(&self) -> u16 {
+        self.port(Key::LoadBalancerPort).unwrap_or(LOAD_BALANCER_PORT_DEFAULT)
     }
 
     /// The interface, if one is named.

@@ -296,9 +296,33 @@ fn the_balancer_is_discovered_on_the_virtual_address_with_a_port_of_its_own() {
     assert!(matches!(&frontend.listen, lb::Listen::Addresses { ips, port: 8443 } if ips.len() == 1));
     assert_eq!(frontend.check.interval, std::time::Duration::from_secs(7));
     assert!(config.health_check.is_none());
+}
 
-    let found = findings(&Flags::default(), &base());
-    assert!(found.iter().any(|finding| finding.message.contains("the balancer stays off")), "{found:?}");
+#[test]
+fn with_the_apiservers_port_the_balancer_shares_it_where_the_kernel_can_redirect() {
+    let settings = Settings::gather(&Flags::default(), &base());
+    assert!(settings.shares_port());
+
+    let (config, warnings) = settings.build(&lookups()).unwrap();
+    assert!(warnings.is_empty(), "{warnings:?}");
+    let listen = &config.balancer.unwrap().config.frontends[0].listen;
+    assert!(
+        matches!(listen, lb::Listen::Redirected { ips, port: 6443, own: 16443 } if ips.len() == 2),
+        "{listen:?}"
+    );
+
+    let reason = Some("this kernel has no nf_tables".to_owned());
+    let (config, warnings) = settings.build(&Lookups { no_redirect: reason, ..lookups() }).unwrap();
+    assert!(config.balancer.is_none() && config.health_check.is_some());
+    let [warning] = &warnings[..] else { panic!("{warnings:?}") };
+    for words in ["the balancer stays off", "and this kernel has no nf_tables"] {
+        assert!(warning.message.contains(words), "{}", warning.message);
+    }
+    assert!(warning.help.contains("`lb_port`"), "{}", warning.help);
+
+    let mut apart = base();
+    apart.extend(environment(&[("lb_port", "8443")]));
+    assert!(!Settings::gather(&Flags::default(), &apart).shares_port());
 }
 
 #[test]

@@ -25,6 +25,7 @@ fn leading() -> Snapshot {
     let frontend = |name: &str, port: u16| Frontend {
         name: name.to_owned(),
         listen: vec![format!("[::]:{port}")],
+        redirected: None,
         connections: 2,
         max_connections: 100,
         accepted: 40,

@@ -127,7 +127,7 @@ pub(super) static SETTINGS: &[Setting] = &[
         &["lb_port"],
         Port,
         WhenSet,
-        "The port that the balancer listens on; another than the apiservers' [default: 6443]",
+        "The port that clients connect to; the apiservers' own is redirected to the balancer [default: 6443]",
     ),
     Setting::honoured(Key::CheckInterval, &[], &["backend_health_check_interval"], Seconds, WhenSet, ""),
     Setting::honoured(

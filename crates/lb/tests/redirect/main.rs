@@ -1,0 +1,9 @@
+//! A port that another program has too, on a real kernel, in network namespaces of its own. Needs root, `ip` and `nft`.
+
+#![expect(clippy::disallowed_methods, reason = "real connections through a real kernel take real time")]
+#![expect(clippy::print_stderr, reason = "a skipped test says so")]
+#![expect(clippy::unwrap_used, reason = "a test's helpers fail the test")]
+
+mod connections;
+mod segment;
+mod tables;
