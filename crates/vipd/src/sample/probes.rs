@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{Container, ExecAction, Probe};
 /// How long a probe may take: the five seconds that `vipd health` waits for an answer, and as much again for a busy host to
 /// start the command.
 const TIMEOUT: i32 = 10;
-/// Between two probes; each starts a process in the container, which costs some hundredths of a second of CPU.
+/// Between two probes: rarely, since each starts a process in the container.
 const PERIOD: i32 = 10;
 /// Until a vipd whose main loop does not run is ended: a minute. It holds no address by then, so there is no hurry, and a
 /// host that is starved for a moment must not lose its vipd as well.
