@@ -21,4 +21,4 @@ namespaces:
 
 # The static binary
 static:
-    RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --target x86_64-unknown-linux-gnu -p vipd
+    .ci/build-static

@@ -35,6 +35,8 @@ pub(crate) enum Command {
     Sample(Sample),
     /// Show what the vipd on this machine is doing
     Status(Status),
+    /// Tell a kubelet or a script by the exit code whether the vipd on this machine is well: 0 if so, else 69
+    Health(Health),
     /// Print the version
     Version,
     /// Print a completion script for a shell
@@ -192,6 +194,17 @@ pub(crate) struct Status {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// `vipd health`
+#[derive(Debug, Args)]
+pub(crate) struct Health {
+    /// Ask whether it takes part, in place of whether it runs: it knows who leads, it listens, and is not about to stop
+    #[arg(long)]
+    pub(crate) ready: bool,
+    /// The status socket of the vipd to ask
+    #[arg(long, value_name = "PATH", default_value = SOCKET_DEFAULT)]
+    pub(crate) socket: PathBuf,
 }
 
 /// The arguments without a leading `/kube-vip` or `/vipd`.

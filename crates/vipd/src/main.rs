@@ -65,6 +65,7 @@ fn main() -> ExitCode {
             Err(error) => fail(exit::USAGE, &error),
         },
         Command::Status(options) => status::show(&options),
+        Command::Health(options) => status::health(&options),
         Command::Version => print(&format!("vipd {}\n", env!("CARGO_PKG_VERSION"))),
         Command::Completion { shell } => {
             let mut script = Vec::new();

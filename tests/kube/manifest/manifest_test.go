@@ -1,4 +1,4 @@
-// Package manifest gives the static pod that vipd prints to the kubelet's own file source: the code that reads
+// Package manifest gives the static pods that vipd prints to the kubelet's own file source: the code that reads
 // /etc/kubernetes/manifests on a node, with its defaults, its validation and its rules for static pods.
 package manifest
 
@@ -54,11 +54,61 @@ func TestTheKubeletAcceptsThePrintedStaticPod(t *testing.T) {
 	}
 	assertCapabilities(t, container)
 	assertConfigIsMounted(t, pod.Spec, container)
+	assertProbes(t, pod.Spec)
 }
 
-func TestThePrintedStaticPodHasNoFieldThatKubernetesDoesNotKnow(t *testing.T) {
-	if err := decodeStrictly(printed(t)); err != nil {
-		t.Errorf("strict decoding refuses the manifest: %v", err)
+// likeKubeVip are the flags of a pod in the place of kube-vip's.
+var likeKubeVip = []string{"manifest", "pod", "--interface", "ens3", "--address", "10.0.0.162", "--controlplane", "--arp", "--leaderElection"}
+
+func TestTheKubeletAcceptsThePodInKubeVipsPlace(t *testing.T) {
+	pod, err := readAsKubelet(t, printed(t, likeKubeVip...))
+	if err != nil {
+		t.Fatalf("the kubelet complains about the manifest: %v", err)
+	}
+	if !pod.Spec.HostNetwork || len(pod.Spec.Containers) != 1 {
+		t.Fatalf("not one container on the host's network: %+v", pod.Spec)
+	}
+	assertCapabilities(t, pod.Spec.Containers[0])
+	assertProbes(t, pod.Spec)
+}
+
+func TestThePrintedStaticPodsHaveNoFieldThatKubernetesDoesNotKnow(t *testing.T) {
+	for _, arguments := range [][]string{nil, likeKubeVip} {
+		if err := decodeStrictly(printed(t, arguments...)); err != nil {
+			t.Errorf("strict decoding refuses the manifest: %v", err)
+		}
+	}
+}
+
+// assertProbes checks that what the kubelet will ask, with its own defaults filled in, can be asked in an image that has nothing
+// but vipd, and that it doesn't end a vipd for a moment's weakness.
+func assertProbes(t *testing.T, spec v1.PodSpec) {
+	t.Helper()
+	container := spec.Containers[0]
+	for name, probe := range map[string]*v1.Probe{
+		"startup": container.StartupProbe, "liveness": container.LivenessProbe, "readiness": container.ReadinessProbe,
+	} {
+		if probe == nil || probe.Exec == nil {
+			t.Errorf("the %s probe runs no command: %+v", name, probe)
+			continue
+		}
+		if command := probe.Exec.Command; len(command) < 2 || command[0] != "/vipd" || command[1] != "health" {
+			t.Errorf("the %s probe runs %q", name, command)
+		}
+		if ready := slices.Contains(probe.Exec.Command, "--ready"); ready != (name == "readiness") {
+			t.Errorf("the %s probe asks %q", name, probe.Exec.Command)
+		}
+		// vipd health waits for five seconds.
+		if probe.TimeoutSeconds <= 5 {
+			t.Errorf("the %s probe is cut off after %d s", name, probe.TimeoutSeconds)
+		}
+	}
+	if live := container.LivenessProbe; live != nil && live.PeriodSeconds*live.FailureThreshold < 60 {
+		t.Errorf("a vipd that stalls for %d × %d s is ended", live.FailureThreshold, live.PeriodSeconds)
+	}
+	// 15 s for connections, 2 s for the address.
+	if grace := spec.TerminationGracePeriodSeconds; grace == nil || *grace < 17 {
+		t.Errorf("a pod that ends has %v s", grace)
 	}
 }
 
@@ -101,7 +151,7 @@ func assertCapabilities(t *testing.T, container v1.Container) {
 func assertConfigIsMounted(t *testing.T, spec v1.PodSpec, container v1.Container) {
 	t.Helper()
 	command := append(slices.Clone(container.Command), container.Args...)
-	if len(command) != 4 || command[0] != "/vipd" || command[1] != "start" || command[2] != "-c" {
+	if len(command) < 4 || command[0] != "/vipd" || command[1] != "start" || command[2] != "-c" {
 		t.Fatalf("the container runs %q, want /vipd start -c FILE", command)
 	}
 	file := command[3]
@@ -182,21 +232,24 @@ func decodeStrictly(document []byte) error {
 	return err
 }
 
-// printed is the standard output of `vipd sample manifest`.
-func printed(t *testing.T) []byte {
+// printed is the standard output of `vipd sample manifest`, or of vipd with other arguments.
+func printed(t *testing.T, arguments ...string) []byte {
 	t.Helper()
+	if len(arguments) == 0 {
+		arguments = []string{"sample", "manifest"}
+	}
 	binary := os.Getenv("VIPD_BIN")
 	if binary == "" {
 		t.Fatal("VIPD_BIN names no vipd: run tests/kube/run, or set it to the path of a built binary")
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	command := exec.CommandContext(ctx, binary, "sample", "manifest")
+	command := exec.CommandContext(ctx, binary, arguments...)
 	var stderr bytes.Buffer
 	command.Stderr = &stderr
 	document, err := command.Output()
 	if err != nil {
-		t.Fatalf("vipd sample manifest: %v: %s", err, stderr.String())
+		t.Fatalf("vipd %s: %v: %s", strings.Join(arguments, " "), err, stderr.String())
 	}
 	return document
 }

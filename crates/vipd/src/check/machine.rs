@@ -24,7 +24,8 @@ pub(super) async fn examine(config: &Config) -> Vec<Finding> {
             config.socket.display()
         )));
     }
-    findings.extend(capabilities(config));
+    findings.extend(for_addresses(config));
+    findings.extend(for_ports(config));
     if let Some(vip) = &config.vip {
         let (name, link) = link(vip, &mut findings).await;
         match &vip.election {
@@ -50,7 +51,33 @@ pub(super) async fn examine(config: &Config) -> Vec<Finding> {
     findings
 }
 
-fn capabilities(config: &Config) -> Vec<Finding> {
+/// The capabilities that the addresses need.
+pub(super) fn for_addresses(config: &Config) -> Vec<Finding> {
+    let needed = config.vip.is_some();
+    capabilities(&[
+        (CapabilitySet::NET_ADMIN, "NET_ADMIN", "put the address on the interface", needed),
+        (CapabilitySet::NET_RAW, "NET_RAW", "send ARP and ND frames", needed),
+    ])
+}
+
+/// The capability that a port below 1024 needs.
+fn for_ports(config: &Config) -> Vec<Finding> {
+    let low_port = config
+        .balancer
+        .iter()
+        .flat_map(|balancer| &balancer.config.frontends)
+        .filter_map(|frontend| frontend.listen.own_port())
+        .any(|port| port < 1024);
+    capabilities(&[(
+        CapabilitySet::NET_BIND_SERVICE,
+        "NET_BIND_SERVICE",
+        "listen on a port below 1024",
+        low_port,
+    )])
+}
+
+/// Which of the capabilities that are needed this process has: each with its name and its purpose.
+fn capabilities(needed: &[(CapabilitySet, &str, &str, bool)]) -> Vec<Finding> {
     let effective = match rustix::thread::capabilities(None) {
         Ok(sets) => sets.effective,
         Err(error) => {
@@ -60,21 +87,10 @@ fn capabilities(config: &Config) -> Vec<Finding> {
             )];
         }
     };
-    let low_port = config
-        .balancer
-        .iter()
-        .flat_map(|balancer| &balancer.config.frontends)
-        .filter_map(|frontend| frontend.listen.own_port())
-        .any(|port| port < 1024);
-    let needed = [
-        (CapabilitySet::NET_ADMIN, "NET_ADMIN", "put the address on the interface", config.vip.is_some()),
-        (CapabilitySet::NET_RAW, "NET_RAW", "send ARP and ND frames", config.vip.is_some()),
-        (CapabilitySet::NET_BIND_SERVICE, "NET_BIND_SERVICE", "listen on a port below 1024", low_port),
-    ];
     needed
-        .into_iter()
-        .filter(|&(.., needed)| needed)
-        .map(|(capability, name, why, _)| {
+        .iter()
+        .filter(|&&(.., needed)| needed)
+        .map(|&(capability, name, why, _)| {
             if effective.contains(capability) {
                 Finding::good(format!("the capability {name} is here, to {why}"))
             } else {

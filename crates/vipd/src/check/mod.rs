@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use tokio::runtime;
 
-use crate::config::{self, Overrides};
+use crate::config::{self, Config, Overrides};
 use crate::{cli, exit, fail, tell};
 
 /// What one look at the machine found.
@@ -21,10 +21,10 @@ enum Verdict {
 
 /// One finding: what was looked at, what was found, and the way out.
 #[derive(Debug)]
-struct Finding {
+pub(crate) struct Finding {
     verdict: Verdict,
     /// The exit code, where this is the worst.
-    code: u8,
+    pub(crate) code: u8,
     text: String,
     help: Option<String>,
 }
@@ -38,9 +38,19 @@ impl Finding {
         Self { verdict: Verdict::Doubtful, code: 0, text: text.into(), help: Some(help.into()) }
     }
 
+    /// What was found and the way out, in one line.
+    pub(crate) fn line(&self) -> String {
+        self.help.as_ref().map_or_else(|| self.text.clone(), |help| format!("{}; {help}", self.text))
+    }
+
     fn bad(code: u8, text: impl Into<String>, help: impl Into<String>) -> Self {
         Self { verdict: Verdict::Bad, code, text: text.into(), help: Some(help.into()) }
     }
+}
+
+/// The first capability that the addresses of a configuration need and this process has not.
+pub(crate) fn lacking(config: &Config) -> Option<Finding> {
+    machine::for_addresses(config).into_iter().find(|finding| finding.verdict == Verdict::Bad)
 }
 
 /// Checks and prints; the exit code is that of the first thing that would keep vipd from working.

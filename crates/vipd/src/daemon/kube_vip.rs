@@ -7,7 +7,7 @@ use anyhow::Context;
 use super::{interface, names};
 use crate::config::kube_vip::{Lookups, NAMESPACE_FILE, Settings};
 
-/// Looks everything up; names are asked for until each has an address. May be cancelled: nothing is held.
+/// Looks everything up; names are asked for until each has an address, and an interface may be late. May be cancelled: nothing is held.
 ///
 /// # Errors
 /// The interface, where its subnets are wanted.
@@ -18,7 +18,7 @@ pub(super) async fn look_up(settings: &Settings) -> anyhow::Result<Lookups> {
         lookups.namespace = Some(namespace.trim().to_owned()).filter(|namespace| !namespace.is_empty());
     }
     if settings.wants_subnets() {
-        let name = interface::find(&settings.interface()).await?;
+        let name = interface::appeared(&settings.interface()).await?;
         lookups.subnets = vip::linux::interface_addresses(&name)
             .await
             .with_context(|| format!("failed to list the addresses of {name}"))?;

@@ -22,6 +22,7 @@ mod transitions;
 mod wiring;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -34,7 +35,7 @@ use crate::cli::{LogFormat, Manager, Start};
 use crate::config::kube_vip::Settings;
 use crate::config::{self, Config, Diagnostic, Election, Severity};
 use crate::signals::Signals;
-use crate::{exit, fail, logging, scheduling, tell};
+use crate::{check, exit, fail, logging, scheduling, tell};
 
 pub(crate) use heart::Pulse;
 
@@ -148,8 +149,28 @@ fn open_files() {
     }
 }
 
+/// What this machine lacks to do what the configuration asks for.
+#[derive(Debug)]
+struct Lacking {
+    /// The exit code.
+    code: u8,
+    /// What, and what would be right.
+    text: String,
+}
+
+impl fmt::Display for Lacking {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for Lacking {}
+
 /// The exit code of what ended the daemon: a missing capability is not a broken kernel.
 fn code_of(error: &anyhow::Error) -> u8 {
+    if let Some(lacking) = error.downcast_ref::<Lacking>() {
+        return lacking.code;
+    }
     // Without that part of the kernel, another configuration works.
     let lacks = |cause: &(dyn std::error::Error + 'static)| {
         matches!(cause.downcast_ref(), Some(lb::redirect::Error::Unsupported { .. }))
@@ -175,6 +196,19 @@ async fn run(
     mut signals: Signals,
 ) -> anyhow::Result<()> {
     announce(&config, door);
+    if let Some(vip) = &config.vip {
+        // A node that leads and can't hold the address would keep it from all others.
+        if let Some(finding) = check::lacking(&config) {
+            return Err(Lacking { code: finding.code, text: finding.line() }.into());
+        }
+        tokio::select! {
+            there = interface::appeared(&vip.interface) => drop(there?),
+            signal = signals.next() => {
+                info!(signal, "vipd stopped");
+                return Ok(());
+            }
+        }
+    }
     let (heart, pulse) = Heart::new();
     let work = async {
         let mut parts = Parts::start(config, pulse).await?;

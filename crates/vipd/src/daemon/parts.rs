@@ -28,7 +28,7 @@ pub(crate) struct Parts {
     /// Counts the leaders.
     pub(crate) transitions: watch::Sender<u64>,
     /// Whether a stop has been asked for.
-    pub(super) stopping: watch::Sender<bool>,
+    pub(crate) stopping: watch::Sender<bool>,
     status_task: Option<JoinHandle<()>>,
     web: Option<web::Server>,
     socket: PathBuf,
@@ -76,7 +76,7 @@ impl Parts {
         };
         let reporter = Reporter::new(node, &parts);
         parts.report(reporter.clone());
-        let sources = web::Sources { reporter, pulse, stopping: parts.stopping.subscribe() };
+        let sources = web::Sources { reporter, pulse };
         parts.web = web::Server::start((config.metrics, config.health), sources);
         Ok(parts)
     }
@@ -95,11 +95,6 @@ impl Parts {
     /// Stops everything: the address has been given up before; open connections get their time; then the tasks end.
     pub(super) async fn stop(mut self, signals: &mut Signals) {
         self.stopping.send_replace(true);
-        if let Some(task) = self.status_task.take() {
-            task.abort();
-            let _ = task.await;
-            let _ = std::fs::remove_file(&self.socket);
-        }
         if let Some(owner) = self.owner.take() {
             owner.stop().await;
         }
@@ -113,7 +108,12 @@ impl Parts {
             () = drain => {}
             signal = signals.next() => warn!(signal, "second signal: open connections are cut"),
         }
-        // Last, so that metrics and liveness are there while connections drain.
+        // Last, so that status, metrics and liveness are there while connections drain.
+        if let Some(task) = self.status_task.take() {
+            task.abort();
+            let _ = task.await;
+            let _ = std::fs::remove_file(&self.socket);
+        }
         drop(self.web.take());
         info!("vipd stopped");
     }

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::anyhow;
-use k8s_openapi::api::apps::v1::{DaemonSet, DaemonSetSpec};
+use k8s_openapi::api::apps::v1::{DaemonSet, DaemonSetSpec, DaemonSetUpdateStrategy, RollingUpdateDaemonSet};
 use k8s_openapi::api::core::v1::{
     Affinity, Capabilities, Container, EnvVar, EnvVarSource, HostPathVolumeSource, NodeAffinity,
     NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, ObjectFieldSelector, Pod, PodSpec,
     PodTemplateSpec, SecurityContext, Toleration, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::{Refusal, yaml};
 use crate::cli;
@@ -30,7 +31,11 @@ const STATE: &str = "/var/lib/vipd";
 /// The image's tag, for people and tools that look at labels; its value may be longer than a label's.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// Labels of control-plane nodes, the old one first.
+/// How long a replaced Pod is ready before the next node's is replaced, in seconds: longer than the slowest election takes to
+/// have a leader whom everybody knows.
+const READY_FOR: i32 = 10;
+
+/// Labels of control-plane nodes, the old one first; their taints have the same names.
 const CONTROL_PLANE_LABELS: [&str; 2] =
     ["node-role.kubernetes.io/master", "node-role.kubernetes.io/control-plane"];
 
@@ -57,14 +62,7 @@ pub(super) fn daemon_set(settings: &Settings, options: &cli::DaemonSet) -> Resul
     }
     let mut spec = spec(settings, &options.pod, Kind::DaemonSet)?;
     spec.affinity = Some(on_the_control_plane());
-    if options.taint {
-        let tolerate = |effect: &str| Toleration {
-            effect: Some(effect.to_owned()),
-            operator: Some("Exists".to_owned()),
-            ..Toleration::default()
-        };
-        spec.tolerations = Some(vec![tolerate("NoSchedule"), tolerate("NoExecute")]);
-    }
+    spec.tolerations = Some(tolerations(options.taint));
     let labels = labels();
     let set = DaemonSet {
         metadata: ObjectMeta { labels: Some(labels.clone()), ..metadata(settings) },
@@ -77,6 +75,16 @@ pub(super) fn daemon_set(settings: &Settings, options: &cli::DaemonSet) -> Resul
                 metadata: Some(ObjectMeta { labels: Some(labels), ..ObjectMeta::default() }),
                 spec: Some(spec),
             },
+            // One node at a time, and the next only once this one has taken part for a while: the others have to agree on who leads.
+            // Two on one node would want the same ports.
+            update_strategy: Some(DaemonSetUpdateStrategy {
+                type_: Some("RollingUpdate".to_owned()),
+                rolling_update: Some(RollingUpdateDaemonSet {
+                    max_unavailable: Some(IntOrString::Int(1)),
+                    max_surge: Some(IntOrString::Int(0)),
+                }),
+            }),
+            min_ready_seconds: Some(READY_FOR),
             ..DaemonSetSpec::default()
         },
         status: None,
@@ -116,20 +124,24 @@ fn spec(settings: &Settings, options: &cli::Pod, kind: Kind) -> anyhow::Result<P
     // An empty environment variable counts as one that isn't set, so this can only be said by a flag.
     let no_metrics = settings.text(Key::Metrics) == Some("");
     let args = ["manager"].into_iter().chain(no_metrics.then_some("--prometheusHTTPServer="));
+    let container = Container {
+        name: NAME.to_owned(),
+        image: Some(sample::image(options.image.as_deref())?),
+        image_pull_policy: Some("IfNotPresent".to_owned()),
+        args: Some(args.map(str::to_owned).collect()),
+        env: Some(environment(settings)),
+        resources: Some(sample::resources()),
+        security_context: Some(security(settings)),
+        volume_mounts: Some(folders.iter().map(Folder::mount).collect()),
+        ..Container::default()
+    };
     Ok(PodSpec {
-        containers: vec![Container {
-            name: NAME.to_owned(),
-            image: Some(sample::image(options.image.as_deref())?),
-            image_pull_policy: Some("IfNotPresent".to_owned()),
-            args: Some(args.map(str::to_owned).collect()),
-            env: Some(environment(settings)),
-            resources: Some(sample::resources()),
-            security_context: Some(security(settings)),
-            volume_mounts: Some(folders.iter().map(Folder::mount).collect()),
-            ..Container::default()
-        }],
+        containers: vec![sample::probed(container, SOCKET_DEFAULT)],
         // No entry for the name `kubernetes` in /etc/hosts: vipd reaches apiservers by address.
         host_network: Some(true),
+        termination_grace_period_seconds: Some(sample::GRACE_PERIOD),
+        // Credentials that nothing uses need not be there.
+        automount_service_account_token: (kind == Kind::DaemonSet && !options.in_cluster).then_some(false),
         priority_class_name: Some("system-node-critical".to_owned()),
         // For a static Pod nobody resolves the class; for any other, admission refuses a value that it didn't set.
         priority: (kind == Kind::Static).then_some(sample::SYSTEM_NODE_CRITICAL),
@@ -236,6 +248,21 @@ fn security(settings: &Settings) -> SecurityContext {
         }),
         ..SecurityContext::default()
     }
+}
+
+/// What kubeadm taints control-plane nodes with is no reason not to run there: without this, the DaemonSet would have no Pod.
+/// `--taint`, as kube-vip has it, stays on whatever else a node is tainted with, too.
+fn tolerations(any: bool) -> Vec<Toleration> {
+    let tolerate = |key: Option<&str>, effect: &str| Toleration {
+        key: key.map(str::to_owned),
+        effect: Some(effect.to_owned()),
+        operator: Some("Exists".to_owned()),
+        ..Toleration::default()
+    };
+    if any {
+        return vec![tolerate(None, "NoSchedule"), tolerate(None, "NoExecute")];
+    }
+    CONTROL_PLANE_LABELS.iter().map(|key| tolerate(Some(key), "NoSchedule")).collect()
 }
 
 fn on_the_control_plane() -> Affinity {

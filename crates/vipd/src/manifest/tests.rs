@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use clap::Parser;
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::*;
 use crate::cli::{self, Cli, Command};
@@ -149,6 +150,32 @@ fn a_pod_has_what_it_needs_and_no_more() {
 }
 
 #[test]
+fn the_probes_ask_the_vipd_of_the_pod() {
+    let spec = spec(&[]);
+    let container = &spec.containers[0];
+    let probes = [&container.startup_probe, &container.liveness_probe, &container.readiness_probe];
+    for (probe, ready) in probes.into_iter().zip([false, false, true]) {
+        let probe = probe.as_ref().unwrap();
+        // The image has no shell: the first word is a file of it, and the rest is a command line of vipd's.
+        let command = probe.exec.as_ref().unwrap().command.as_deref().unwrap();
+        assert_eq!(command[0], "/vipd");
+        let Command::Health(options) = Cli::try_parse_from(command).unwrap().command else {
+            panic!("{command:?}")
+        };
+        assert_eq!(options.ready, ready, "{command:?}");
+        let folder = options.socket.parent().unwrap().to_str();
+        let mounted =
+            container.volume_mounts.iter().flatten().any(|mount| Some(&*mount.mount_path) == folder);
+        assert!(mounted, "{command:?} asks where no folder of the host is");
+        // vipd's own limit comes first, so that its reason is told.
+        assert!(probe.timeout_seconds.unwrap() > 5);
+    }
+    let live = container.liveness_probe.as_ref().unwrap();
+    let patience = live.failure_threshold.unwrap() * live.period_seconds.unwrap();
+    assert!(patience >= 60, "a vipd that stalls for {patience} s is ended");
+}
+
+#[test]
 fn low_ports_and_service_accounts_change_the_pod() {
     let low = spec(&["--enableLoadBalancer", "--lbPort", "443"]);
     let security = low.containers[0].security_context.as_ref().unwrap();
@@ -186,9 +213,15 @@ fn a_daemon_set_runs_on_the_control_plane() {
     let labels = set.spec.template.metadata.unwrap().labels.unwrap();
     assert!(selected.iter().all(|(key, value)| labels.get(key) == Some(value)));
     assert!(spec.priority.is_none());
+    let strategy = set.spec.update_strategy.unwrap();
+    assert_eq!(strategy.type_.as_deref(), Some("RollingUpdate"));
+    assert_eq!(strategy.rolling_update.unwrap().max_unavailable, Some(IntOrString::Int(1)));
 
     let plain: DaemonSet = made(make(&options(&[])));
-    assert!(plain.spec.template.spec.unwrap().tolerations.is_none());
+    let taints: Vec<_> = plain.spec.template.spec.unwrap().tolerations.unwrap();
+    assert!(taints.iter().all(|taint| taint.effect.as_deref() == Some("NoSchedule")), "{taints:?}");
+    let keys: Vec<_> = taints.iter().map(|taint| taint.key.as_deref().unwrap()).collect();
+    assert_eq!(keys, ["node-role.kubernetes.io/master", "node-role.kubernetes.io/control-plane"]);
     assert!(matches!(make(&options(&["--nodeName", "n1"])), Err(Refusal::Usage(_))));
 }
 

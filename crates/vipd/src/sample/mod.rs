@@ -1,5 +1,7 @@
 //! What `vipd sample` prints: a configuration with every key explained, and a static Pod.
 
+mod probes;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -13,6 +15,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::cli::SampleManifest;
 use crate::config::SOCKET_DEFAULT;
+
+pub(crate) use self::probes::probed;
 
 /// The annotated configuration. A test loads it, so that it stays true.
 pub(crate) const CONFIG: &str = include_str!("config.yaml");
@@ -60,6 +64,10 @@ pub(crate) fn image(wanted: Option<&str>) -> anyhow::Result<String> {
     Ok(image)
 }
 
+/// How long a Pod may take to end, in seconds: the hand-over takes milliseconds, open connections have the 15 s of
+/// `drainTimeout`, and withdrawing the address may take 2 s more.
+pub(crate) const GRACE_PERIOD: i64 = 30;
+
 /// What the scheduler and the kernel's memory killer should know.
 pub(crate) fn resources() -> ResourceRequirements {
     ResourceRequirements {
@@ -74,6 +82,29 @@ pub(crate) fn resources() -> ResourceRequirements {
 fn pod(image: &str, config: &str, folder: &str) -> Pod {
     let run = Path::new(SOCKET_DEFAULT).parent().and_then(Path::to_str).unwrap_or("/run/vipd");
     let mounts = [("config", folder, true), ("run", run, false)];
+    // Wherever the configuration puts its socket, the probes find this one.
+    let args = ["start", "-c", config, "--socket", SOCKET_DEFAULT];
+    let container = Container {
+        name: "vipd".to_owned(),
+        image: Some(image.to_owned()),
+        image_pull_policy: Some("IfNotPresent".to_owned()),
+        command: Some(vec!["/vipd".to_owned()]),
+        args: Some(args.map(str::to_owned).to_vec()),
+        resources: Some(resources()),
+        security_context: Some(security()),
+        volume_mounts: Some(
+            mounts
+                .iter()
+                .map(|&(name, path, read_only)| VolumeMount {
+                    name: name.to_owned(),
+                    mount_path: path.to_owned(),
+                    read_only: read_only.then_some(true),
+                    ..VolumeMount::default()
+                })
+                .collect(),
+        ),
+        ..Container::default()
+    };
     Pod {
         metadata: ObjectMeta {
             name: Some("vipd".to_owned()),
@@ -82,28 +113,9 @@ fn pod(image: &str, config: &str, folder: &str) -> Pod {
             ..ObjectMeta::default()
         },
         spec: Some(PodSpec {
-            containers: vec![Container {
-                name: "vipd".to_owned(),
-                image: Some(image.to_owned()),
-                image_pull_policy: Some("IfNotPresent".to_owned()),
-                command: Some(vec!["/vipd".to_owned()]),
-                args: Some(vec!["start".to_owned(), "-c".to_owned(), config.to_owned()]),
-                resources: Some(resources()),
-                security_context: Some(security()),
-                volume_mounts: Some(
-                    mounts
-                        .iter()
-                        .map(|&(name, path, read_only)| VolumeMount {
-                            name: name.to_owned(),
-                            mount_path: path.to_owned(),
-                            read_only: read_only.then_some(true),
-                            ..VolumeMount::default()
-                        })
-                        .collect(),
-                ),
-                ..Container::default()
-            }],
+            containers: vec![probed(container, SOCKET_DEFAULT)],
             host_network: Some(true),
+            termination_grace_period_seconds: Some(GRACE_PERIOD),
             priority_class_name: Some("system-node-critical".to_owned()),
             // For a static Pod nobody resolves the class: the kubelet wants its value too.
             priority: Some(SYSTEM_NODE_CRITICAL),

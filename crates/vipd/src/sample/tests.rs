@@ -18,7 +18,14 @@ fn the_manifest_mounts_the_folder_of_the_configuration() {
     let pod: Pod = serde_yaml::from_str(&document).unwrap();
     let spec = pod.spec.unwrap();
     let container = &spec.containers[0];
-    assert_eq!(container.args.as_deref().unwrap(), ["start", "-c", "/etc/kube-vip/config.yaml"]);
+    let args = container.args.as_deref().unwrap();
+    assert_eq!(args, ["start", "-c", "/etc/kube-vip/config.yaml", "--socket", "/run/vipd/vipd.sock"]);
+    // Whatever `socket` the configuration names, the probes ask where vipd answers.
+    for probe in [&container.startup_probe, &container.liveness_probe, &container.readiness_probe] {
+        let command = probe.as_ref().unwrap().exec.as_ref().unwrap().command.as_deref().unwrap();
+        assert_eq!(command[..2], ["/vipd", "health"]);
+        assert_eq!(command[command.len() - 2..], args[3..]);
+    }
     let mounts: Vec<_> =
         container.volume_mounts.as_ref().unwrap().iter().map(|mount| mount.mount_path.as_str()).collect();
     assert_eq!(mounts, ["/etc/kube-vip", "/run/vipd"]);

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use crate::daemon::owner::Monitor;
 use crate::daemon::parts::Parts;
+use crate::web::health::Vitals;
 
 /// One look at a running vipd. Times are milliseconds before the look, or left from it on.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -21,6 +22,8 @@ pub(crate) struct Snapshot {
     pub(crate) pid: u32,
     /// Since vipd started.
     pub(crate) up_ms: u64,
+    /// Whether a stop was asked for: the address is handed over, connections drain.
+    pub(crate) stopping: bool,
     /// The addresses and the election; absent where vipd only balances.
     pub(crate) owner: Option<Owner>,
     /// The load balancers.
@@ -155,11 +158,28 @@ pub(crate) struct Backend {
     pub(crate) bytes_to_client: u64,
 }
 
+impl Snapshot {
+    /// What readiness is judged from, where the main loop ran this long ago.
+    pub(crate) fn vitals(self, silence: Duration) -> Vitals {
+        Vitals {
+            silence,
+            stopping: self.stopping,
+            leader: self.owner.map(|owner| owner.leader),
+            listening: self
+                .load_balancers
+                .into_iter()
+                .map(|frontend| (frontend.name, !frontend.listen.is_empty()))
+                .collect(),
+        }
+    }
+}
+
 /// What a snapshot is folded from. A clone reads the same sources, from whatever thread.
 #[derive(Clone)]
 pub(crate) struct Reporter {
     node: String,
     started: tokio::time::Instant,
+    stopping: watch::Receiver<bool>,
     owner: Option<OwnerWatch>,
     balancer: Option<lb::Monitor>,
     health_check: Option<lb::Monitor>,
@@ -182,6 +202,7 @@ impl Reporter {
         Self {
             node,
             started: tokio::time::Instant::now(),
+            stopping: parts.stopping.subscribe(),
             owner: parts.owner.as_ref().map(|owner| OwnerWatch {
                 election: owner.monitor.kind(),
                 transitions: parts.transitions.subscribe(),
@@ -213,6 +234,7 @@ impl Reporter {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             up_ms: millis(now - self.started),
+            stopping: *self.stopping.borrow(),
             owner: self.owner.as_ref().map(|owner| owner.snapshot(&self.node, std_now)),
             load_balancers: frontends(self.balancer.as_ref()),
             health_check: frontends(self.health_check.as_ref())

@@ -7,18 +7,20 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixListener;
 use tracing::debug;
 
 use super::{Reporter, Snapshot};
+use crate::web::health::SILENCE_MAX;
 
 /// How long a reader may take. Readers are served one after another, so this also bounds how long one can block others.
 const WRITE_MAX: Duration = Duration::from_secs(1);
 
-/// How long an answer is awaited.
-const READ_MAX: Duration = Duration::from_secs(5);
+/// How long an answer is awaited: the main loop gives it, and is not alive if it is silent for longer.
+const READ_MAX: Duration = SILENCE_MAX;
 
 /// The largest snapshot that is read, in bytes: hundreds of backends fit.
 const SNAPSHOT_MAX: u64 = 1 << 20;
@@ -84,14 +86,19 @@ pub(crate) async fn serve(listener: UnixListener, reporter: Reporter) {
 /// # Errors
 /// Nobody answers, or what answers is not a vipd of this version.
 pub(crate) fn ask(path: &Path) -> anyhow::Result<Snapshot> {
-    let connect = || -> io::Result<Vec<u8>> {
-        let stream = UnixStream::connect(path)?;
-        stream.set_read_timeout(Some(READ_MAX))?;
+    let read = || -> io::Result<Vec<u8>> {
         let mut answer = Vec::new();
-        stream.take(SNAPSHOT_MAX).read_to_end(&mut answer)?;
+        connect(path)?.take(SNAPSHOT_MAX).read_to_end(&mut answer)?;
         Ok(answer)
     };
-    let answer = connect().map_err(|error| {
+    let answer = read().map_err(|error| {
+        if error.kind() == io::ErrorKind::WouldBlock {
+            let seconds = READ_MAX.as_secs();
+            return anyhow!(
+                "the vipd behind {} has not answered for {seconds} s: it is stopped, or stuck",
+                path.display()
+            );
+        }
         let nobody = [io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused].contains(&error.kind());
         let hint = if nobody {
             "no vipd runs here, or its configuration names another `socket` (use --socket)"
@@ -104,4 +111,16 @@ pub(crate) fn ask(path: &Path) -> anyhow::Result<Snapshot> {
     })?;
     serde_json::from_slice(&answer)
         .with_context(|| format!("{} did not answer as a vipd does", path.display()))
+}
+
+/// Connects without waiting: while a vipd is stopped, those who ask fill the socket's queue, and who comes then would wait
+/// for ever. [`io::ErrorKind::WouldBlock`] is the answer of both a full queue and a silent vipd.
+fn connect(path: &Path) -> io::Result<UnixStream> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    let stream = UnixStream::from(socket);
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(READ_MAX))?;
+    Ok(stream)
 }

@@ -2,9 +2,8 @@
 
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use hyper::{Method, Response, StatusCode, Uri};
-use tokio::sync::watch;
 
-use super::health::{self, Vitals};
+use super::health;
 use super::metrics;
 use crate::daemon::Pulse;
 use crate::status::Reporter;
@@ -16,8 +15,6 @@ pub(crate) struct Sources {
     pub(crate) reporter: Reporter,
     /// The main loop's sign of life.
     pub(crate) pulse: Pulse,
-    /// Whether a stop was asked for.
-    pub(crate) stopping: watch::Receiver<bool>,
 }
 
 /// What a listener is for.
@@ -69,20 +66,7 @@ pub(super) fn answer(site: Site, sources: &Sources, method: &Method, uri: &Uri) 
             };
         }
         Page::Live(name) => (name, health::live(silence)),
-        Page::Ready => {
-            let snapshot = sources.reporter.snapshot();
-            let vitals = Vitals {
-                silence,
-                stopping: *sources.stopping.borrow(),
-                leader: snapshot.owner.map(|owner| owner.leader),
-                listening: snapshot
-                    .load_balancers
-                    .into_iter()
-                    .map(|frontend| (frontend.name, !frontend.listen.is_empty()))
-                    .collect(),
-            };
-            ("readyz", health::ready(&vitals))
-        }
+        Page::Ready => ("readyz", health::ready(&sources.reporter.snapshot().vitals(silence))),
     };
     let (well, text) = health::report(name, &checks, verbose);
     respond(if well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, TEXT, text)

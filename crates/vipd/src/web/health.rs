@@ -9,44 +9,49 @@ use std::time::Duration;
 
 /// How long the main loop may be silent. The lease of the slowest profile, 2 s, is over by then, so another node may lead
 /// already and an end of this process costs nothing; a busy host's stalls are a fraction of it.
-pub(super) const SILENCE_MAX: Duration = Duration::from_secs(5);
+pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(5);
 
 /// What readiness is judged from.
 #[derive(Debug)]
-pub(super) struct Vitals {
+pub(crate) struct Vitals {
     /// How long ago the main loop showed that it runs.
-    pub(super) silence: Duration,
+    pub(crate) silence: Duration,
     /// Whether a stop was asked for.
-    pub(super) stopping: bool,
+    pub(crate) stopping: bool,
     /// Who leads, if that is known; `None` outside where nothing is elected.
-    pub(super) leader: Option<Option<String>>,
+    pub(crate) leader: Option<Option<String>>,
     /// The load balancers by name, and whether each listens.
-    pub(super) listening: Vec<(String, bool)>,
+    pub(crate) listening: Vec<(String, bool)>,
 }
 
 /// One thing that was judged.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Check {
+pub(crate) struct Check {
     name: &'static str,
     /// Why it is not well.
     trouble: Option<String>,
 }
 
 impl Check {
+    /// Why this is not well, as one phrase; nothing if it is.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        self.trouble.as_ref().map(|trouble| format!("{}: {trouble}", self.name))
+    }
+
     fn new(name: &'static str, well: bool, trouble: impl FnOnce() -> String) -> Self {
         Self { name, trouble: (!well).then(trouble) }
     }
 }
 
 /// Does this process do its work?
-pub(super) fn live(silence: Duration) -> Vec<Check> {
+pub(crate) fn live(silence: Duration) -> Vec<Check> {
     vec![Check::new("main-loop", silence <= SILENCE_MAX, || {
         format!("it has not run for {} ms", silence.as_millis())
     })]
 }
 
 /// Does this node take part?
-pub(super) fn ready(vitals: &Vitals) -> Vec<Check> {
+pub(crate) fn ready(vitals: &Vitals) -> Vec<Check> {
     let mut checks = live(vitals.silence);
     checks.push(Check::new("running", !vitals.stopping, || "a stop was asked for".to_owned()));
     if let Some(leader) = &vitals.leader {
@@ -64,7 +69,7 @@ pub(super) fn ready(vitals: &Vitals) -> Vec<Check> {
 
 /// Whether all is well, and the text that says so: one line for each check where one failed or more was asked for, in the
 /// form of kube-apiserver.
-pub(super) fn report(name: &str, checks: &[Check], verbose: bool) -> (bool, String) {
+pub(crate) fn report(name: &str, checks: &[Check], verbose: bool) -> (bool, String) {
     let well = checks.iter().all(|check| check.trouble.is_none());
     if well && !verbose {
         return (true, "ok".to_owned());

@@ -2,8 +2,7 @@
 //!
 //! ```text
 //!   :2112  /metrics  /livez /healthz  /readyz ┐            ┌ Reporter: the watches of all parts
-//!   :8080            /livez /healthz  /readyz ┴─▶ Server ──┼ Pulse: the main loop's sign of life
-//!                                                          └ whether a stop was asked for
+//!   :8080            /livez /healthz  /readyz ┴─▶ Server ──┴ Pulse: the main loop's sign of life
 //! ```
 //!
 //! [`Server`] has a thread of its own, of ordinary priority, that only looks at what the others publish: nothing that a
@@ -12,7 +11,7 @@
 
 mod answer;
 mod connection;
-mod health;
+pub(crate) mod health;
 mod listen;
 mod metrics;
 mod process;

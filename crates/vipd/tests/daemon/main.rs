@@ -8,8 +8,10 @@ use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
 
+mod health;
 mod openmetrics;
 mod rig;
+mod unfit;
 mod web;
 
 use rig::{Daemon, PATIENCE, balancer, free_port};

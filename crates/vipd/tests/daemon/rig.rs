@@ -35,11 +35,16 @@ impl Daemon {
 
     /// Starts one with more arguments.
     pub(crate) fn launch(name: &str, config: &str, arguments: &[&str]) -> Self {
+        Self::run(Command::new(env!("CARGO_BIN_EXE_vipd")), name, config, arguments)
+    }
+
+    /// Starts one by a command that ends in the path of the binary.
+    fn run(mut command: Command, name: &str, config: &str, arguments: &[&str]) -> Self {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
         fs::create_dir_all(&folder).unwrap();
         let (file, socket) = (folder.join("config.yaml"), folder.join("vipd.sock"));
         fs::write(&file, config).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_vipd"))
+        let mut child = command
             .args(["start", "-c"])
             .arg(&file)
             .arg("--socket")
@@ -86,6 +91,35 @@ impl Daemon {
         let mut rest = String::new();
         self.log.read_to_string(&mut rest).unwrap();
         (self.child.wait().unwrap(), rest)
+    }
+}
+
+/// A network namespace for each vipd that has an address: nothing of it reaches this machine.
+pub(crate) struct Enclosed;
+
+impl Enclosed {
+    /// Says aloud why there is none.
+    pub(crate) fn new(what: &str) -> Option<Self> {
+        if rustix::process::geteuid().is_root() {
+            return Some(Self);
+        }
+        #[expect(clippy::print_stderr, reason = "a skip is said aloud")]
+        {
+            eprintln!("SKIPPED: {what} needs root, for a network namespace");
+        }
+        None
+    }
+
+    /// Starts a vipd in a namespace of its own, whose one interface is the loopback. The capabilities, with their signs, are
+    /// taken from it: `-net_admin`.
+    pub(crate) fn launch(&self, name: &str, config: &str, without: Option<&str>) -> Daemon {
+        let mut command = Command::new("unshare");
+        command.arg("--net");
+        if let Some(without) = without {
+            command.args(["setpriv", "--bounding-set", without, "--inh-caps", without]);
+        }
+        command.arg(env!("CARGO_BIN_EXE_vipd"));
+        Daemon::run(command, name, config, &[])
     }
 }
 

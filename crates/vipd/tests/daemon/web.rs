@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::health::{assert_unwell, assert_well};
 use super::openmetrics::{self, Family};
 use super::rig::{Answer, Daemon, PATIENCE, ask, balancer, free_port};
 
@@ -274,6 +275,7 @@ fn a_main_loop_that_is_stuck_fails_liveness_until_it_runs_again() {
     assert!(failed.head.contains("content-type: text/plain"), "{}", failed.head);
     let ready = get(web, "/readyz");
     assert!(ready.code == 503 && ready.body.contains("[+]listeners ok\n"), "{ready:?}");
+    assert_unwell(&daemon, &[], "has not answered for 5 s");
     assert_eq!(get(web, "/metrics").code, 200);
 
     // Read again, the log lets the loop go on.
@@ -304,6 +306,8 @@ fn while_connections_drain_vipd_is_alive_and_not_ready() {
     assert_eq!(get(web, "/readyz").code, 200);
     daemon.terminate();
     daemon.read_until("stopping");
+    assert_well(&daemon, &[]);
+    assert_unwell(&daemon, &["--ready"], "running: a stop was asked for");
     let ready = get(web, "/readyz");
     assert_eq!(ready.code, 503, "{ready:?}");
     assert!(ready.body.contains("[-]running failed: a stop was asked for\n"), "{ready:?}");

@@ -47,6 +47,7 @@ fn leading() -> Snapshot {
         version: "1.2.3".to_owned(),
         pid: 7,
         up_ms: 1,
+        stopping: false,
         owner: Some(Owner {
             leader: Some("a".to_owned()),
             election: "peers".to_owned(),
