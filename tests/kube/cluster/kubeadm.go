@@ -121,7 +121,7 @@ func (c *Cluster) replaceByDaemonSet(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	set, err := c.vipdPrints(ctx, append([]string{"manifest", "daemonset", "--inCluster"}, c.manifestFlags()...)...)
+	set, err := c.vipdPrints(ctx, append([]string{"manifest", "daemonset", "--inCluster", "--taint"}, c.manifestFlags()...)...)
 	if err != nil {
 		return err
 	}
@@ -131,7 +131,13 @@ func (c *Cluster) replaceByDaemonSet(ctx context.Context) error {
 	if _, err := c.kubectlOn(ctx, first, "apply", "-f", "/root/vipd.yaml"); err != nil {
 		return err
 	}
-	return os.Remove(first.Path(ManifestFile))
+	if err := os.Remove(first.Path(ManifestFile)); err != nil {
+		return err
+	}
+	// Both would listen on the same ports, so that the one is up only after the other is gone.
+	_, err = c.kubectlOn(ctx, first, "--server", fmt.Sprintf("https://%s:%d", first.Address, apiserverPort),
+		"--namespace", "kube-system", "rollout", "status", "daemonset/vipd", "--timeout="+readyWithin.String())
+	return err
 }
 
 // kubectlOn runs kubectl on a machine.

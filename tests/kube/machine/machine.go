@@ -64,6 +64,10 @@ type Machine struct {
 // New describes a machine that has never been switched on; rig is the program whose `boot` is its PID 1.
 func New(plan Plan, rig string) (*Machine, error) {
 	m := &Machine{Plan: plan, rig: rig}
+	// The logs of an earlier machine of this name.
+	if err := os.RemoveAll(plan.Logs); err != nil {
+		return nil, err
+	}
 	if err := os.MkdirAll(plan.Logs, 0o755); err != nil {
 		return nil, err
 	}

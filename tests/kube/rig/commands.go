@@ -80,24 +80,24 @@ func remember(inner int) error {
 }
 
 // options reads the command line of `up`.
-func options(arguments []string) (cluster.Options, error) {
-	var chosen cluster.Options
+func options(arguments []string) (chosen cluster.Options, keepFailed bool, err error) {
 	flags := flag.NewFlagSet("up", flag.ContinueOnError)
 	flags.StringVar(&chosen.Election, "election", cluster.Peers, "peers or lease")
 	flags.IntVar(&chosen.Port, "endpoint", 8443, "the port of the virtual IP: 8443, or 6443, which is the apiservers' own")
 	flags.StringVar(&chosen.Form, "form", "", "how vipd runs: sample (with peers), pod or daemonset (with lease)")
+	flags.BoolVar(&keepFailed, "keep-failed", false, "leave what there is when the cluster can't be brought up")
 	if err := flags.Parse(arguments); err != nil {
-		return chosen, err
+		return chosen, false, err
 	}
 	if flags.NArg() > 0 {
-		return chosen, fmt.Errorf("unexpected: %s", flags.Arg(0))
+		return chosen, false, fmt.Errorf("unexpected: %s", flags.Arg(0))
 	}
-	return chosen, chosen.Check()
+	return chosen, keepFailed, chosen.Check()
 }
 
 // up starts an enclosure that outlives this process, and tells what happens there until the cluster is up.
 func up(arguments []string) error {
-	if _, err := options(arguments); err != nil {
+	if _, _, err := options(arguments); err != nil {
 		return err
 	}
 	_, ok, err := running()
@@ -149,7 +149,7 @@ func up(arguments []string) error {
 	if isUp {
 		return keeper.Process.Release()
 	}
-	return errors.Join(errors.New("the cluster didn't come up"), keeper.Wait(), os.Remove(stateFile()))
+	return errors.Join(errors.New("the cluster didn't come up"), keeper.Wait(), forget())
 }
 
 // upAtLast is the line after which `up` returns.
@@ -157,7 +157,7 @@ const upAtLast = "up"
 
 // keep brings the cluster up, tells how, and keeps it until a signal asks for the end.
 func keep(arguments []string) error {
-	chosen, err := options(arguments)
+	chosen, keepFailed, err := options(arguments)
 	if err != nil {
 		return err
 	}
@@ -175,7 +175,11 @@ func keep(arguments []string) error {
 	if err == nil {
 		err = made.Up(ctx)
 	}
-	if err != nil {
+	switch {
+	case err != nil && keepFailed:
+		say("%v", err)
+		say("left as it is; tests/cluster/down ends it")
+	case err != nil:
 		say("%v", err)
 		return err
 	}
@@ -207,7 +211,15 @@ func down() error {
 		return nil
 	}
 	// What a killed outer process could not remove.
-	return errors.Join(machine.RemoveCgroups(found.Cgroup), os.Remove(stateFile()))
+	return errors.Join(machine.RemoveCgroups(found.Cgroup), forget())
+}
+
+// forget removes the state.
+func forget() error {
+	if err := os.Remove(stateFile()); !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // awaitEnd waits for the end of a process.

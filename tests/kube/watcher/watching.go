@@ -1,0 +1,243 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os/exec"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
+
+	"vipd/tests/kube/watch"
+)
+
+const (
+	// namespace is where the objects go; the suite makes it.
+	namespace = "watched"
+	// askEvery is the pause between two requests over new connections.
+	askEvery = 20 * time.Millisecond
+	// inFlight bounds them: those of one attemptWithin.
+	inFlight = 64
+	// attemptWithin bounds one of them: longer than the second after which TCP repeats a SYN.
+	attemptWithin = 3 * time.Second
+	// createEvery is the pause between two new objects.
+	createEvery = 100 * time.Millisecond
+	// again is the pause before kubectl is started again.
+	again = 100 * time.Millisecond
+)
+
+// watching is all that is watched.
+type watching struct {
+	gets, informed, listed, logged *stream
+
+	mutex   sync.Mutex
+	created map[string]time.Time
+	seen    map[string]bool
+	// confirmed counts the objects created since the last report.
+	confirmed int
+}
+
+// works says whether each way of looking has shown something after a time, and nothing created before is missing.
+func (w *watching) works(since time.Time) bool {
+	for _, stream := range []*stream{w.gets, w.informed, w.listed, w.logged} {
+		if !stream.aliveSince(since) {
+			return false
+		}
+	}
+	w.mutex.Lock()
+	defer w.mutex.Unlock()
+	for name, when := range w.created {
+		if when.Before(since) && !w.seen[name] {
+			return false
+		}
+	}
+	return true
+}
+
+// report takes the period that ends now.
+func (w *watching) report(settled bool) watch.Report {
+	report := watch.Report{
+		Settled: settled, Gets: w.gets.take(), Informer: w.informed.take(), Watch: w.listed.take(), Logs: w.logged.take(),
+	}
+	w.mutex.Lock()
+	defer w.mutex.Unlock()
+	report.Created, w.confirmed = w.confirmed, 0
+	for name := range w.created {
+		switch {
+		case w.seen[name]:
+			delete(w.created, name)
+			delete(w.seen, name)
+		case !settled:
+			report.Lost++
+		}
+	}
+	return report
+}
+
+// ask asks for a namespace, each time over a new connection, whether or not the last one has been answered.
+func (w *watching) ask(ctx context.Context, config *rest.Config) {
+	own, err := rest.TLSConfigFor(config)
+	if err != nil {
+		w.gets.failed(err.Error())
+		return
+	}
+	tickets := make(chan struct{}, inFlight)
+	tick := time.NewTicker(askEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		select {
+		case tickets <- struct{}{}:
+		default:
+			continue
+		}
+		go func() {
+			defer func() { <-tickets }()
+			if err := getOnce(ctx, config.Host, own); err != nil {
+				w.gets.failed(reason(err))
+				return
+			}
+			w.gets.alive()
+		}()
+	}
+}
+
+// getOnce is one request over a connection of its own.
+func getOnce(ctx context.Context, host string, own *tls.Config) error {
+	transport := &http.Transport{DialContext: (&net.Dialer{}).DialContext, TLSClientConfig: own, DisableKeepAlives: true}
+	defer transport.CloseIdleConnections()
+	ctx, cancel := context.WithTimeout(ctx, attemptWithin)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, host+"/api/v1/namespaces/default", nil)
+	if err != nil {
+		return err
+	}
+	response, err := transport.RoundTrip(request)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = response.Body.Close() }()
+	if _, err := io.Copy(io.Discard, response.Body); err != nil {
+		return err
+	}
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("HTTP %d", response.StatusCode)
+	}
+	return nil
+}
+
+// reason names the class of a failure.
+func reason(err error) string {
+	var timeout net.Error
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return "refused"
+	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return "reset"
+	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
+		return "unreachable"
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return "closed"
+	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
+		return "timed out"
+	}
+	return err.Error()
+}
+
+// create makes a new object every so often. Only those whose creation was confirmed must be seen.
+func (w *watching) create(ctx context.Context, config *rest.Config) {
+	own := rest.CopyConfig(config)
+	own.Timeout = attemptWithin
+	client, err := kubernetes.NewForConfig(own)
+	if err != nil {
+		w.informed.failed(err.Error())
+		return
+	}
+	tick := time.NewTicker(createEvery)
+	defer tick.Stop()
+	for number := 0; ; number++ {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		object := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("object-%d-%d", time.Now().UnixNano(), number)}}
+		if _, err := client.CoreV1().ConfigMaps(namespace).Create(ctx, object, metav1.CreateOptions{}); err == nil {
+			w.mutex.Lock()
+			w.created[object.Name] = time.Now()
+			w.confirmed++
+			w.mutex.Unlock()
+		}
+	}
+}
+
+// inform runs an informer, client-go's own way to stay up to date.
+func (w *watching) inform(ctx context.Context, client kubernetes.Interface) {
+	factory := informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithNamespace(namespace))
+	informer := factory.Core().V1().ConfigMaps().Informer()
+	_, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{AddFunc: func(object any) {
+		added, ok := object.(*corev1.ConfigMap)
+		if !ok {
+			return
+		}
+		w.informed.alive()
+		w.mutex.Lock()
+		defer w.mutex.Unlock()
+		w.seen[added.Name] = true
+	}})
+	if err != nil {
+		w.informed.failed(err.Error())
+		return
+	}
+	_ = informer.SetWatchErrorHandlerWithContext(func(_ context.Context, _ *cache.Reflector, err error) { w.informed.failed(reason(err)) })
+	factory.Start(ctx.Done())
+	<-ctx.Done()
+}
+
+// follow runs a kubectl whose lines are signs of life, again and again; each end counts.
+func (w *watching) follow(ctx context.Context, into *stream, arguments ...string) {
+	for ctx.Err() == nil {
+		command := exec.CommandContext(ctx, "kubectl", append([]string{"--kubeconfig", kubeconfig}, arguments...)...)
+		words := &strings.Builder{}
+		command.Stderr = words
+		output, err := command.StdoutPipe()
+		if err == nil {
+			err = command.Start()
+		}
+		if err != nil {
+			into.failed(err.Error())
+			return
+		}
+		for lines := bufio.NewScanner(output); lines.Scan(); {
+			into.alive()
+		}
+		if err := command.Wait(); err != nil {
+			last := strings.Split(strings.TrimSpace(words.String()), "\n")
+			into.failed(last[len(last)-1])
+		} else {
+			into.failed("ended")
+		}
+		select {
+		case <-time.After(again):
+		case <-ctx.Done():
+		}
+	}
+}
