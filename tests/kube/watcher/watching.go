@@ -16,7 +16,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -111,7 +110,7 @@ func (w *watching) ask(ctx context.Context, config *rest.Config) {
 		}
 		go func() {
 			defer func() { <-tickets }()
-			if err := getOnce(ctx, config.Host, own); err != nil {
+			if err := request(ctx, config.Host+"/api/v1/namespaces/default", own, http.MethodGet, "", http.StatusOK); err != nil {
 				w.gets.failed(reason(err))
 				return
 			}
@@ -120,16 +119,17 @@ func (w *watching) ask(ctx context.Context, config *rest.Config) {
 	}
 }
 
-// getOnce is one request over a connection of its own.
-func getOnce(ctx context.Context, host string, own *tls.Config) error {
+// request makes one request over a connection of its own.
+func request(ctx context.Context, url string, own *tls.Config, method, body string, wanted int) error {
 	transport := &http.Transport{DialContext: (&net.Dialer{}).DialContext, TLSClientConfig: own, DisableKeepAlives: true}
 	defer transport.CloseIdleConnections()
 	ctx, cancel := context.WithTimeout(ctx, attemptWithin)
 	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, host+"/api/v1/namespaces/default", nil)
+	request, err := http.NewRequestWithContext(ctx, method, url, strings.NewReader(body))
 	if err != nil {
 		return err
 	}
+	request.Header.Set("Content-Type", "application/json")
 	response, err := transport.RoundTrip(request)
 	if err != nil {
 		return err
@@ -138,7 +138,7 @@ func getOnce(ctx context.Context, host string, own *tls.Config) error {
 	if _, err := io.Copy(io.Discard, response.Body); err != nil {
 		return err
 	}
-	if response.StatusCode != http.StatusOK {
+	if response.StatusCode != wanted {
 		return fmt.Errorf("HTTP %d", response.StatusCode)
 	}
 	return nil
@@ -162,15 +162,15 @@ func reason(err error) string {
 	return err.Error()
 }
 
-// create makes a new object every so often. Only those whose creation was confirmed must be seen.
+// create makes a new object every so often, each over a new connection: one that hangs must not silence the informer. Only those
+// whose creation was confirmed must be seen.
 func (w *watching) create(ctx context.Context, config *rest.Config) {
-	own := rest.CopyConfig(config)
-	own.Timeout = attemptWithin
-	client, err := kubernetes.NewForConfig(own)
+	own, err := rest.TLSConfigFor(config)
 	if err != nil {
 		w.informed.failed(err.Error())
 		return
 	}
+	tickets := make(chan struct{}, inFlight)
 	tick := time.NewTicker(createEvery)
 	defer tick.Stop()
 	for number := 0; ; number++ {
@@ -179,13 +179,24 @@ func (w *watching) create(ctx context.Context, config *rest.Config) {
 		case <-ctx.Done():
 			return
 		}
-		object := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("object-%d-%d", time.Now().UnixNano(), number)}}
-		if _, err := client.CoreV1().ConfigMaps(namespace).Create(ctx, object, metav1.CreateOptions{}); err == nil {
-			w.mutex.Lock()
-			w.created[object.Name] = time.Now()
-			w.confirmed++
-			w.mutex.Unlock()
+		select {
+		case tickets <- struct{}{}:
+		default:
+			continue
 		}
+		name := fmt.Sprintf("object-%d-%d", time.Now().UnixNano(), number)
+		go func() {
+			defer func() { <-tickets }()
+			body := fmt.Sprintf(`{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":%q}}`, name)
+			err := request(ctx, config.Host+"/api/v1/namespaces/"+namespace+"/configmaps", own, http.MethodPost, body, http.StatusCreated)
+			if err != nil {
+				return
+			}
+			w.mutex.Lock()
+			defer w.mutex.Unlock()
+			w.created[name] = time.Now()
+			w.confirmed++
+		}()
 	}
 }
 
