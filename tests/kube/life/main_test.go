@@ -55,6 +55,11 @@ func run(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
+	// Whoever interrupts the run wants its end; the cluster ends with it.
+	go func() {
+		<-ctx.Done()
+		os.Exit(130)
+	}()
 	status := m.Run()
 	if len(rows) > 0 {
 		fmt.Printf("\n%s\n%s\n", header, strings.Join(rows, "\n"))

@@ -2,6 +2,7 @@ package life
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -44,7 +45,7 @@ func startWatcher(t *testing.T) *watcher {
 // launchWatcher starts it, whatever works.
 func launchWatcher(t *testing.T) *watcher {
 	t.Helper()
-	command, err := c.Worker.Command(t.Context(), "watcher", "logged")
+	command, err := c.Worker.Command(context.Background(), "watcher", "logged") // it ends with its input
 	if err != nil {
 		t.Fatal(err)
 	}

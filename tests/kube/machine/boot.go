@@ -16,6 +16,8 @@ func Boot() error {
 	if os.Getpid() != 1 {
 		return fmt.Errorf("`boot` is for PID 1 of a machine")
 	}
+	// A pipe whose end tells the outside that the machine is there: it ends with the exec below.
+	unix.CloseOnExec(3)
 	var plan Plan
 	if err := json.NewDecoder(os.Stdin).Decode(&plan); err != nil {
 		return fmt.Errorf("failed to read the plan: %w", err)

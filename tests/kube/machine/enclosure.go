@@ -104,15 +104,41 @@ func Inside(command []string) (int, error) {
 			return 0, fmt.Errorf("step %d of the enclosure: %w", number, err)
 		}
 	}
-	program := exec.Command(command[0], command[1:]...)
-	program.Stdin, program.Stdout, program.Stderr = os.Stdin, os.Stdout, os.Stderr
-	program.ExtraFiles = progress()
-	if err := program.Start(); err != nil {
+	path, err := exec.LookPath(command[0])
+	if err != nil {
+		return 0, err
+	}
+	files := append([]*os.File{os.Stdin, os.Stdout, os.Stderr}, progress()...)
+	program, err := os.StartProcess(path, command, &os.ProcAttr{Env: os.Environ(), Files: files})
+	if err != nil {
 		return 0, err
 	}
 	// The pipe must end with the one that tells.
-	for _, pipe := range program.ExtraFiles {
+	for _, pipe := range files[3:] {
 		_ = pipe.Close()
 	}
-	return await(program, signals), nil
+	go func() {
+		for received := range signals {
+			_ = program.Signal(received)
+		}
+	}()
+	return reapUntil(program.Pid)
+}
+
+// reapUntil collects every process that ends, until one does. A process that was sent into a machine, and whose parent has ended, must be
+// reaped here before the kernel lets the machine go.
+func reapUntil(command int) (int, error) {
+	for {
+		var status syscall.WaitStatus
+		pid, err := syscall.Wait4(-1, &status, 0, nil)
+		switch {
+		case errors.Is(err, syscall.EINTR):
+		case err != nil:
+			return 0, err
+		case pid == command && status.Signaled():
+			return 128 + int(status.Signal()), nil
+		case pid == command:
+			return status.ExitStatus(), nil
+		}
+	}
 }

@@ -17,6 +17,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -113,7 +114,15 @@ func (m *Machine) PowerOn() error {
 	if err != nil {
 		return err
 	}
-	if err := init.Start(); err != nil {
+	booted, booting, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = booted.Close() }()
+	init.ExtraFiles = []*os.File{booting}
+	err = init.Start()
+	_ = booting.Close()
+	if err != nil {
 		return fmt.Errorf("failed to start %s: %w", m.Name, err)
 	}
 	m.init, m.ended = init, make(chan struct{})
@@ -132,7 +141,16 @@ func (m *Machine) PowerOn() error {
 	if err := plan.Close(); err != nil {
 		return err
 	}
-	return m.recordPid(init.Process.Pid)
+	// PID 1 closes the pipe when it is in its root, or by its end.
+	if _, err := io.Copy(io.Discard, booted); err != nil {
+		return err
+	}
+	select {
+	case <-m.ended:
+		return errors.Join(fmt.Errorf("%s doesn't start: see %s", m.Name, console.Name()), m.gone())
+	default:
+		return m.recordPid(init.Process.Pid)
+	}
 }
 
 // recordPid writes down PID 1's number in the enclosure, for `rig exec`.

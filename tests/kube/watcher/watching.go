@@ -241,8 +241,9 @@ func (w *watching) follow(ctx context.Context, into *stream, arguments ...string
 			into.alive()
 		}
 		if err := command.Wait(); err != nil {
-			last := strings.Split(strings.TrimSpace(words.String()), "\n")
-			into.failed(last[len(last)-1])
+			// The cause alone: without the ports, which are others each time.
+			parts := strings.Split(strings.TrimSpace(words.String()), ": ")
+			into.failed(parts[len(parts)-1])
 		} else {
 			into.failed("ended")
 		}
