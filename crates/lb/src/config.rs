@@ -132,8 +132,9 @@ pub enum CheckKind {
     },
     /// A TCP connection must be possible, and stay.
     Tcp,
-    /// `GET path` over TLS must be answered: 2xx and 3xx are ready, 401 and 403 are alive and count as ready,
-    /// anything else is draining.
+    /// `GET path` over TLS must be answered: 2xx and 3xx are ready, 401 and 403 are alive and count as ready, anything else is
+    /// draining. Where a backend has said 2xx or 3xx, another one's 403 is that of an apiserver which is starting: draining, for
+    /// a minute at most.
     Https {
         /// Path of the request.
         path: String,

@@ -34,6 +34,8 @@ pub(crate) struct Shared {
     max_connections: usize,
     /// Set while the limit has been reported and not yet left behind.
     full: AtomicBool,
+    /// A backend has said that it is ready when it was asked: they tell it to anybody who asks.
+    pub(crate) readiness_told: AtomicBool,
 }
 
 impl Shared {
@@ -53,6 +55,7 @@ impl Shared {
             room: Arc::new(Semaphore::new(max_connections)),
             max_connections,
             full: AtomicBool::new(false),
+            readiness_told: AtomicBool::new(false),
         }
     }
 

@@ -6,6 +6,7 @@
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -37,6 +38,10 @@ const SECOND_LOOK: Duration = Duration::from_millis(20);
 /// Beyond it the rest waits in the kernel, and so does the news of the connection's end, until the next
 /// check.
 const CHATTER: usize = 64 * 1024;
+
+/// A backend that answers 403 where others tell their readiness counts as starting for as long as this. An apiserver answers so,
+/// and everybody else the same, until it has loaded its rules; that takes seconds, or a minute on a busy machine.
+const STARTING: Duration = Duration::from_secs(60);
 
 /// How the backends of one frontend are checked.
 pub(crate) struct Plan {
@@ -132,6 +137,8 @@ pub(crate) struct Prober {
     spoke_tls: bool,
     /// The backend has spoken HTTP, likewise.
     spoke_http: bool,
+    /// Since when it has answered 403 and nothing else.
+    forbidden_since: Option<Instant>,
     /// From when on the end of the held connection is worth an extra check; a server that closes at once must
     /// not make us spin.
     next_reconnect: Instant,
@@ -161,6 +168,7 @@ impl Prober {
             chatter: CHATTER,
             spoke_tls: false,
             spoke_http: false,
+            forbidden_since: None,
             next_reconnect: now,
             next_doubt: now,
             board,
@@ -336,12 +344,18 @@ impl Prober {
                 self.judge_by_connection("it speaks no TLS").await
             }
             Failure::Alert(reason) if auto => self.judge_by_connection(&reason).await,
-            Failure::Broken(reason) if auto && !self.spoke_tls => self.judge_by_connection(&reason).await,
+            Failure::Broken(reason) if auto && !self.speaks_tls() => self.judge_by_connection(&reason).await,
             Failure::NotTls => Observation::nothing("it speaks no TLS"),
             Failure::Alert(reason) | Failure::Broken(reason) | Failure::Certificate(reason) => {
                 Observation::nothing(reason)
             }
         }
+    }
+
+    /// Whether silence in a handshake is a failure, not another protocol: an apiserver takes connections for seconds before it
+    /// answers them.
+    fn speaks_tls(&self) -> bool {
+        self.spoke_tls || self.shared.readiness_told.load(Ordering::Relaxed)
     }
 
     /// The request on a connection whose handshake has just shown that the backend is alive.
@@ -407,9 +421,28 @@ impl Prober {
             404 if auto => self.judge_by_connection(&format!("it does not know {path} (404)")).await,
             status => {
                 self.held = reuse(Held::ForRequests);
-                judge_status(status)
+                self.judge_status(status)
             }
         })
+    }
+
+    /// What a status code says about the backend.
+    fn judge_status(&mut self, status: u16) -> Observation {
+        let told = &self.shared.readiness_told;
+        let forbidden_since = self.forbidden_since.take();
+        match status {
+            200..=399 => {
+                told.store(true, Ordering::Relaxed);
+                Observation::ready(format!("HTTP status {status}"))
+            }
+            403 => {
+                let since = forbidden_since.unwrap_or_else(Instant::now);
+                self.forbidden_since = Some(since);
+                judge_refusal(told.load(Ordering::Relaxed), since.elapsed())
+            }
+            401 => Observation::ready("HTTP status 401: alive, readiness unknown"),
+            _ => Observation::not_ready(format!("HTTP status {status}")),
+        }
     }
 }
 
@@ -425,12 +458,12 @@ enum Reply {
     Silent,
 }
 
-/// What a status code says about a backend.
-fn judge_status(status: u16) -> Observation {
-    match status {
-        200..=399 => Observation::ready(format!("HTTP status {status}")),
-        401 | 403 => Observation::ready(format!("HTTP status {status}: alive, readiness unknown")),
-        _ => Observation::not_ready(format!("HTTP status {status}")),
+/// What 403 says about a backend that has answered so for a while, where others have told their readiness or not.
+fn judge_refusal(told: bool, lasted: Duration) -> Observation {
+    if told && lasted < STARTING {
+        Observation::not_ready("HTTP status 403: still starting, as backends here tell their readiness")
+    } else {
+        Observation::ready("HTTP status 403: alive, readiness unknown")
     }
 }
 

@@ -47,6 +47,20 @@ async fn each_status_has_its_meaning() {
 }
 
 #[tokio::test]
+async fn a_backend_that_refuses_to_tell_what_others_tell_is_still_starting() {
+    let (open, starting) =
+        (ApiServer::start("open", status(200)).await, ApiServer::start("starting", status(403)).await);
+    let mut config = frontend(vec![open.backend(), starting.backend()]);
+    config.check = readyz(https, Ca::None);
+    let rig = Rig::judged(config).await;
+
+    rig.wait_health("starting", Health::Draining).await;
+    starting.answer(status(200));
+    rig.wait_health("starting", Health::Ready).await;
+    assert_eq!(rig.backend("open").health, Health::Ready);
+}
+
+#[tokio::test]
 async fn nonsense_in_tls_means_draining_with_a_reason() {
     let mut endless = b"HTTP/1.1 200 OK\r\n".to_vec();
     endless.extend_from_slice(&b"X-Filler: abcdefghijklmnopqrstuvwxyz\r\n".repeat(1000));
