@@ -130,10 +130,10 @@ func makeMistake(t *testing.T, mistake mistake) {
 	if status != mistake.status {
 		t.Errorf("exit status %d, not %d", status, mistake.status)
 	}
-	// What is wrong is one line; a line of advice may follow it.
+	// What is wrong is one line, and the first of its kind; lines of advice may follow it.
 	said := slices.DeleteFunc(words, func(line string) bool { return !strings.HasPrefix(line, "error: ") })
-	if len(said) != 1 {
-		t.Fatalf("%d lines say what is wrong, not one", len(said))
+	if len(said) == 0 {
+		t.Fatal("no line says what is wrong")
 	}
 	for _, name := range mistake.names {
 		if !strings.Contains(said[0], name) {
