@@ -4,13 +4,14 @@
 
 mod enclosed;
 
+use std::io::{Read as _, Write as _};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use enclosed::in_a_lab;
 use lab::fault::{Fault, Observation, Trial};
 use lab::lab::Lab;
-use lab::network::NODES;
+use lab::network::{FRONTEND, NODES};
 use lab::ownership::{Change, holders};
 use lab::process::STOP_PATIENCE;
 use lab::system::{System, Timing};
@@ -76,6 +77,26 @@ fn sigterm_hands_over_without_two_owners() {
         let status = lab.nodes[owner].await_end("vipd", STOP_PATIENCE).await?;
         ensure!(status.success(), "vipd ended with {status}");
         never_two_owners(&lab.observe(from))
+    });
+}
+
+/// A client that only listens, as `kubectl logs -f` does, sends nothing that could be refused: it has to be told.
+#[test]
+fn a_silent_client_is_told_of_a_planned_move() {
+    in_a_lab("a_silent_client_is_told_of_a_planned_move", async |mut lab| {
+        let owner = bring_up(&mut lab).await?;
+        let mut client = lab.client.namespace.within(|| Ok(std::net::TcpStream::connect(FRONTEND)?))?;
+        // The beginning of a TLS handshake: enough to be connected to a backend.
+        client.write_all(&[0x16, 0x03, 0x01])?;
+        client.set_read_timeout(Some(PATIENCE))?;
+
+        lab.nodes[owner].process("vipd")?.signal(Signal::TERM)?;
+        let told = tokio::task::spawn_blocking(move || client.read(&mut [0])).await?;
+
+        let reset = told.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset);
+        ensure!(reset, "told {told:?}");
+        lab.await_owner(PATIENCE, |node| node != owner).await?;
+        Ok(())
     });
 }
 

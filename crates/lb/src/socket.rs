@@ -74,6 +74,9 @@ impl Leg {
 impl Drop for Leg {
     fn drop(&mut self) {
         if !self.finished {
+            // The virtual IP that a client reached may have left this host just now. From an address that isn't its own, the kernel
+            // sends nothing, not even this reset, unless it is told so; without the right to, the client stays in the dark.
+            let _ = SockRef::from(&self.stream).set_ip_transparent_v4(true);
             // It fails only on a connection that is gone already.
             let _ = self.stream.set_zero_linger();
         }

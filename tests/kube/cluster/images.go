@@ -1,0 +1,169 @@
+package cluster
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"vipd/tests/kube/machine"
+)
+
+// images is where the images are until the machines have imported them.
+const images = "/run/images"
+
+// image is a container image of one program and nothing else.
+type image struct {
+	// reference is its whole name.
+	reference string
+	// program is the file outside, and path where it is in the image.
+	program, path string
+	// link is a second name of the program, if there is one.
+	link string
+	// entrypoint is what runs when the pod names no command.
+	entrypoint []string
+}
+
+// kubernetesImages lists, for kubeadm's own list of images, those that the machines need and the programs in them.
+func kubernetesImages(ctx context.Context, programs Programs) ([]image, error) {
+	list, err := exec.CommandContext(ctx, filepath.Join(programs.Kubernetes, "kubeadm"),
+		"config", "images", "list", "--kubernetes-version", programs.Version).Output()
+	if err != nil {
+		return nil, fmt.Errorf("kubeadm config images list: %w", err)
+	}
+	var found []image
+	for reference := range strings.FieldsSeq(string(list)) {
+		repository, _, _ := strings.Cut(reference, ":")
+		name := path.Base(repository)
+		switch name {
+		case "kube-apiserver", "kube-controller-manager", "kube-scheduler", "etcd":
+			found = append(found, image{reference: reference, program: filepath.Join(programs.Kubernetes, name), path: "usr/local/bin/" + name})
+		case "pause":
+			found = append(found, image{reference: reference, program: programs.Pause, path: "pause", entrypoint: []string{"/pause"}})
+		}
+	}
+	if len(found) != 5 {
+		return nil, fmt.Errorf("kubeadm lists other images than expected: %s", list)
+	}
+	return found, nil
+}
+
+// file is where the image is while it is being imported.
+func (i image) file() string {
+	return filepath.Join(images, strings.NewReplacer("/", "_", ":", "_").Replace(i.reference)+".tar")
+}
+
+// make writes the image as `docker save` would: one layer, its configuration, and a list of both.
+func (i image) make() error {
+	layer, err := os.CreateTemp(images, "layer")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = errors.Join(layer.Close(), os.Remove(layer.Name())) }()
+	digest := sha256.New()
+	if err := i.writeLayer(io.MultiWriter(layer, digest)); err != nil {
+		return err
+	}
+	config, err := json.Marshal(map[string]any{
+		"architecture": runtime.GOARCH,
+		"os":           runtime.GOOS,
+		"config":       map[string]any{"Entrypoint": i.entrypoint, "Env": []string{"PATH=/usr/local/bin"}},
+		"rootfs":       map[string]any{"type": "layers", "diff_ids": []string{"sha256:" + hex.EncodeToString(digest.Sum(nil))}},
+	})
+	if err != nil {
+		return err
+	}
+	manifest, err := json.Marshal([]map[string]any{{"Config": "config.json", "RepoTags": []string{i.reference}, "Layers": []string{"layer.tar"}}})
+	if err != nil {
+		return err
+	}
+	size, err := layer.Seek(0, io.SeekCurrent)
+	if err != nil {
+		return err
+	}
+	if _, err := layer.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	file, err := os.Create(i.file())
+	if err != nil {
+		return err
+	}
+	archive := tar.NewWriter(file)
+	err = errors.Join(
+		writeFile(archive, "manifest.json", 0o644, int64(len(manifest)), bytes.NewReader(manifest)),
+		writeFile(archive, "config.json", 0o644, int64(len(config)), bytes.NewReader(config)),
+		writeFile(archive, "layer.tar", 0o644, size, layer),
+	)
+	return errors.Join(err, archive.Close(), file.Close())
+}
+
+func (i image) writeLayer(to io.Writer) error {
+	program, err := os.Open(i.program)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = program.Close() }()
+	status, err := program.Stat()
+	if err != nil {
+		return err
+	}
+	layer := tar.NewWriter(to)
+	// etcd and the apiserver have temporary files.
+	folders := []string{"tmp/"}
+	for folder := path.Dir(i.path); folder != "."; folder = path.Dir(folder) {
+		folders = append([]string{folder + "/"}, folders...)
+	}
+	for _, folder := range folders {
+		if err := layer.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: folder, Mode: 0o755}); err != nil {
+			return err
+		}
+	}
+	if err := writeFile(layer, i.path, 0o755, status.Size(), program); err != nil {
+		return err
+	}
+	if i.link != "" {
+		if err := layer.WriteHeader(&tar.Header{Typeflag: tar.TypeSymlink, Name: i.link, Linkname: path.Base(i.path), Mode: 0o777}); err != nil {
+			return err
+		}
+	}
+	return layer.Close()
+}
+
+func writeFile(archive *tar.Writer, name string, mode, size int64, content io.Reader) error {
+	if err := archive.WriteHeader(&tar.Header{Name: name, Mode: mode, Size: size}); err != nil {
+		return err
+	}
+	_, err := io.Copy(archive, content)
+	return err
+}
+
+// load imports images into a machine's containerd.
+func load(ctx context.Context, into *machine.Machine, all []image) error {
+	for _, image := range all {
+		file, err := os.Open(image.file())
+		if err != nil {
+			return err
+		}
+		command, err := into.Command(ctx, "ctr", "--namespace", "k8s.io", "images", "import", "-")
+		if err != nil {
+			return errors.Join(err, file.Close())
+		}
+		command.Stdin = file
+		output, err := command.CombinedOutput()
+		if err := errors.Join(err, file.Close()); err != nil {
+			return fmt.Errorf("%s: failed to import %s: %w: %s", into.Name, image.reference, err, output)
+		}
+	}
+	return nil
+}
