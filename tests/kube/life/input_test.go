@@ -82,14 +82,14 @@ func mistakesWithPeers() []mistake {
 		}), []string{cluster.ConfigFile, "10.0.0.1620"}, 78},
 		{"the interface doesn't exist", breakConfiguration(func(text string) string {
 			return strings.Replace(text, "interface: ens3", "interface: ens33", 1)
-		}), []string{"ens33"}, 78},
+		}), []string{"ens33"}, 69},
 		{"the pod lacks NET_ADMIN", breakManifest("        - NET_ADMIN\n", ""), []string{"NET_ADMIN"}, 77},
 	}
 }
 
 func mistakesWithALease() []mistake {
 	return []mistake{
-		{"the interface doesn't exist", breakManifest("value: "+machine.Interface, "value: ens33"), []string{"ens33"}, 78},
+		{"the interface doesn't exist", breakManifest("value: "+machine.Interface, "value: ens33"), []string{"ens33"}, 69},
 		{"the address is none", breakManifest("value: "+cluster.VIP, "value: 10.0.0.1620"), []string{"10.0.0.1620"}, 78},
 		{"the pod lacks NET_ADMIN", breakManifest("        - NET_ADMIN\n", ""), []string{"NET_ADMIN"}, 77},
 	}
