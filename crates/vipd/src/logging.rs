@@ -20,7 +20,12 @@ pub(crate) fn begin(level: &str, format: LogFormat) -> anyhow::Result<()> {
     })?;
     // The client of the Kubernetes API calls each failed request an error; whether it is one, the election tells.
     let filter = if level.contains("kube") { filter } else { filter.add_directive(QUIET.parse()?) };
-    let builder = fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
+    let builder = fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        // Of a line that can't be written nothing can be said either: the attempt would end the process, and the address with it.
+        .log_internal_errors(false);
     match format {
         LogFormat::Text => builder.init(),
         LogFormat::Json => builder.json().flatten_event(true).init(),

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"debug/elf"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -132,12 +133,48 @@ func (i image) writeLayer(to io.Writer) error {
 	if err := writeFile(layer, i.path, 0o755, status.Size(), program); err != nil {
 		return err
 	}
+	libraries, err := libraries(i.program)
+	if err != nil {
+		return err
+	}
+	for _, library := range libraries {
+		content, err := os.ReadFile(library)
+		if err != nil {
+			return err
+		}
+		if err := writeFile(layer, strings.TrimPrefix(library, "/"), 0o755, int64(len(content)), bytes.NewReader(content)); err != nil {
+			return err
+		}
+	}
 	if i.link != "" {
 		if err := layer.WriteHeader(&tar.Header{Typeflag: tar.TypeSymlink, Name: i.link, Linkname: path.Base(i.path), Mode: 0o777}); err != nil {
 			return err
 		}
 	}
 	return layer.Close()
+}
+
+// libraries are what a program that is not static, such as an ordinary `cargo build` makes, needs beside it.
+func libraries(program string) ([]string, error) {
+	file, err := elf.Open(program)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = file.Close() }()
+	if needed, err := file.ImportedLibraries(); err != nil || len(needed) == 0 {
+		return nil, err
+	}
+	list, err := exec.Command("ldd", program).Output()
+	if err != nil {
+		return nil, fmt.Errorf("ldd %s: %w", program, err)
+	}
+	var found []string
+	for word := range strings.FieldsSeq(string(list)) {
+		if strings.HasPrefix(word, "/") {
+			found = append(found, word)
+		}
+	}
+	return found, nil
 }
 
 func writeFile(archive *tar.Writer, name string, mode, size int64, content io.Reader) error {

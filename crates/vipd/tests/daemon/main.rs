@@ -3,10 +3,10 @@
 #![expect(clippy::unwrap_used, reason = "a test that can't go on says where")]
 
 use std::fs;
-use std::io::Read;
+use std::io::{BufReader, Read};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 mod health;
 mod openmetrics;
@@ -43,6 +43,26 @@ fn balancers_alone_need_no_address_and_no_root() {
     assert!(exit.success(), "{log}");
     assert!(log.contains("vipd stopped"), "{log}");
     assert!(!socket.exists(), "the status socket was left behind");
+}
+
+#[test]
+fn a_log_that_nobody_reads_any_more_ends_nothing() {
+    let mut daemon = Daemon::start("unread", &balancer(free_port()));
+    let mut other = Command::new(env!("CARGO_BIN_EXE_vipd"))
+        .arg("version")
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The end of a container runtime, or of a pager: the pipe has no reader, and the next line can't be written.
+    drop(std::mem::replace(&mut daemon.log, BufReader::new(other.stderr.take().unwrap())));
+    assert!(other.wait().unwrap().success());
+
+    // A stop is logged, too.
+    daemon.terminate();
+    let exit = daemon.child.wait().unwrap();
+
+    assert!(exit.success(), "{exit}");
 }
 
 #[test]
