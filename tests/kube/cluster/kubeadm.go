@@ -16,6 +16,8 @@ import (
 const (
 	// kubeadmWithin bounds one run of kubeadm; some 30 s are expected.
 	kubeadmWithin = 8 * time.Minute
+	// answersWithin bounds the wait for the virtual IP after `kubeadm init`: it has been there for some time then.
+	answersWithin = time.Minute
 	// readyWithin bounds the wait for nodes and rollouts.
 	readyWithin = 5 * time.Minute
 	// lastLines is how much of kubeadm's output a failure shows.
@@ -55,6 +57,16 @@ func (c *Cluster) initialize(ctx context.Context) error {
 		if err := node.Write(Kubeconfig, string(admin)); err != nil {
 			return err
 		}
+	}
+	// kubeadm itself is content with the node's own apiserver.
+	answers, cancel := context.WithTimeout(ctx, answersWithin)
+	defer cancel()
+	err = Await(answers, "no answer through the virtual IP", func(ctx context.Context) error {
+		_, err := c.kubectlOn(ctx, first, "--request-timeout", "5s", "get", "--raw", "/readyz")
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("%w (vipd's log: %s/pods)", err, first.Logs)
 	}
 	if c.Form == DaemonSet {
 		return c.replaceByDaemonSet(ctx)

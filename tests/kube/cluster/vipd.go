@@ -113,11 +113,11 @@ func (c *Cluster) configuration(local *machine.Machine) string {
 	}
 	fmt.Fprintf(text, "vip: %s\ngratuitousARP: true\nsingleNode: false\nstartAsLeader: %t\ninterface: %s\n",
 		VIP, local == c.ControlPlane[0], machine.Interface)
-	fmt.Fprintf(text, "loadBalancers:\n- name: API Server Load Balancer\n  type: tcp\n  port: %d\n  bindToVip: false\n", c.Port)
+	place := "bindToVip: false"
 	if c.Port == apiserverPort {
-		fmt.Fprint(text, "  samePort: true\n")
+		place = "samePort: true"
 	}
-	fmt.Fprint(text, "  backends:\n")
+	fmt.Fprintf(text, "loadBalancers:\n- name: API Server Load Balancer\n  type: tcp\n  port: %d\n  %s\n  backends:\n", c.Port, place)
 	for _, backend := range c.ControlPlane {
 		fmt.Fprintf(text, "  - port: %d\n    address: %s\n", apiserverPort, backend.Address)
 	}

@@ -191,3 +191,23 @@ func RemoveCgroups(path string) error {
 	}
 	return errors.Join(failures...)
 }
+
+// RemoveLeftCgroups removes the cgroups of this prefix whose last part is the number of a process that is no more: whoever was to remove
+// them was killed. One in which something still runs stays.
+func RemoveLeftCgroups(prefix string) error {
+	all, err := hierarchies()
+	if err != nil {
+		return err
+	}
+	found, err := filepath.Glob(filepath.Join(cgroupRoot, all[0].folder, prefix+"*"))
+	if err != nil {
+		return err
+	}
+	for _, folder := range found {
+		name := filepath.Base(folder)
+		if _, err := os.Stat("/proc/" + strings.TrimPrefix(name, prefix)); errors.Is(err, fs.ErrNotExist) {
+			_ = RemoveCgroups(name)
+		}
+	}
+	return nil
+}

@@ -53,9 +53,15 @@ func running() (found state, ok bool, err error) {
 	return found, err == nil && namespace == found.Namespace, nil
 }
 
+// cgroupPrefix is followed by the number of the process that removes the cgroup.
+const cgroupPrefix = "vipd-cluster-"
+
 // enclose runs a command of the rig's in an enclosure.
 func enclose(command []string, started func(int) error) (int, error) {
-	cgroup := fmt.Sprintf("/vipd-cluster-%d", os.Getpid())
+	if err := machine.RemoveLeftCgroups(cgroupPrefix); err != nil {
+		return 0, err
+	}
+	cgroup := fmt.Sprintf("%s%d", cgroupPrefix, os.Getpid())
 	if err := os.Setenv("VIPD_CLUSTER_CGROUP", cgroup); err != nil {
 		return 0, err
 	}
