@@ -179,7 +179,8 @@ pub enum Ca {
 /// How long the parts of a flow may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timeouts {
-    /// For connecting to one backend, before the next is tried; 2 s (one lost SYN is repeated after 1 s).
+    /// For connecting to one backend; 2 s (one lost SYN is repeated after 1 s). While others are left, they are tried after 0.3 s,
+    /// and this one again when none has answered.
     pub connect: Duration,
     /// Without a byte in either direction until a flow is reset; 1 h (watches, `exec`, `logs -f`). `None`:
     /// for ever. Up to an eighth more may pass.

@@ -2,6 +2,7 @@
 //! words.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::pin::Pin;
@@ -15,7 +16,7 @@ use tokio::time::Sleep;
 use crate::drain::End;
 use crate::first_flight::FirstFlight;
 use crate::lane::Record;
-use crate::pool::{Candidates, Counter, Member};
+use crate::pool::{Candidate, Candidates, Counter, Member};
 
 /// Bytes moved in one direction before the other flows of the worker get their turn, well under a millisecond
 /// of copying.
@@ -37,13 +38,21 @@ pub(crate) struct Opening {
     pub(crate) candidates: Candidates,
     /// Changes of the frontend's backends that it still follows; see [`FOLLOWED`].
     pub(crate) changes_left: u8,
+    /// Those that took long to connect to, while others were left to try; at most all that were candidates.
+    pub(crate) slow: VecDeque<Candidate>,
     flight: FirstFlight,
     early_end: Option<Pin<Box<Sleep>>>,
 }
 
 impl Opening {
     pub(crate) fn new(candidates: Candidates) -> Self {
-        Self { candidates, changes_left: FOLLOWED, flight: FirstFlight::default(), early_end: None }
+        Self {
+            candidates,
+            changes_left: FOLLOWED,
+            slow: VecDeque::new(),
+            flight: FirstFlight::default(),
+            early_end: None,
+        }
     }
 }
 

@@ -169,16 +169,16 @@ async fn flow(entry: Entry, permit: OwnedSemaphorePermit, mut client: Leg) {
 /// `Err(Some)` when the flow was ended from outside.
 async fn connect(entry: &Entry, opening: &mut Opening) -> Result<(Leg, Open), Option<End>> {
     let shared = &entry.lane.shared;
-    while let Some(candidate) = next(&entry.lane, opening) {
+    while let Some((candidate, patience)) = next(&entry.lane, opening) {
         if candidate.has_died() {
             // Flows have been told of that already.
             continue;
         }
         let Some(open) = Open::enter(&candidate.target) else { continue };
         let target = open.target();
-        entry.record.set_backend(candidate);
+        entry.record.set_backend(candidate.clone());
         let mut starved = false;
-        let attempt = tokio::time::timeout(shared.timeouts.connect, async {
+        let attempt = tokio::time::timeout(patience, async {
             loop {
                 match socket::connect(target.address, &shared.timeouts).await {
                     Err(error) if socket::is_starvation(&error) => {
@@ -208,20 +208,33 @@ async fn connect(entry: &Entry, opening: &mut Opening) -> Result<(Leg, Open), Op
                     target.doubt.notify_one();
                 }
                 debug!(frontend = shared.name, backend = &*target.name(), %error, "failed to connect to backend");
+                if error.kind() == io::ErrorKind::TimedOut && patience < shared.timeouts.connect {
+                    opening.slow.push_back(candidate);
+                }
             }
         }
     }
     Err(None)
 }
 
-/// The next backend to try, from among those that have come meanwhile when the others are used up.
-fn next(lane: &Lane, opening: &mut Opening) -> Option<Candidate> {
+/// The next backend to try, and for how long: from among those that have come meanwhile when the others are used up, and at
+/// last those that were slow.
+fn next(lane: &Lane, opening: &mut Opening) -> Option<(Candidate, Duration)> {
+    let patience = lane.shared.timeouts.connect;
     loop {
-        let next = opening.candidates.next();
-        if next.is_some() || opening.changes_left == 0 {
-            return next;
+        if let Some(next) = opening.candidates.next() {
+            return Some((next, patience.min(FIRST_PATIENCE)));
         }
-        opening.candidates = lane.candidates_since(&opening.candidates)?;
+        let changed =
+            if opening.changes_left > 0 { lane.candidates_since(&opening.candidates) } else { None };
+        let Some(changed) = changed else {
+            return opening.slow.pop_front().map(|slow| (slow, patience));
+        };
+        opening.candidates = changed;
         opening.changes_left -= 1;
     }
 }
+
+/// How long a backend may take to be connected to before others are tried: a host that has lost its power answers nothing, and
+/// is known to be dead only when some checks have failed. A network on which a connect takes longer is the exception.
+const FIRST_PATIENCE: Duration = Duration::from_millis(300);

@@ -46,13 +46,37 @@ async fn a_connect_that_is_not_answered_goes_to_the_next_backend() {
     let mut config = frontend(vec![backend("a", address), backend("b", server.address)]);
     config.check = unchecked();
     config.policy = Policy::RoundRobin;
-    config.timeouts = Timeouts { connect: Duration::from_millis(100), ..Timeouts::default() };
+    config.timeouts = Timeouts { connect: Duration::from_secs(3600), ..Timeouts::default() };
     let rig = Rig::judged(config).await;
 
     let names = spread(&rig, 4).await;
 
     assert_eq!(names, [("b".to_owned(), 4)].into());
     assert_eq!(rig.backend("a").connect_failures, 2);
+}
+
+#[tokio::test]
+async fn a_slow_connect_is_waited_for_when_no_other_backend_answers() {
+    let slow = std::net::TcpListener::bind(SocketAddr::new(crate::rig::own_ip(), 0)).unwrap();
+    rustix::net::listen(&slow, 0).unwrap();
+    let address = slow.local_addr().unwrap();
+    let filler = TcpStream::connect(address).await.unwrap();
+    let mut config = frontend(vec![backend("slow", address), backend("gone", closed_address().await)]);
+    config.check = unchecked();
+    config.timeouts = Timeouts { connect: Duration::from_secs(3600), ..Timeouts::default() };
+    let rig = Rig::judged(config).await;
+    let mut client = rig.connect().await;
+
+    // It was given up once, and the other one has refused.
+    rig.wait(|status| status.backends.iter().all(|backend| backend.connect_failures == 1)).await;
+    let (accepted, _) = slow.accept().unwrap();
+    drop((accepted, filler));
+    // The kernel repeats the SYN a second later, and there is room now.
+    let (mut accepted, _) = soon(tokio::task::spawn_blocking(move || slow.accept())).await.unwrap().unwrap();
+    io::Write::write_all(&mut accepted, b"hello").unwrap();
+    let mut hello = [0; 5];
+    soon(client.read_exact(&mut hello)).await.unwrap();
+    assert_eq!((&hello, rig.status().refused), (b"hello", 0));
 }
 
 #[tokio::test]
