@@ -21,9 +21,9 @@ import (
 // rows are what was seen, for the table at the end.
 var rows []string
 
-const rowFormat = "%-44s %9s %9s %9s %9s %5s  %s"
+const rowFormat = "%-44s %9s %9s %9s %9s %9s %5s  %s"
 
-var header = fmt.Sprintf(rowFormat, "milliseconds without an answer", "new conn.", "informer", "get -w", "logs -f", "lost", "what failed")
+var header = fmt.Sprintf(rowFormat, "milliseconds without an answer", "new conn.", "get", "informer", "get -w", "logs -f", "lost", "what failed")
 
 // watcher is the client on the worker.
 type watcher struct {
@@ -101,6 +101,7 @@ func (w *watcher) settled(t *testing.T) watch.Report {
 		next := w.ask1(t)
 		whole.Settled, whole.Lost = next.Settled, next.Lost
 		whole.Created += next.Created
+		add(&whole.Connects, next.Connects)
 		add(&whole.Gets, next.Gets)
 		add(&whole.Informer, next.Informer)
 		add(&whole.Watch, next.Watch)
@@ -124,14 +125,14 @@ func (w *watcher) row(t *testing.T, what string) watch.Report {
 	for _, part := range []struct {
 		name   string
 		stream watch.Stream
-	}{{"conn", report.Gets}, {"informer", report.Informer}, {"get -w", report.Watch}, {"logs -f", report.Logs}} {
+	}{{"conn", report.Connects}, {"get", report.Gets}, {"informer", report.Informer}, {"get -w", report.Watch}, {"logs -f", report.Logs}} {
 		for reason, count := range part.stream.Failures {
 			failures = append(failures, fmt.Sprintf("%s: %d× %.60s", part.name, count, reason))
 		}
 	}
 	slices.Sort(failures)
 	ms := func(stream watch.Stream) string { return fmt.Sprintf("%.0f", stream.Silent) }
-	row := fmt.Sprintf(rowFormat, what, ms(report.Gets), ms(report.Informer), ms(report.Watch), ms(report.Logs), fmt.Sprint(report.Lost),
+	row := fmt.Sprintf(rowFormat, what, ms(report.Connects), ms(report.Gets), ms(report.Informer), ms(report.Watch), ms(report.Logs), fmt.Sprint(report.Lost),
 		strings.Join(failures, "; "))
 	rows = append(rows, row)
 	t.Logf("\n%s\n%s", header, row)

@@ -13,8 +13,9 @@ type Stream struct {
 type Report struct {
 	// Settled says whether everything worked again at its end.
 	Settled bool
-	// Gets are requests over new connections, Informer an informer's events, Watch and Logs the lines of kubectl.
-	Gets, Informer, Watch, Logs Stream
+	// Connects are new connections with a question that an apiserver answers by itself, Gets those with one that it has to ask etcd;
+	// Informer is an informer's events, Watch and Logs are the lines of kubectl.
+	Connects, Gets, Informer, Watch, Logs Stream
 	// Created counts the objects whose creation was confirmed, Lost those of them that the informer never showed.
 	Created, Lost int
 }

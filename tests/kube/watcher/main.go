@@ -1,5 +1,5 @@
-// Command watcher is a client of the cluster that never looks away: while things break, it asks for something over a new connection
-// every 20 ms, has an informer, a `kubectl get --watch` and a `kubectl logs --follow`, and creates ten objects a second that the
+// Command watcher is a client of the cluster that never looks away: while things break, it asks two things over new connections
+// every 20 ms, one that any live apiserver answers and one that takes etcd, has an informer, a `kubectl get --watch` and a `kubectl logs --follow`, and creates ten objects a second that the
 // first two must see. It runs on the worker, through the virtual IP.
 //
 //	watcher POD      the pod, in the namespace default, whose log is followed
@@ -54,6 +54,7 @@ func run(pod string) error {
 		return err
 	}
 	w := &watching{
+		connects: newStream(),
 		gets:     newStream(),
 		informed: newStream(),
 		listed:   newStream(),
@@ -61,7 +62,8 @@ func run(pod string) error {
 		created:  map[string]time.Time{},
 		seen:     map[string]bool{},
 	}
-	go w.ask(ctx, config)
+	go w.ask(ctx, config, "/version", w.connects)
+	go w.ask(ctx, config, "/api/v1/namespaces/default", w.gets)
 	go w.create(ctx, config)
 	go w.inform(ctx, client)
 	go w.follow(ctx, w.listed, "get", "configmaps", "--namespace", namespace, "--watch-only", "--output", "name")

@@ -29,8 +29,8 @@ const (
 	namespace = "watched"
 	// askEvery is the pause between two requests over new connections.
 	askEvery = 20 * time.Millisecond
-	// inFlight bounds them: those of one attemptWithin.
-	inFlight = 64
+	// inFlight bounds them: those of one attemptWithin, so that unanswered ones keep none from being asked.
+	inFlight = int(attemptWithin / askEvery)
 	// attemptWithin bounds one of them: longer than the second after which TCP repeats a SYN.
 	attemptWithin = 3 * time.Second
 	// createEvery is the pause between two new objects.
@@ -41,7 +41,7 @@ const (
 
 // watching is all that is watched.
 type watching struct {
-	gets, informed, listed, logged *stream
+	connects, gets, informed, listed, logged *stream
 
 	mutex   sync.Mutex
 	created map[string]time.Time
@@ -52,7 +52,7 @@ type watching struct {
 
 // works says whether each way of looking has shown something after a time, and nothing created before is missing.
 func (w *watching) works(since time.Time) bool {
-	for _, stream := range []*stream{w.gets, w.informed, w.listed, w.logged} {
+	for _, stream := range []*stream{w.connects, w.gets, w.informed, w.listed, w.logged} {
 		if !stream.aliveSince(since) {
 			return false
 		}
@@ -70,7 +70,7 @@ func (w *watching) works(since time.Time) bool {
 // report takes the period that ends now.
 func (w *watching) report(settled bool) watch.Report {
 	report := watch.Report{
-		Settled: settled, Gets: w.gets.take(), Informer: w.informed.take(), Watch: w.listed.take(), Logs: w.logged.take(),
+		Settled: settled, Connects: w.connects.take(), Gets: w.gets.take(), Informer: w.informed.take(), Watch: w.listed.take(), Logs: w.logged.take(),
 	}
 	w.mutex.Lock()
 	defer w.mutex.Unlock()
@@ -87,11 +87,11 @@ func (w *watching) report(settled bool) watch.Report {
 	return report
 }
 
-// ask asks for a namespace, each time over a new connection, whether or not the last one has been answered.
-func (w *watching) ask(ctx context.Context, config *rest.Config) {
+// ask asks for something, each time over a new connection, whether or not the last one has been answered.
+func (w *watching) ask(ctx context.Context, config *rest.Config, path string, answers *stream) {
 	own, err := rest.TLSConfigFor(config)
 	if err != nil {
-		w.gets.failed(err.Error())
+		answers.failed(err.Error())
 		return
 	}
 	tickets := make(chan struct{}, inFlight)
@@ -110,11 +110,11 @@ func (w *watching) ask(ctx context.Context, config *rest.Config) {
 		}
 		go func() {
 			defer func() { <-tickets }()
-			if err := request(ctx, config.Host+"/api/v1/namespaces/default", own, http.MethodGet, "", http.StatusOK); err != nil {
-				w.gets.failed(reason(err))
+			if err := request(ctx, config.Host+path, own, http.MethodGet, "", http.StatusOK); err != nil {
+				answers.failed(reason(err))
 				return
 			}
-			w.gets.alive()
+			answers.alive()
 		}()
 	}
 }
