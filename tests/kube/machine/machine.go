@@ -235,7 +235,8 @@ func (m *Machine) SetLink(up bool) error {
 
 // Enter is the command that runs a program on a machine whose PID 1 has this number in the enclosure.
 func Enter(ctx context.Context, pid int, program string, arguments ...string) *exec.Cmd {
-	enter := []string{"--target", strconv.Itoa(pid), "--mount", "--uts", "--ipc", "--net", "--pid", "--",
+	// The root is taken from the process too: where all of this runs in a chroot, that of the mount namespace is another.
+	enter := []string{"--target", strconv.Itoa(pid), "--mount", "--uts", "--ipc", "--net", "--pid", "--root", "--wd", "--",
 		"/usr/bin/env", "-i", "PATH=" + Path, "HOME=/root", "TERM=" + os.Getenv("TERM"), program}
 	return exec.CommandContext(ctx, "nsenter", append(enter, arguments...)...)
 }

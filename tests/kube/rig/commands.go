@@ -266,7 +266,7 @@ func execute(arguments []string) (int, error) {
 		if err != nil {
 			return 0, err
 		}
-		enter := []string{"nsenter", "--target", strconv.Itoa(found.Inner), "--mount", "--net", "--ipc", "--pid", "--", rig, "exec"}
+		enter := []string{"nsenter", "--target", strconv.Itoa(found.Inner), "--mount", "--net", "--ipc", "--pid", "--root", "--wd", "--", rig, "exec"}
 		return 0, syscall.Exec(nsenter, append(enter, arguments...), append(os.Environ(), "VIPD_CLUSTER_ENTERED=1"))
 	}
 	pid, err := machine.Pid(arguments[0])
