@@ -53,17 +53,29 @@ async fn answering(from: &Host, address: SocketAddr, lab: &Lab) -> Result<BTreeS
         .await
 }
 
-/// What `vipd status --json` says of the balancer: connections that came to it, and the port that leads to it.
-fn balancer(lab: &Lab, place: usize) -> Result<(u64, u64)> {
+/// What `vipd status --json` says of the balancer.
+fn status(lab: &Lab, place: usize) -> Result<serde_json::Value> {
     let status = std::process::Command::new(lab::system::Programs::default().vipd()?)
         .args(["status", "--json", "--socket"])
         .arg(lab.nodes[place].vipd_socket())
         .output()?;
     ensure!(status.status.success(), "{}", String::from_utf8_lossy(&status.stderr));
-    let status: serde_json::Value = serde_json::from_slice(&status.stdout)?;
-    let balancer = &status["load_balancers"][0];
+    let mut status: serde_json::Value = serde_json::from_slice(&status.stdout)?;
+    Ok(status["load_balancers"][0].take())
+}
+
+/// Connections that came to the balancer, and the port that leads to it.
+fn balancer(lab: &Lab, place: usize) -> Result<(u64, u64)> {
+    let balancer = status(lab, place)?;
     let number = |key: &str| balancer[key].as_u64().with_context(|| format!("no {key} in {balancer}"));
     Ok((number("accepted")?, number("redirected")?))
+}
+
+/// How many connections of clients have one to a backend.
+fn with_backends(lab: &Lab, place: usize) -> Result<u64> {
+    let balancer = status(lab, place)?;
+    let backends = balancer["backends"].as_array().context("no backends")?;
+    backends.iter().map(|backend| backend["connections"].as_u64().context("no connections")).sum()
 }
 
 /// All tables of nf_tables on a node.
@@ -76,6 +88,10 @@ fn tables(lab: &Lab, place: usize) -> Result<String> {
 }
 
 const TABLE: &str = "table inet vipd-10.0.0.162-6443\n";
+/// What lets clients of a killed vipd learn of its end.
+const FLOWS: &str = "table inet vipd-10.0.0.162-6443-flows\n";
+/// Idle clients of a killed vipd: their sockets there have numbers before and after that of the netlink socket.
+const IDLE: usize = 8;
 
 fn all() -> BTreeSet<String> {
     NODES.iter().map(ToString::to_string).collect()
@@ -154,26 +170,30 @@ fn say(text: &str) {
     writeln!(std::io::stderr(), "{text}").ok();
 }
 
-/// Kills the owner's vipd under an idle connection; returns how long the client took to learn of it.
+/// Kills the owner's vipd under idle connections; returns how long it took until all clients had learned of it.
 async fn killed(lab: &mut Lab, system: System, address: SocketAddr) -> Result<(usize, Duration)> {
     let owner = bring_up(lab, system).await?;
-    let mut idle = lab
-        .client
-        .namespace
-        .within(|| {
+    let idle = lab.client.namespace.within(|| {
+        let connect = |_| -> std::io::Result<_> {
             let stream = std::net::TcpStream::connect_timeout(&address, ANSWER)?;
             stream.set_nonblocking(true)?;
-            Ok(stream)
-        })
-        .and_then(|stream| Ok(TcpStream::from_std(stream)?))?;
-    // It stands as far as a backend.
-    tokio::time::sleep(Duration::from_millis(200)).await;
+            TcpStream::from_std(stream)
+        };
+        Ok((0..IDLE).map(connect).collect::<std::io::Result<Vec<_>>>()?)
+    })?;
+    let deadline = Instant::now() + PATIENCE;
+    while with_backends(lab, owner)? < u64::try_from(IDLE)? {
+        ensure!(Instant::now() < deadline, "the connections never reached a backend");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 
     let began = Instant::now();
     lab.nodes[owner].process("vipd")?.kill().await?;
-    let end = tokio::time::timeout(ANSWER, idle.read(&mut [0; 1])).await;
-    let end = end.context("the client of a killed vipd waits for ever")?;
-    ensure!(!matches!(end, Ok(1..)), "{end:?}");
+    for mut idle in idle {
+        let end = tokio::time::timeout(ANSWER, idle.read(&mut [0; 1])).await;
+        let end = end.context("a client of a killed vipd waits for ever")?;
+        ensure!(!matches!(end, Ok(1..)), "{end:?}");
+    }
     Ok((owner, began.elapsed()))
 }
 
@@ -185,7 +205,7 @@ fn a_killed_vipd_takes_the_redirect_along_and_its_clients_learn_of_it_at_once() 
         lab.start_backends().await?;
         let (owner, took) = killed(&mut lab, System::VipdSamePort, vip).await?;
         say(&format!("same port: the client knew after {} us", took.as_micros()));
-        ensure!(tables(&lab, owner)?.is_empty(), "left: {}", tables(&lab, owner)?);
+        ensure!(tables(&lab, owner)? == FLOWS, "left: {}", tables(&lab, owner)?);
         // The address is still there, until the kernel takes it off; then its port is the own apiserver's.
         if lab.holders().contains(&owner) {
             let nodes = answering(&lab.nodes[owner].host, vip, &lab).await;
@@ -195,12 +215,18 @@ fn a_killed_vipd_takes_the_redirect_along_and_its_clients_learn_of_it_at_once() 
         }
 
         let successor = lab.await_owner(PATIENCE, |node| node != owner).await?;
-        ensure!(tables(&lab, successor)? == TABLE, "{}", tables(&lab, successor)?);
+        let redirected = format!("{TABLE}{FLOWS}");
+        ensure!(tables(&lab, successor)? == redirected, "{}", tables(&lab, successor)?);
         lab.set_probing(true).await?;
         lab.calm(Duration::from_secs(1), PATIENCE).await?;
         lab.set_probing(false).await?;
         let nodes = answering(&lab.client, vip, &lab).await?;
         ensure!(nodes == all(), "only {nodes:?} answered");
+        lab.nodes[owner].start_again("vipd")?;
+        lab.set_probing(true).await?;
+        lab.calm(Duration::from_secs(1), PATIENCE).await?;
+        lab.set_probing(false).await?;
+        ensure!(tables(&lab, owner)? == redirected, "started again: {}", tables(&lab, owner)?);
         lab.remove_system().await?;
 
         let (_, took) = killed(&mut lab, System::Vipd(Timing::Default), FRONTEND).await?;

@@ -14,6 +14,10 @@
 //!    chain prerouting { type nat hook prerouting priority dstnat - 10; jump balancer }
 //!    chain output { type nat hook output priority -110; jump balancer }
 //!  }
+//!  table inet vipd-10.0.0.162-6443-flows {  # of no process
+//!    chain places { type nat hook prerouting priority dstnat - 10; }
+//!    chain memory { meta l4proto tcp dnat ip to 127.0.0.1:6443 }
+//!  }
 //! ```
 //!
 //! * Only the port changes. The balancer's socket has the virtual IP as its address, on the standby too
@@ -25,6 +29,9 @@
 //! * Only the first packet of a connection meets the rules; the kernel remembers the rest, as long as any rule in it
 //!   translates addresses. So the ways to the rules go when the balancer stops accepting, the rules when its last flow
 //!   has ended.
+//! * A process that is killed closes its files in no order to count on: once the table is gone, the ends of its flows
+//!   would leave from a port that no client knows, and a client that says nothing would wait for ever. So that the
+//!   kernel goes on remembering, a second table stays that does nothing, until vipd starts or stops here again.
 //! * Ten before what others do to destinations: where kube-proxy or a container engine publishes the same port on every
 //!   address of the host, the virtual IP's is still ours.
 //!
@@ -45,6 +52,8 @@ pub(crate) use netlink::Redirect;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Table {
     name: String,
+    /// Name of the table that makes the kernel remember flows beyond the process.
+    flows: String,
     /// The port that clients connect to.
     port: u16,
     /// Where the balancer listens: the addresses are those that clients connect to.
@@ -68,13 +77,17 @@ impl Table {
         let first = listen.iter().map(SocketAddr::ip).min();
         // A colon is no part of a name for `nft`.
         let first = first.map(|ip| ip.to_string().replace(':', "-")).unwrap_or_default();
-        Self { name: format!("vipd-{first}-{port}"), port, listen }
+        Self::named_as(format!("vipd-{first}-{port}"), port, listen)
+    }
+
+    fn named_as(name: String, port: u16, listen: Vec<SocketAddr>) -> Self {
+        Self { flows: format!("{name}-flows"), name, port, listen }
     }
 
     /// One that leads from nowhere to nowhere, for a rehearsal.
     fn specimen() -> Self {
         let listen = [IpAddr::from([0_u8; 4]), IpAddr::from([0_u16; 8])].map(|ip| SocketAddr::new(ip, 1));
-        Self { name: "vipd-check".to_owned(), port: 1, listen: listen.to_vec() }
+        Self::named_as("vipd-check".to_owned(), 1, listen.to_vec())
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -84,9 +97,9 @@ impl Table {
     /// Everything, in place of what an earlier process may have left under this name.
     fn install(&self, tie: Tie) -> Batch {
         let mut batch = Batch::begin();
-        // Made before it is deleted, so that there is one to delete.
-        batch.add(Step::Replace, Verb::NewTable, &self.named(TABLE_NAME).number(TABLE_FLAGS, 0));
-        batch.add(Step::Replace, Verb::DeleteTable, &self.named(TABLE_NAME));
+        for name in [&self.name, &self.flows] {
+            clear(&mut batch, name);
+        }
         let flags = match tie {
             Tie::Owned => OWNER,
             Tie::Loose => 0,
@@ -99,14 +112,30 @@ impl Table {
             batch.add(Step::Rule, Verb::NewRule, &attributes.nest(RULE_EXPRESSIONS, &rule));
         }
         for (chain, hook) in HOOKED {
-            let hook = Attributes::default().number(1, hook).bytes(2, &PRIORITY.to_be_bytes());
-            let attributes = self.named(CHAIN_TABLE).text(CHAIN_NAME, chain).nest(CHAIN_HOOK, &hook);
-            batch.add(Step::Chain, Verb::NewChain, &attributes.text(CHAIN_TYPE, "nat"));
+            batch.add(Step::Chain, Verb::NewChain, &hooked(&self.name, chain, hook));
             let attributes = self.named(RULE_TABLE).text(RULE_CHAIN, chain);
             let jump = Attributes::default().jump(REDIRECT);
             batch.add(Step::Rule, Verb::NewRule, &attributes.nest(RULE_EXPRESSIONS, &jump));
         }
+        if tie == Tie::Owned {
+            self.remember_flows(&mut batch);
+        }
         batch
+    }
+
+    /// Makes the kernel remember flows beyond the process: a chain gives it the places where it translates, a rule, although
+    /// nothing leads to it, the memory of connections.
+    fn remember_flows(&self, batch: &mut Batch) {
+        let chain = |name| Attributes::default().text(CHAIN_TABLE, &self.flows).text(CHAIN_NAME, name);
+        let table = Attributes::default().text(TABLE_NAME, &self.flows);
+        batch.add(Step::Table, Verb::NewTable, &table.number(TABLE_FLAGS, 0));
+        let [(_, hook), _] = HOOKED;
+        batch.add(Step::Chain, Verb::NewChain, &hooked(&self.flows, "places", hook));
+        batch.add(Step::Chain, Verb::NewChain, &chain("memory"));
+        let attributes = Attributes::default().text(RULE_TABLE, &self.flows).text(RULE_CHAIN, "memory");
+        let never = Attributes::default().load_meta(Meta::Protocol).must_equal(&[TCP]);
+        let never = never.lead_to(IpAddr::from([127, 0, 0, 1]), self.port);
+        batch.add(Step::Rule, Verb::NewRule, &attributes.nest(RULE_EXPRESSIONS, &never));
     }
 
     /// Takes away what leads to the rules: no connection that begins now comes to the balancer, and those that did, go on.
@@ -119,16 +148,31 @@ impl Table {
         batch.end()
     }
 
-    /// Takes the table away.
+    /// Takes everything away.
     fn remove(&self) -> Batch {
         let mut batch = Batch::begin();
         batch.add(Step::Remove, Verb::DeleteTable, &self.named(TABLE_NAME));
+        clear(&mut batch, &self.flows);
         batch.end()
     }
 
     fn named(&self, attribute: u16) -> Attributes {
         Attributes::default().text(attribute, &self.name)
     }
+}
+
+/// Takes a table away that may be there: it is made before it is deleted, so that there is one to delete.
+fn clear(batch: &mut Batch, table: &str) {
+    let named = || Attributes::default().text(TABLE_NAME, table);
+    batch.add(Step::Replace, Verb::NewTable, &named().number(TABLE_FLAGS, 0));
+    batch.add(Step::Replace, Verb::DeleteTable, &named());
+}
+
+/// A chain of a table that translates addresses.
+fn hooked(table: &str, chain: &str, hook: u32) -> Attributes {
+    let hook = Attributes::default().number(1, hook).bytes(2, &PRIORITY.to_be_bytes());
+    let attributes = Attributes::default().text(CHAIN_TABLE, table).text(CHAIN_NAME, chain);
+    attributes.nest(CHAIN_HOOK, &hook).text(CHAIN_TYPE, "nat")
 }
 
 /// TCP to this port of this address, while the address is this host's, goes to the other port.
@@ -202,10 +246,11 @@ mod tests {
             rest = others;
         }
 
-        let table = [Step::Frame, Step::Replace, Step::Replace, Step::Table];
+        let table = [&[Step::Frame][..], &[Step::Replace; 4], &[Step::Table]].concat();
         let redirect = [Step::Chain, Step::Rule, Step::Rule];
         let hooked = [Step::Chain, Step::Rule, Step::Chain, Step::Rule];
-        assert_eq!(steps, [&table[..], &redirect, &hooked, &[Step::Frame]].concat());
+        let flows = [Step::Table, Step::Chain, Step::Chain, Step::Rule];
+        assert_eq!(steps, [&table[..], &redirect, &hooked, &flows, &[Step::Frame]].concat());
         assert_eq!(batch.step(u32::try_from(steps.len()).unwrap()), None);
     }
 }

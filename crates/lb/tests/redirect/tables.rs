@@ -25,6 +25,7 @@ fn the_rules_name_the_virtual_ips_and_end_with_the_balancer() {
     assert_eq!(ruleset.matches("jump balancer").count(), 2, "{ruleset}");
     // What `nft list` prints is what operators save.
     Namespace::new().nft("-c -f -", &ruleset);
+    assert!(ruleset.contains(&format!("table inet {TABLE}-flows {{")), "{ruleset}");
     for hook in ["hook prerouting priority dstnat - 10", "hook output priority -110"] {
         assert!(ruleset.contains(hook), "{hook} in\n{ruleset}");
     }
