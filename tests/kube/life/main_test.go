@@ -56,11 +56,10 @@ func run(m *testing.M) int {
 		return 1
 	}
 	// Whoever interrupts the run wants its end; the cluster ends with it.
-	go func() {
-		<-ctx.Done()
-		os.Exit(130)
-	}()
+	uninterrupted := context.AfterFunc(ctx, func() { os.Exit(130) })
 	status := m.Run()
+	// Else the end of this function would be taken for an interruption.
+	uninterrupted()
 	if len(rows) > 0 {
 		fmt.Printf("\n%s\n%s\n", header, strings.Join(rows, "\n"))
 	}
