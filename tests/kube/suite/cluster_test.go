@@ -6,13 +6,10 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"os"
-	"strings"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -22,6 +19,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"vipd/tests/kube/attempt"
 	"vipd/tests/kube/lab"
 )
 
@@ -107,32 +105,11 @@ func (c cluster) getOverNewConnection(ctx context.Context, roots *x509.CertPool)
 	if roots != nil {
 		own.RootCAs = roots
 	}
-	transport := &http.Transport{
-		DialContext:         (&net.Dialer{}).DialContext,
-		TLSClientConfig:     own,
-		DisableKeepAlives:   true,
-		TLSHandshakeTimeout: attemptWithin,
+	answer, err := attempt.Do(ctx, attemptWithin, own, http.MethodGet, c.config.Host+"/api/v1/namespaces/"+namespace, "")
+	if err == nil && answer.Status != http.StatusOK {
+		err = statusError{answer.Status, answer.Body}
 	}
-	defer transport.CloseIdleConnections()
-	ctx, cancel := context.WithTimeout(ctx, attemptWithin)
-	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, c.config.Host+"/api/v1/namespaces/"+namespace, nil)
-	if err != nil {
-		return err
-	}
-	response, err := transport.RoundTrip(request)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = response.Body.Close() }()
-	body, err := io.ReadAll(io.LimitReader(response.Body, 1<<20))
-	if err != nil {
-		return err
-	}
-	if response.StatusCode != http.StatusOK {
-		return statusError{response.StatusCode, string(body)}
-	}
-	return nil
+	return err
 }
 
 // statusError is an answer of the control plane that is not 200.
@@ -150,7 +127,6 @@ func retriable(err error) string {
 	var wrongHost x509.HostnameError
 	var verification *tls.CertificateVerificationError
 	var status statusError
-	var timeout net.Error
 	switch {
 	case errors.As(err, &unknownAuthority), errors.As(err, &wrongHost), errors.As(err, &verification):
 		return ""
@@ -163,24 +139,8 @@ func retriable(err error) string {
 	case apierrors.IsServerTimeout(err), apierrors.IsTimeout(err), apierrors.IsTooManyRequests(err),
 		apierrors.IsServiceUnavailable(err), apierrors.IsInternalError(err):
 		return "asked to try again"
-	case errors.Is(err, syscall.ECONNREFUSED):
-		return "refused"
-	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
-		return "reset"
-	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
-		return "unreachable"
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		return "closed"
-	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
-		return "timed out"
 	}
-	// net/http reports these ends of a connection without a type.
-	for _, text := range []string{"http2: client connection lost", "http2: server sent GOAWAY", "http: server closed idle connection"} {
-		if strings.Contains(err.Error(), text) {
-			return "closed"
-		}
-	}
-	return ""
+	return attempt.Failure(err)
 }
 
 func mustClient(t *testing.T, config *rest.Config) *kubernetes.Clientset {

@@ -2,17 +2,14 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
-	"crypto/tls"
-	"errors"
 	"fmt"
-	"io"
-	"net"
 	"net/http"
 	"os/exec"
 	"strings"
 	"sync"
-	"syscall"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -21,6 +18,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 
+	"vipd/tests/kube/attempt"
 	"vipd/tests/kube/watch"
 )
 
@@ -87,15 +85,10 @@ func (w *watching) report(settled bool) watch.Report {
 	return report
 }
 
-// ask asks for something, each time over a new connection, whether or not the last one has been answered.
-func (w *watching) ask(ctx context.Context, config *rest.Config, path string, answers *stream) {
-	own, err := rest.TLSConfigFor(config)
-	if err != nil {
-		answers.failed(err.Error())
-		return
-	}
+// regularly begins something each period, whether or not what was begun before has ended.
+func regularly(ctx context.Context, period time.Duration, begin func()) {
 	tickets := make(chan struct{}, inFlight)
-	tick := time.NewTicker(askEvery)
+	tick := time.NewTicker(period)
 	defer tick.Stop()
 	for {
 		select {
@@ -110,57 +103,33 @@ func (w *watching) ask(ctx context.Context, config *rest.Config, path string, an
 		}
 		go func() {
 			defer func() { <-tickets }()
-			if err := request(ctx, config.Host+path, own, http.MethodGet, "", http.StatusOK); err != nil {
-				answers.failed(reason(err))
-				return
-			}
-			answers.alive()
+			begin()
 		}()
 	}
 }
 
-// request makes one request over a connection of its own.
-func request(ctx context.Context, url string, own *tls.Config, method, body string, wanted int) error {
-	transport := &http.Transport{DialContext: (&net.Dialer{}).DialContext, TLSClientConfig: own, DisableKeepAlives: true}
-	defer transport.CloseIdleConnections()
-	ctx, cancel := context.WithTimeout(ctx, attemptWithin)
-	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, method, url, strings.NewReader(body))
+// ask asks for something, each time over a new connection.
+func (w *watching) ask(ctx context.Context, config *rest.Config, path string, answers *stream) {
+	own, err := rest.TLSConfigFor(config)
 	if err != nil {
-		return err
+		answers.failed(err.Error())
+		return
 	}
-	request.Header.Set("Content-Type", "application/json")
-	response, err := transport.RoundTrip(request)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = response.Body.Close() }()
-	if _, err := io.Copy(io.Discard, response.Body); err != nil {
-		return err
-	}
-	if response.StatusCode != wanted {
-		return fmt.Errorf("HTTP %d", response.StatusCode)
-	}
-	return nil
+	regularly(ctx, askEvery, func() {
+		answer, err := attempt.Do(ctx, attemptWithin, own, http.MethodGet, config.Host+path, "")
+		switch {
+		case err != nil:
+			answers.failed(reason(err))
+		case answer.Status != http.StatusOK:
+			answers.failed(fmt.Sprintf("HTTP %d", answer.Status))
+		default:
+			answers.alive()
+		}
+	})
 }
 
-// reason names the class of a failure.
-func reason(err error) string {
-	var timeout net.Error
-	switch {
-	case errors.Is(err, syscall.ECONNREFUSED):
-		return "refused"
-	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
-		return "reset"
-	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
-		return "unreachable"
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		return "closed"
-	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
-		return "timed out"
-	}
-	return err.Error()
-}
+// reason names the class of a failure, or the failure itself.
+func reason(err error) string { return cmp.Or(attempt.Failure(err), err.Error()) }
 
 // create makes a new object every so often, each over a new connection: one that hangs must not silence the informer. Only those
 // whose creation was confirmed must be seen.
@@ -170,34 +139,20 @@ func (w *watching) create(ctx context.Context, config *rest.Config) {
 		w.informed.failed(err.Error())
 		return
 	}
-	tickets := make(chan struct{}, inFlight)
-	tick := time.NewTicker(createEvery)
-	defer tick.Stop()
-	for number := 0; ; number++ {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
+	var begun atomic.Int64
+	regularly(ctx, createEvery, func() {
+		name := fmt.Sprintf("object-%d-%d", time.Now().UnixNano(), begun.Add(1))
+		body := fmt.Sprintf(`{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":%q}}`, name)
+		url := config.Host + "/api/v1/namespaces/" + namespace + "/configmaps"
+		answer, err := attempt.Do(ctx, attemptWithin, own, http.MethodPost, url, body)
+		if err != nil || answer.Status != http.StatusCreated {
 			return
 		}
-		select {
-		case tickets <- struct{}{}:
-		default:
-			continue
-		}
-		name := fmt.Sprintf("object-%d-%d", time.Now().UnixNano(), number)
-		go func() {
-			defer func() { <-tickets }()
-			body := fmt.Sprintf(`{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":%q}}`, name)
-			err := request(ctx, config.Host+"/api/v1/namespaces/"+namespace+"/configmaps", own, http.MethodPost, body, http.StatusCreated)
-			if err != nil {
-				return
-			}
-			w.mutex.Lock()
-			defer w.mutex.Unlock()
-			w.created[name] = time.Now()
-			w.confirmed++
-		}()
-	}
+		w.mutex.Lock()
+		defer w.mutex.Unlock()
+		w.created[name] = time.Now()
+		w.confirmed++
+	})
 }
 
 // inform runs an informer, client-go's own way to stay up to date.
