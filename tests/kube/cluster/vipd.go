@@ -34,6 +34,8 @@ type Options struct {
 	Form string
 	// Port is where clients connect: 8443, or 6443, the apiservers' own.
 	Port int
+	// Timing is the profile of the peers' election; vipd's default where it is empty.
+	Timing string
 }
 
 // Check fills what is not chosen and refuses what doesn't go together.
@@ -47,6 +49,9 @@ func (o *Options) Check() error {
 	}
 	if o.Form != forms[0] && o.Form != forms[len(forms)-1] {
 		return fmt.Errorf("--form with --election %s is %s, not %q", o.Election, strings.Join(forms, " or "), o.Form)
+	}
+	if o.Timing != "" && o.Election != Peers {
+		return fmt.Errorf("--timing goes with --election %s", Peers)
 	}
 	if o.Port != 8443 && o.Port != apiserverPort {
 		return fmt.Errorf("--endpoint is 8443 or %d, not %d", apiserverPort, o.Port)
@@ -113,6 +118,9 @@ func (c *Cluster) configuration(local *machine.Machine) string {
 	}
 	fmt.Fprintf(text, "vip: %s\ngratuitousARP: true\nsingleNode: false\nstartAsLeader: %t\ninterface: %s\n",
 		VIP, local == c.ControlPlane[0], machine.Interface)
+	if c.Timing != "" {
+		fmt.Fprintf(text, "timing: %s\n", c.Timing)
+	}
 	place := "bindToVip: false"
 	if c.Port == apiserverPort {
 		place = "samePort: true"
