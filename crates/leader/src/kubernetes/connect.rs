@@ -1,8 +1,8 @@
 //! A client of one server, for an election: no Nagle's algorithm, and no time limit of its own on reading.
 //!
-//! kube's ready-made client has both. On a fresh connection the server acknowledges the end of the TLS handshake 40 ms late, and
-//! with Nagle's algorithm (RFC 896) the request waits for that. A read timeout also ends connections that are idle, so that
-//! a follower's first request would always need a fresh one.
+//! kube's ready-made client has Nagle's algorithm and a read timeout. On a fresh connection the server acknowledges the end of
+//! the TLS handshake 40 ms late, and with Nagle's algorithm (RFC 896) the request waits for that. A read timeout also ends
+//! connections that are idle, so that a follower's first request would always need a fresh one.
 
 use std::time::Duration;
 
