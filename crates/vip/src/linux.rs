@@ -6,10 +6,12 @@ mod monitor;
 mod patience;
 mod requests;
 mod routes;
+mod tickler;
 
 pub use crate::network::Link;
 pub use requests::ADDRESS_PROTOCOL;
 pub use routes::default_interface;
+pub use tickler::Tickler;
 
 pub(crate) use claims::{LONGEST_FRAME, claim, open as open_listener};
 pub(crate) use filter::Protocol;
