@@ -4,7 +4,7 @@ use crate::segment::{Namespace, PATIENCE, Segment};
 use std::io::{ErrorKind, Read as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
-use vip::linux::Tickler;
+use vip::linux::{Sockets, Tickler};
 use vip::tickle::Connection;
 
 const VIPS: [&str; 2] = ["10.0.0.9/24", "fd00::9/64"];
@@ -81,4 +81,42 @@ fn a_connection_that_stands_is_not_harmed_by_a_tickle() {
             }
         }
     }
+}
+
+#[test]
+fn the_kernel_knows_who_is_connected_to_the_virtual_ips() {
+    let Some(segment) = Segment::new(2) else { return };
+    let [client, owner] = &segment.stations[..] else { unreachable!("there are two") };
+    claim(owner);
+    let vips = VIPS.map(|vip| SocketAddr::new(vip[..vip.len() - 3].parse().unwrap(), 8443));
+    let connections = vips.map(|vip| connect(client, owner, vip));
+    // Neither the host's own address nor what it connects to itself is the virtual IPs' concern.
+    let other = connect(client, owner, "10.0.0.2:8444".parse().unwrap());
+    // A socket for both families, as kube-apiserver's: its client has an address of IPv4.
+    let (both, mapped) = {
+        let listener = owner.enter(|| TcpListener::bind("[::]:6443").unwrap());
+        let near =
+            client.enter(|| TcpStream::connect_timeout(&"10.0.0.9:6443".parse().unwrap(), PATIENCE).unwrap());
+        (listener.accept().unwrap(), near)
+    };
+    let expected = |vip, near: &TcpStream| Connection::new(near.local_addr().unwrap(), vip).unwrap();
+    let mut all: Vec<_> = vips
+        .iter()
+        .zip(&connections)
+        .flat_map(|(vip, ends)| ends.iter().map(move |(near, _)| expected(*vip, near)))
+        .chain([expected("10.0.0.9:6443".parse().unwrap(), &mapped)])
+        .collect();
+    all.sort_unstable();
+
+    let list = |limit| {
+        owner.run(async move { Sockets::open().unwrap().connections(&vips.map(|vip| vip.ip()), limit).await })
+    };
+    let began = Instant::now();
+    let mut listed = list(1000).unwrap();
+    eprintln!("listed after {} us", began.elapsed().as_micros());
+    listed.sort_unstable();
+
+    assert_eq!(listed, all);
+    assert_eq!(list(2).unwrap().len(), 2);
+    drop((other, both));
 }
