@@ -16,6 +16,7 @@ pub mod network;
 pub mod ownership;
 pub mod probe;
 mod rawsock;
+pub mod tickle;
 
 pub use address::{Address, Mac, Station};
 pub use error::Error;

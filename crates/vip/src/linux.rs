@@ -6,10 +6,14 @@ mod monitor;
 mod patience;
 mod requests;
 mod routes;
+mod sockets;
+mod tickler;
 
 pub use crate::network::Link;
 pub use requests::ADDRESS_PROTOCOL;
 pub use routes::default_interface;
+pub use sockets::Sockets;
+pub use tickler::Tickler;
 
 pub(crate) use claims::{LONGEST_FRAME, claim, open as open_listener};
 pub(crate) use filter::Protocol;

@@ -9,3 +9,4 @@ mod frames;
 mod interface;
 mod owner;
 mod segment;
+mod tickles;

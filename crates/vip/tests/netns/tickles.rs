@@ -1,0 +1,122 @@
+//! A client that only listens, when the owner of the address is gone.
+
+use crate::segment::{Namespace, PATIENCE, Segment};
+use std::io::{ErrorKind, Read as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+use vip::linux::{Sockets, Tickler};
+use vip::tickle::Connection;
+
+const VIPS: [&str; 2] = ["10.0.0.9/24", "fd00::9/64"];
+const CONNECTIONS: usize = 3;
+
+fn claim(station: &Namespace) {
+    for vip in VIPS {
+        station
+            .try_ip(&format!("address add {vip} dev eth0{}", if vip.contains(':') { " nodad" } else { "" }));
+    }
+}
+
+/// Connections to one of the addresses, with the ends that the server keeps.
+fn connect(client: &Namespace, owner: &Namespace, vip: SocketAddr) -> Vec<(TcpStream, TcpStream)> {
+    let listener = owner.enter(|| TcpListener::bind(vip).unwrap());
+    let connect = || client.enter(|| TcpStream::connect_timeout(&vip, PATIENCE).unwrap());
+    (0..CONNECTIONS).map(|_| (connect(), listener.accept().unwrap().0)).collect()
+}
+
+#[test]
+fn an_idle_client_learns_by_a_tickle_and_by_nothing_else_that_its_connection_is_gone() {
+    let Some(segment) = Segment::new(3) else { return };
+    let [client, old, new] = &segment.stations[..] else { unreachable!("there are three") };
+    claim(old);
+    let vips = VIPS.map(|vip| SocketAddr::new(vip[..vip.len() - 3].parse().unwrap(), 8443));
+    let connections = vips.map(|vip| connect(client, old, vip));
+
+    // The owner is cut off, the next one has the address, and the client knows where.
+    segment.switch.ip("link set p2 down");
+    claim(new);
+    client.ip("neigh flush dev eth0");
+
+    let tickler = new.enter(Tickler::open).unwrap();
+    for (vip, connections) in vips.into_iter().zip(&connections) {
+        let [tickled, others @ ..] = &connections[..] else { unreachable!("there are some") };
+        let mut tickled = &tickled.0;
+        let connection = Connection::new(tickled.local_addr().unwrap(), vip).unwrap();
+        tickled.set_read_timeout(Some(PATIENCE)).unwrap();
+
+        let began = Instant::now();
+        tickler.send(&connection).unwrap();
+        let end = tickled.read(&mut [0]);
+        eprintln!("{vip}: the client knew after {} us", began.elapsed().as_micros());
+
+        assert_eq!(end.unwrap_err().kind(), ErrorKind::ConnectionReset);
+        for (other, _) in others {
+            let mut other = other;
+            other.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+            assert_eq!(other.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock, "nobody told it");
+        }
+    }
+}
+
+#[test]
+fn a_connection_that_stands_is_not_harmed_by_a_tickle() {
+    use std::io::Write as _;
+    let Some(segment) = Segment::new(2) else { return };
+    let [client, owner] = &segment.stations[..] else { unreachable!("there are two") };
+    claim(owner);
+    let tickler = owner.enter(Tickler::open).unwrap();
+    for vip in VIPS.map(|vip| SocketAddr::new(vip[..vip.len() - 3].parse().unwrap(), 8443)) {
+        for (mut near, mut far) in connect(client, owner, vip) {
+            let connection = Connection::new(near.local_addr().unwrap(), vip).unwrap();
+            near.set_read_timeout(Some(PATIENCE)).unwrap();
+            far.set_read_timeout(Some(PATIENCE)).unwrap();
+            for word in [b"one", b"two"] {
+                tickler.send(&connection).unwrap();
+                let mut heard = [0; 3];
+                near.write_all(word).unwrap();
+                far.read_exact(&mut heard).unwrap();
+                far.write_all(&heard).unwrap();
+                near.read_exact(&mut heard).unwrap();
+                assert_eq!(&heard, word);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_kernel_knows_who_is_connected_to_the_virtual_ips() {
+    let Some(segment) = Segment::new(2) else { return };
+    let [client, owner] = &segment.stations[..] else { unreachable!("there are two") };
+    claim(owner);
+    let vips = VIPS.map(|vip| SocketAddr::new(vip[..vip.len() - 3].parse().unwrap(), 8443));
+    let connections = vips.map(|vip| connect(client, owner, vip));
+    // Neither the host's own address nor what it connects to itself is the virtual IPs' concern.
+    let other = connect(client, owner, "10.0.0.2:8444".parse().unwrap());
+    // A socket for both families, as kube-apiserver's: its client has an address of IPv4.
+    let (both, mapped) = {
+        let listener = owner.enter(|| TcpListener::bind("[::]:6443").unwrap());
+        let near =
+            client.enter(|| TcpStream::connect_timeout(&"10.0.0.9:6443".parse().unwrap(), PATIENCE).unwrap());
+        (listener.accept().unwrap(), near)
+    };
+    let expected = |vip, near: &TcpStream| Connection::new(near.local_addr().unwrap(), vip).unwrap();
+    let mut all: Vec<_> = vips
+        .iter()
+        .zip(&connections)
+        .flat_map(|(vip, ends)| ends.iter().map(move |(near, _)| expected(*vip, near)))
+        .chain([expected("10.0.0.9:6443".parse().unwrap(), &mapped)])
+        .collect();
+    all.sort_unstable();
+
+    let list = |limit| {
+        owner.run(async move { Sockets::open().unwrap().connections(&vips.map(|vip| vip.ip()), limit).await })
+    };
+    let began = Instant::now();
+    let mut listed = list(1000).unwrap();
+    eprintln!("listed after {} us", began.elapsed().as_micros());
+    listed.sort_unstable();
+
+    assert_eq!(listed, all);
+    assert_eq!(list(2).unwrap().len(), 2);
+    drop((other, both));
+}
