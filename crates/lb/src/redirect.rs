@@ -126,15 +126,14 @@ impl Table {
     /// Makes the kernel remember flows beyond the process: a chain gives it the places where it translates, a rule, although
     /// nothing leads to it, the memory of connections.
     fn remember_flows(&self, batch: &mut Batch) {
-        let chain = |name| Attributes::default().text(CHAIN_TABLE, &self.flows).text(CHAIN_NAME, name);
-        let table = Attributes::default().text(TABLE_NAME, &self.flows);
-        batch.add(Step::Table, Verb::NewTable, &table.number(TABLE_FLAGS, 0));
+        let flows = |attribute| named(&self.flows, attribute);
+        batch.add(Step::Table, Verb::NewTable, &flows(TABLE_NAME).number(TABLE_FLAGS, 0));
         let [(_, hook), _] = HOOKED;
         batch.add(Step::Chain, Verb::NewChain, &hooked(&self.flows, "places", hook));
-        batch.add(Step::Chain, Verb::NewChain, &chain("memory"));
-        let attributes = Attributes::default().text(RULE_TABLE, &self.flows).text(RULE_CHAIN, "memory");
+        batch.add(Step::Chain, Verb::NewChain, &flows(CHAIN_TABLE).text(CHAIN_NAME, "memory"));
         let never = Attributes::default().load_meta(Meta::Protocol).must_equal(&[TCP]);
         let never = never.lead_to(IpAddr::from([127, 0, 0, 1]), self.port);
+        let attributes = flows(RULE_TABLE).text(RULE_CHAIN, "memory");
         batch.add(Step::Rule, Verb::NewRule, &attributes.nest(RULE_EXPRESSIONS, &never));
     }
 
@@ -157,21 +156,25 @@ impl Table {
     }
 
     fn named(&self, attribute: u16) -> Attributes {
-        Attributes::default().text(attribute, &self.name)
+        named(&self.name, attribute)
     }
+}
+
+/// The beginning of what is said of a table or of something in it, where this attribute has the table's name.
+fn named(table: &str, attribute: u16) -> Attributes {
+    Attributes::default().text(attribute, table)
 }
 
 /// Takes a table away that may be there: it is made before it is deleted, so that there is one to delete.
 fn clear(batch: &mut Batch, table: &str) {
-    let named = || Attributes::default().text(TABLE_NAME, table);
-    batch.add(Step::Replace, Verb::NewTable, &named().number(TABLE_FLAGS, 0));
-    batch.add(Step::Replace, Verb::DeleteTable, &named());
+    batch.add(Step::Replace, Verb::NewTable, &named(table, TABLE_NAME).number(TABLE_FLAGS, 0));
+    batch.add(Step::Replace, Verb::DeleteTable, &named(table, TABLE_NAME));
 }
 
 /// A chain of a table that translates addresses.
 fn hooked(table: &str, chain: &str, hook: u32) -> Attributes {
     let hook = Attributes::default().number(1, hook).bytes(2, &PRIORITY.to_be_bytes());
-    let attributes = Attributes::default().text(CHAIN_TABLE, table).text(CHAIN_NAME, chain);
+    let attributes = named(table, CHAIN_TABLE).text(CHAIN_NAME, chain);
     attributes.nest(CHAIN_HOOK, &hook).text(CHAIN_TYPE, "nat")
 }
 
