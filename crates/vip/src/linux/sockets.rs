@@ -72,14 +72,11 @@ impl Sockets {
         let message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
         let mut answers = self.handle.request(message, Kernel::new(0, 0)).map_err(io::Error::other)?;
         while let Some(answer) = answers.next().await {
-            let socket = match answer.payload {
-                NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(socket)) => socket,
-                NetlinkPayload::Error(error) => return Err(error.to_io()),
-                NetlinkPayload::Done(_)
-                | NetlinkPayload::Noop
-                | NetlinkPayload::Overrun(_)
-                | NetlinkPayload::InnerMessage(_)
-                | _ => continue,
+            if let NetlinkPayload::Error(error) = &answer.payload {
+                return Err(error.to_io());
+            }
+            let NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(socket)) = answer.payload else {
+                continue;
             };
             let ends = &socket.header.socket_id;
             let server = ends.source_address.to_canonical();

@@ -1,20 +1,23 @@
 //! A client that only listens, when the owner of the address is gone.
 
 use crate::segment::{Namespace, PATIENCE, Segment};
-use std::io::{ErrorKind, Read as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 use vip::linux::{Sockets, Tickler};
 use vip::tickle::Connection;
 
-const VIPS: [&str; 2] = ["10.0.0.9/24", "fd00::9/64"];
+const VIPS: [&str; 2] = ["10.0.0.9", "fd00::9"];
 const CONNECTIONS: usize = 3;
 
 fn claim(station: &Namespace) {
-    for vip in VIPS {
-        station
-            .try_ip(&format!("address add {vip} dev eth0{}", if vip.contains(':') { " nodad" } else { "" }));
-    }
+    station.ip("address add 10.0.0.9/24 dev eth0");
+    station.ip("address add fd00::9/64 dev eth0 nodad");
+}
+
+/// Where the servers of the virtual IPs listen.
+fn servers() -> [SocketAddr; 2] {
+    VIPS.map(|vip| SocketAddr::new(vip.parse().unwrap(), 8443))
 }
 
 /// Connections to one of the addresses, with the ends that the server keeps.
@@ -29,7 +32,7 @@ fn an_idle_client_learns_by_a_tickle_and_by_nothing_else_that_its_connection_is_
     let Some(segment) = Segment::new(3) else { return };
     let [client, old, new] = &segment.stations[..] else { unreachable!("there are three") };
     claim(old);
-    let vips = VIPS.map(|vip| SocketAddr::new(vip[..vip.len() - 3].parse().unwrap(), 8443));
+    let vips = servers();
     let connections = vips.map(|vip| connect(client, old, vip));
 
     // The owner is cut off, the next one has the address, and the client knows where.
@@ -60,12 +63,11 @@ fn an_idle_client_learns_by_a_tickle_and_by_nothing_else_that_its_connection_is_
 
 #[test]
 fn a_connection_that_stands_is_not_harmed_by_a_tickle() {
-    use std::io::Write as _;
     let Some(segment) = Segment::new(2) else { return };
     let [client, owner] = &segment.stations[..] else { unreachable!("there are two") };
     claim(owner);
     let tickler = owner.enter(Tickler::open).unwrap();
-    for vip in VIPS.map(|vip| SocketAddr::new(vip[..vip.len() - 3].parse().unwrap(), 8443)) {
+    for vip in servers() {
         for (mut near, mut far) in connect(client, owner, vip) {
             let connection = Connection::new(near.local_addr().unwrap(), vip).unwrap();
             near.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -88,7 +90,7 @@ fn the_kernel_knows_who_is_connected_to_the_virtual_ips() {
     let Some(segment) = Segment::new(2) else { return };
     let [client, owner] = &segment.stations[..] else { unreachable!("there are two") };
     claim(owner);
-    let vips = VIPS.map(|vip| SocketAddr::new(vip[..vip.len() - 3].parse().unwrap(), 8443));
+    let vips = servers();
     let connections = vips.map(|vip| connect(client, owner, vip));
     // Neither the host's own address nor what it connects to itself is the virtual IPs' concern.
     let other = connect(client, owner, "10.0.0.2:8444".parse().unwrap());
