@@ -31,10 +31,14 @@ const ENOUGH: usize = 40;
 
 async fn bring_up(lab: &mut Lab, system: System) -> Result<usize> {
     lab.start_system(system)?;
-    let owner = lab.await_owner(PATIENCE, |_| true).await?;
-    // All backends are judged by then, and the neighbours know the owner.
+    lab.await_owner(PATIENCE, |_| true).await?;
+    settle(lab).await
+}
+
+/// Waits until all backends are judged, and the neighbours know the owner; returns it.
+async fn settle(lab: &mut Lab) -> Result<usize> {
     lab.set_probing(true).await?;
-    lab.calm(Duration::from_secs(1), PATIENCE).await?;
+    let owner = lab.calm(Duration::from_secs(1), PATIENCE).await?;
     lab.set_probing(false).await?;
     Ok(owner)
 }
@@ -158,9 +162,7 @@ fn the_address_leads_everybody_to_all_apiservers_before_and_after_a_move() {
         ensure!(tables(&lab, owner)?.is_empty(), "the check left {}", tables(&lab, owner)?);
         lab.nodes[owner].start_again("vipd")?;
 
-        lab.set_probing(true).await?;
-        ensure!(lab.calm(Duration::from_secs(1), PATIENCE).await? == successor);
-        lab.set_probing(false).await?;
+        ensure!(settle(&mut lab).await? == successor);
         everybody_reaches_all(&lab, successor).await
     });
 }
@@ -217,15 +219,11 @@ fn a_killed_vipd_takes_the_redirect_along_and_its_clients_learn_of_it_at_once() 
         let successor = lab.await_owner(PATIENCE, |node| node != owner).await?;
         let redirected = format!("{TABLE}{FLOWS}");
         ensure!(tables(&lab, successor)? == redirected, "{}", tables(&lab, successor)?);
-        lab.set_probing(true).await?;
-        lab.calm(Duration::from_secs(1), PATIENCE).await?;
-        lab.set_probing(false).await?;
+        settle(&mut lab).await?;
         let nodes = answering(&lab.client, vip, &lab).await?;
         ensure!(nodes == all(), "only {nodes:?} answered");
         lab.nodes[owner].start_again("vipd")?;
-        lab.set_probing(true).await?;
-        lab.calm(Duration::from_secs(1), PATIENCE).await?;
-        lab.set_probing(false).await?;
+        settle(&mut lab).await?;
         ensure!(tables(&lab, owner)? == redirected, "started again: {}", tables(&lab, owner)?);
         lab.remove_system().await?;
 
