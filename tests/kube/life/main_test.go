@@ -27,7 +27,7 @@ var (
 	election = flag.String("election", cluster.Peers, "peers or lease")
 	form     = flag.String("form", "", "how vipd runs: sample, pod or daemonset")
 	port     = flag.Int("endpoint", 8443, "the port of the virtual IP")
-	// A lease of vipd's default is a fifth of a second: on a machine that is busy with something else, the address moves although
+	// A lease of vipd's default is 150 ms: on a machine that is busy with something else, the address moves although
 	// nothing is broken, which some tests take for a failure.
 	timing = flag.String("timing", "", "the profile of the peers' election")
 )
