@@ -9,10 +9,10 @@ use std::{
 };
 
 use crate::{
-    Leadership, Term,
+    Term,
     dice::Dice,
     message::{Body, Gossip, Message, Round, Version},
-    node::{Incarnation, Instance, NodeId, Process},
+    node::{Incarnation, Instance, Process},
     timing::exclusion,
 };
 
@@ -35,6 +35,7 @@ mod handover;
 mod members;
 mod roster;
 mod turn;
+mod view;
 mod voter;
 
 /// A member is told as lost after so many leases of silence: decisions need one, log lines shouldn't flap.
@@ -299,50 +300,6 @@ impl Election {
         Timer::ALL.into_iter().filter_map(|timer| self.deadline(timer)).min()
     }
 
-    /// Who leads.
-    pub fn leadership(&self, now: Instant) -> Leadership {
-        match &self.standing {
-            Standing::Leading { candidacy, until, .. } if now < *until => {
-                Leadership::Leader { term: candidacy.term, until: *until }
-            }
-            Standing::Following
-            | Standing::Canvassing(_)
-            | Standing::Requesting { .. }
-            | Standing::Leading { .. }
-            | Standing::HandingOver { .. } => {
-                let leader = self.roster.leader(now).map(|(place, _)| self.members.name(place).clone());
-                Leadership::Follower { leader }
-            }
-        }
-    }
-
-    /// The end of this node's lease, if it leads.
-    pub fn lease_end(&self, now: Instant) -> Option<Instant> {
-        match &self.standing {
-            Standing::Leading { until, .. } => Some(*until).filter(|until| now < *until),
-            Standing::Following
-            | Standing::Canvassing(_)
-            | Standing::Requesting { .. }
-            | Standing::HandingOver { .. } => None,
-        }
-    }
-
-    /// What another member said of itself last, and when.
-    pub fn peer(&self, name: &NodeId) -> Option<(&Gossip, Instant)> {
-        let place = self.members.place_of_other(name)?;
-        self.roster.peer(place).map(|peer| (&peer.gossip, peer.heard))
-    }
-
-    /// Whether majorities of a member's set and of this node's are sure to meet.
-    pub fn agrees_on_members(&self, gossip: &Gossip) -> bool {
-        self.members.meets(&gossip.members)
-    }
-
-    /// The lease this member is configured with.
-    pub fn lease(&self) -> Duration {
-        self.settings.timing.lease()
-    }
-
     fn deadline(&self, timer: Timer) -> Option<Instant> {
         match (timer, &self.standing) {
             (Timer::Beat, _) => Some(self.next_beat),
@@ -353,24 +310,6 @@ impl Election {
                 Some(*until)
             }
             (Timer::Stand | Timer::CanvassEnd | Timer::GiveUp | Timer::LeaseEnd, _) => None,
-        }
-    }
-
-    /// What this member says of itself now.
-    pub fn gossip(&self, now: Instant) -> Gossip {
-        let Settings { timing, priority, start_as_leader, version, preempt_delay, .. } = &self.settings;
-        Gossip {
-            eligible: self.eligible,
-            start_as_leader: *start_as_leader,
-            preempting: self.challenging_since.is_some_and(|since| since + *preempt_delay <= now),
-            abstaining: self.voter.abstention(now).is_some(),
-            stopping: !self.wishes_to_lead(now),
-            leading: self.lease_end(now).is_some(),
-            priority: *priority,
-            term: self.term,
-            lease: timing.lease(),
-            members: self.members.set(),
-            version: version.clone(),
         }
     }
 

@@ -17,7 +17,7 @@ pub(crate) struct Mutation {
 pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         rule: "1 leading ends by time alone",
-        file: "quorum/mod.rs",
+        file: "quorum/view.rs",
         find: "Standing::Leading { candidacy, until, .. } if now < *until => {",
         replace: "Standing::Leading { candidacy, until, .. } => {",
         caught_by: "candidates::a_lead_ends_by_time_alone",
@@ -297,14 +297,14 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     },
     Mutation {
         rule: "8 preemption has a delay",
-        file: "quorum/mod.rs",
+        file: "quorum/view.rs",
         find: "since + *preempt_delay <= now",
         replace: "since + *preempt_delay / 2 <= now",
         caught_by: "order::who_preempts_does_so_after_its_delay_of_being_eligible",
     },
     Mutation {
         rule: "9 gossip says what is so",
-        file: "quorum/mod.rs",
+        file: "quorum/view.rs",
         find: "leading: self.lease_end(now).is_some(),",
         replace: "leading: false,",
         caught_by: "order::every_message_carries_the_gossip",
