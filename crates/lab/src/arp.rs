@@ -104,6 +104,21 @@ pub fn at_once<'a>(rounds: impl Iterator<Item = &'a Round>, from: Instant) -> (u
     })
 }
 
+/// The longest time since an instant in which nobody answered: from a request without an answer to the next one with one, or to the
+/// last one.
+pub fn longest_unanswered<'a>(rounds: impl Iterator<Item = &'a Round>, from: Instant) -> Duration {
+    let mut longest = Duration::ZERO;
+    let mut since = None;
+    for round in rounds.filter(|round| round.at >= from) {
+        let began = *since.get_or_insert(round.at);
+        longest = longest.max(round.at - began);
+        if !round.answers.is_empty() {
+            since = None;
+        }
+    }
+    longest
+}
+
 fn open(interface: u32) -> Result<Socket> {
     let protocol = Protocol::from(i32::from(ETHERTYPE_ARP.to_be()));
     let socket = Socket::new(Domain::PACKET, Type::RAW.nonblocking(), Some(protocol))
@@ -242,6 +257,22 @@ mod tests {
         for length in 0..FRAME_LENGTH {
             assert_eq!(parse_answer(&reply()[..length], ME), None, "{length} bytes");
         }
+    }
+
+    #[test]
+    fn nobody_has_it_from_the_first_request_without_an_answer_to_the_next_with_one() {
+        let start = Instant::now();
+        let round = |turn: u32, answers: &[Mac]| Round {
+            at: start + INTERVAL * turn,
+            answers: answers.iter().copied().collect(),
+        };
+        let mut rounds =
+            vec![round(0, &[]), round(1, &[OWNER]), round(2, &[]), round(3, &[]), round(5, &[ME])];
+        assert_eq!(longest_unanswered(rounds.iter(), start), INTERVAL * 3);
+        assert_eq!(longest_unanswered(rounds.iter(), start + INTERVAL * 3), INTERVAL * 2);
+        assert_eq!(longest_unanswered(rounds[1..2].iter(), start), Duration::ZERO);
+        rounds.extend([round(6, &[]), round(16, &[])]);
+        assert_eq!(longest_unanswered(rounds.iter(), start), INTERVAL * 10);
     }
 
     #[test]

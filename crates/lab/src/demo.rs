@@ -113,7 +113,8 @@ pub async fn run(lab: &mut Lab, system: System, began: Instant) -> Result<bool> 
     console.line(format!("\n{}", table(&trials)));
     let passed = trials.iter().all(Trial::passed);
     console.line(if passed {
-        "The address came back each time. Two nodes had it only where the owner was killed, until the kernel took it off."
+        "The address came back each time, and never did two nodes answer for it. Two had it only where the owner was killed, \
+         until the kernel took it off."
     } else {
         "NOT as it should be: see the steps marked FAILED."
     });
@@ -131,6 +132,20 @@ fn sentence(trial: &Trial) -> String {
         Fault::AddressDeleted => format!("somebody deletes the VIP from the owner, {owner}, by hand"),
         Fault::Sigkill => format!("SIGKILL of the owner, {owner}; later started again"),
         Fault::Sigstop => format!("the owner, {owner}, is frozen by SIGSTOP; later continued"),
+        // None of its steps.
+        Fault::SigkillTwo
+        | Fault::Unplugged
+        | Fault::Partitioned
+        | Fault::Mute
+        | Fault::Deaf
+        | Fault::Loss1
+        | Fault::Loss10
+        | Fault::Loss30
+        | Fault::Latency
+        | Fault::Jitter
+        | Fault::Starved
+        | Fault::RollingRestart
+        | Fault::EtcdKilled => format!("{} for the owner, {owner}; later undone", trial.fault),
     }
 }
 

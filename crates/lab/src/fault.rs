@@ -5,22 +5,15 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
-use rustix::process::Signal;
 use tokio::time::Instant;
 
-use crate::arp::at_once;
+use crate::arp::{at_once, longest_unanswered};
+use crate::delay::Slowness;
 use crate::lab::Lab;
 use crate::network::{NODES, VIP};
 use crate::ownership::{Move, Overlap, moves, overlaps};
 use crate::prober::Service;
-use crate::process::STOP_PATIENCE;
 use crate::system::{Pace, System};
-
-/// After a fault, all must have been well for this long.
-const CALM: Duration = Duration::from_secs(1);
-/// How long the calm before a fault may take, healing of the fault before it included.
-const SETTLE_PATIENCE: Duration = Duration::from_secs(90);
 
 /// Something that happens to the owner of the virtual IP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,17 +30,56 @@ pub enum Fault {
     Sigkill,
     /// All processes of the system on it are stopped, and stay so.
     Sigstop,
+    /// The same as [`Sigkill`](Self::Sigkill), on it and on another node: no majority is left.
+    SigkillTwo,
+    /// Its frames reach nobody and none reach it, but it keeps its carrier.
+    Unplugged,
+    /// The other nodes and it don't reach each other; the client reaches all.
+    Partitioned,
+    /// The other nodes don't hear it.
+    Mute,
+    /// It doesn't hear the other nodes.
+    Deaf,
+    /// One in a hundred of its frames is lost, either way.
+    Loss1,
+    /// One in ten.
+    Loss10,
+    /// Three in ten.
+    Loss30,
+    /// Each of its frames takes 20 ms, either way.
+    Latency,
+    /// Each of its frames takes between nothing and 20 ms, either way, and may overtake another.
+    Jitter,
+    /// Eight busy loops take the machine, which all nodes share.
+    Starved,
+    /// The system is asked to end and started again, on it and then on one node after the other.
+    RollingRestart,
+    /// Its member of etcd is killed, where there are real control planes.
+    EtcdKilled,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 19] = [
         Self::ApiserverKilled,
         Self::LinkDown,
         Self::Sigterm,
         Self::AddressDeleted,
         Self::Sigkill,
         Self::Sigstop,
+        Self::SigkillTwo,
+        Self::Unplugged,
+        Self::Partitioned,
+        Self::Mute,
+        Self::Deaf,
+        Self::Loss1,
+        Self::Loss10,
+        Self::Loss30,
+        Self::Latency,
+        Self::Jitter,
+        Self::Starved,
+        Self::RollingRestart,
+        Self::EtcdKilled,
     ];
 
     /// Its name on the command line and in reports.
@@ -59,43 +91,102 @@ impl Fault {
             Self::AddressDeleted => "address-deleted",
             Self::Sigkill => "sigkill",
             Self::Sigstop => "sigstop",
+            Self::SigkillTwo => "sigkill-two",
+            Self::Unplugged => "unplugged",
+            Self::Partitioned => "partitioned",
+            Self::Mute => "mute",
+            Self::Deaf => "deaf",
+            Self::Loss1 => "loss-1",
+            Self::Loss10 => "loss-10",
+            Self::Loss30 => "loss-30",
+            Self::Latency => "latency",
+            Self::Jitter => "jitter",
+            Self::Starved => "starved",
+            Self::RollingRestart => "rolling-restart",
+            Self::EtcdKilled => "etcd-killed",
         }
     }
 
-    /// How long two nodes may hold the address and answer for it: nobody is left to take it off a killed or frozen node but
-    /// the kernel, whose address lifetimes have a grain of a second.
+    /// How long two nodes may hold the address, of which never more than one may answer for it: nobody is left to take it off
+    /// a killed or frozen node but the kernel, whose address lifetimes have a grain of a second.
     pub fn overlap_allowed(self) -> Duration {
+        if self.leaves_nobody_to_let_go() { Duration::from_secs(3) } else { Duration::ZERO }
+    }
+
+    /// Whether whoever has the address can do nothing about it afterwards.
+    fn leaves_nobody_to_let_go(self) -> bool {
+        matches!(self, Self::Sigkill | Self::Sigstop | Self::SigkillTwo)
+    }
+
+    /// How slow it makes a node's cable.
+    pub(crate) fn slowness(self) -> Option<Slowness> {
+        let slow = Duration::from_millis(20);
         match self {
-            Self::Sigkill | Self::Sigstop => Duration::from_secs(3),
-            Self::ApiserverKilled | Self::LinkDown | Self::Sigterm | Self::AddressDeleted => Duration::ZERO,
+            Self::Latency => Some(Slowness { latency: slow, jitter: Duration::ZERO }),
+            Self::Jitter => Some(Slowness { latency: Duration::ZERO, jitter: slow }),
+            Self::ApiserverKilled
+            | Self::LinkDown
+            | Self::Sigterm
+            | Self::AddressDeleted
+            | Self::Sigkill
+            | Self::Sigstop
+            | Self::SigkillTwo
+            | Self::Unplugged
+            | Self::Partitioned
+            | Self::Mute
+            | Self::Deaf
+            | Self::Loss1
+            | Self::Loss10
+            | Self::Loss30
+            | Self::Starved
+            | Self::RollingRestart
+            | Self::EtcdKilled => None,
         }
+    }
+
+    /// Whether it takes a member of etcd from the other two, where there are real control planes.
+    pub(crate) fn takes_etcd(self) -> bool {
+        matches!(
+            self,
+            Self::LinkDown | Self::Unplugged | Self::Partitioned | Self::Mute | Self::Deaf | Self::EtcdKilled
+        )
+    }
+
+    /// Whether a majority of the nodes is left that hear each other.
+    pub fn leaves_a_majority(self) -> bool {
+        self != Self::SigkillTwo
     }
 
     /// How long a system may take until all is well again. haproxy as documented needs some twelve seconds to leave
     /// a vanished backend alone; a killed keepalived never gives the address back, so waiting longer tells nothing. Where a
     /// Lease has to run out first, nothing can come before that.
-    fn patience(self, system: System) -> Duration {
+    pub(crate) fn patience(self, system: System) -> Duration {
         let lease = system.lease().map(Pace::takeover).unwrap_or_default();
-        match self {
-            Self::ApiserverKilled | Self::LinkDown | Self::Sigterm | Self::AddressDeleted => {
-                Duration::from_secs(30).max(lease)
-            }
-            Self::Sigkill | Self::Sigstop => Duration::from_secs(12).max(lease),
-        }
+        let seconds = if self.leaves_nobody_to_let_go() { 12 } else { 30 };
+        Duration::from_secs(seconds).max(lease)
     }
 
     /// How long to watch for an effect at least.
-    fn watch_time(self, system: System) -> Duration {
+    pub(crate) fn watch_time(self, system: System) -> Duration {
         match self {
             Self::ApiserverKilled => system.check_time(),
             // keepalived notices a deleted address at the latest with its next advert.
             Self::AddressDeleted => Duration::from_secs(1),
+            // What comes of it is a matter of luck, and of time.
+            Self::Loss1 | Self::Loss10 | Self::Loss30 | Self::Latency | Self::Jitter | Self::Starved => {
+                Duration::from_secs(10)
+            }
+            Self::LinkDown | Self::Sigterm | Self::RollingRestart => Duration::from_millis(100),
             // Without a balancer nothing fails at first: the address is still there, and the apiserver answers behind it. What
             // the system does about its dead holder comes when the lease has run out.
-            Self::Sigkill | Self::Sigstop => {
-                system.lease().map_or(Duration::from_millis(100), Pace::takeover)
-            }
-            Self::LinkDown | Self::Sigterm => Duration::from_millis(100),
+            Self::Sigkill
+            | Self::Sigstop
+            | Self::SigkillTwo
+            | Self::Unplugged
+            | Self::Partitioned
+            | Self::Mute
+            | Self::Deaf
+            | Self::EtcdKilled => system.lease().map_or(Duration::from_millis(100), Pace::takeover),
         }
     }
 }
@@ -130,6 +221,8 @@ pub struct Observation {
     pub answered_at_once: usize,
     /// For how long more than one did.
     pub answered_overlap: Duration,
+    /// The longest time in which nobody answered any.
+    pub unanswered: Duration,
     /// Who holds the virtual IP at the end.
     pub holders: BTreeSet<usize>,
 }
@@ -161,10 +254,11 @@ pub struct Trial {
 }
 
 impl Trial {
-    /// Whether the service came back and no two nodes were owners for longer than they may be.
+    /// Whether the service came back, no two nodes answered for the address, and none held it beside the owner for longer than
+    /// it may.
     pub fn passed(&self) -> bool {
         self.recovered
-            && self.seen.answered_overlap <= self.fault.overlap_allowed()
+            && self.seen.answered_at_once <= 1
             && self.seen.longest_overlap() <= self.fault.overlap_allowed()
     }
 }
@@ -183,87 +277,15 @@ impl Lab {
         let attempts = self.prober().map(|prober| prober.attempts().entries()).unwrap_or_default();
         let (answered_at_once, answered_overlap) =
             self.arp.rounds().read(|rounds| at_once(rounds.iter(), from));
+        let unanswered = self.arp.rounds().read(|rounds| longest_unanswered(rounds.iter(), from));
         Observation {
             service: Service::between(&attempts, from, until),
             overlaps: overlaps(&changes, from, until),
             moves: moves(&changes, VIP.into(), from),
             answered_at_once,
             answered_overlap,
+            unanswered,
             holders: self.holders(),
-        }
-    }
-
-    /// Waits for calm, does it to the owner, watches until all is well again or patience ends, and undoes it.
-    ///
-    /// # Errors
-    /// If there is no calm to begin with, or the fault cannot be made.
-    pub async fn trial(&mut self, fault: Fault) -> Result<Trial> {
-        let system = self.system().context("no system is running")?;
-        let owner = self.calm(system.calm_time(), SETTLE_PATIENCE).await?;
-        let from = Instant::now();
-        self.inflict(fault, owner).await?;
-        let watch_until = from + fault.watch_time(system);
-        let moved = |changes: &std::collections::VecDeque<crate::ownership::Change>| {
-            changes.back().filter(|change| change.at > from).map(|_| ())
-        };
-        self.ownership.changes().wait_for(watch_until, moved).await;
-        let recovered = self.calm(CALM, fault.patience(system)).await.is_ok();
-        let seen = self.observe(from);
-        self.undo(fault, owner).await?;
-        Ok(Trial { fault, owner, seen, recovered })
-    }
-
-    /// Makes a fault on a node.
-    ///
-    /// # Errors
-    /// If it cannot be made.
-    pub async fn inflict(&mut self, fault: Fault, place: usize) -> Result<()> {
-        let node = &mut self.nodes[place];
-        match fault {
-            Fault::ApiserverKilled => node.process("apiserver")?.signal(Signal::KILL),
-            Fault::LinkDown => self.switch.set_link(NODES[place], false).await,
-            Fault::Sigterm => node.terminate_owner(),
-            Fault::AddressDeleted => {
-                anyhow::ensure!(node.remove_addresses().await?, "{} had no virtual IP", NODES[place]);
-                Ok(())
-            }
-            Fault::Sigkill => node.signal_system(Signal::KILL),
-            Fault::Sigstop => node.signal_system(Signal::STOP),
-        }
-    }
-
-    /// Undoes a fault: the cable is back, what ended is started again.
-    ///
-    /// # Errors
-    /// If something cannot be started.
-    pub async fn undo(&mut self, fault: Fault, place: usize) -> Result<()> {
-        let node = &mut self.nodes[place];
-        match fault {
-            Fault::LinkDown => {
-                self.switch.set_link(NODES[place], true).await?;
-                // kube-vip ends when it loses its lease, and a kubelet would start it again.
-                self.nodes[place].start_missing()
-            }
-            Fault::ApiserverKilled => {
-                node.await_end("apiserver", STOP_PATIENCE).await?;
-                node.start_missing()?;
-                self.backend_ready(place).await
-            }
-            Fault::Sigterm => {
-                node.await_end_of_owner(STOP_PATIENCE).await?;
-                node.start_missing()
-            }
-            Fault::AddressDeleted => Ok(()),
-            Fault::Sigkill => {
-                // What no kernel took away by now, nobody will: the next trial needs a clean node.
-                node.await_end_of_owner(STOP_PATIENCE).await?;
-                node.remove_addresses().await?;
-                node.start_missing()
-            }
-            Fault::Sigstop => {
-                node.signal_system(Signal::CONT)?;
-                node.start_missing()
-            }
         }
     }
 }

@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::arp::ArpObserver;
+use crate::inflict::Busy;
 use crate::isolation::{Enclosure, WORK_DIR};
 use crate::kubernetes::Kubernetes;
 use crate::network::{
@@ -23,6 +24,7 @@ use crate::pki::Pki;
 use crate::prober::{Prober, Target, Verdict};
 use crate::process::Launch;
 use crate::system::{Programs, Site, System};
+use crate::wall_clock::environment;
 
 /// How often something is asked that tells nothing by itself (is the server up?).
 const ASK_INTERVAL: Duration = Duration::from_millis(50);
@@ -60,8 +62,12 @@ pub struct Lab {
     pub arp: ArpObserver,
     target: Target,
     prober: Option<Prober>,
-    system: Option<System>,
-    plan: Plan,
+    pub(crate) system: Option<System>,
+    /// What starves the machine, while something does.
+    pub(crate) busy: Option<Busy>,
+    /// What is preloaded into the system under test, where its wall clocks are to be stepped.
+    pub(crate) wall_clocks: Option<PathBuf>,
+    pub(crate) plan: Plan,
 }
 
 impl Lab {
@@ -98,6 +104,8 @@ impl Lab {
             target,
             prober: None,
             system: None,
+            busy: None,
+            wall_clocks: None,
             plan,
         })
     }
@@ -193,7 +201,9 @@ impl Lab {
     pub fn start_system_on(&mut self, place: usize, system: System) -> Result<()> {
         let node = &mut self.nodes[place];
         let site = Site { node: place, folder: node.folder(), programs: &self.plan.programs, pki: &self.pki };
-        for launch in system.prepare(site)? {
+        for mut launch in system.prepare(site)? {
+            let clock = self.wall_clocks.as_deref().map(|library| environment(library, node.folder()));
+            launch.env.extend(clock.into_iter().flatten());
             node.run(launch)?;
         }
         Ok(())
@@ -222,11 +232,12 @@ impl Lab {
         Ok(())
     }
 
-    /// Plugs everything in again, heals all cuts and starts missing backends: whatever a trial that failed left undone.
+    /// Ends what starves the machine, plugs everything in again, heals all cuts and starts missing backends: whatever a trial that failed left undone.
     ///
     /// # Errors
     /// If a backend does not become ready.
     pub async fn restore(&mut self) -> Result<()> {
+        self.busy = None;
         self.switch.heal().await?;
         for name in NODES {
             self.switch.set_plugged(name, true).await?;
@@ -330,6 +341,18 @@ impl Lab {
             .flat_map(|other| [(name, other), (other, name)])
             .map(|(from, to)| (from.to_owned(), to.to_owned()));
         self.switch.cut(both_ways).await
+    }
+
+    /// What vipd on a node says of itself.
+    ///
+    /// # Errors
+    /// If it doesn't answer.
+    pub fn vipd_status(&self, place: usize) -> Result<serde_json::Value> {
+        let mut ask = std::process::Command::new(self.plan.programs.vipd()?);
+        let asked =
+            ask.args(["status", "--json", "--socket"]).arg(self.nodes[place].vipd_socket()).output()?;
+        ensure!(asked.status.success(), "{}", String::from_utf8_lossy(&asked.stderr));
+        Ok(serde_json::from_slice(&asked.stdout)?)
     }
 
     /// Copies every process's output into a folder.

@@ -7,16 +7,23 @@
 //! ```text
 //! vipd-lab demo                 shows, step by step, what a client sees when things break
 //! vipd-lab compare              the same faults for vipd and keepalived in one run
+//! vipd-lab storm                faults in a row, drawn from a seed: never two owners, always one again
+//! vipd-lab starve               eight busy loops beside it: does the address stay?
+//! vipd-lab balance              loads for vipd's balancer, haproxy, nginx and the kernel's DNAT in one run
+//! vipd-lab clocks               steps the wall clock of vipd alone: does anything come of it?
 //! vipd-lab exec -- CMD ARGS…    runs a command on the client, with the control socket in LAB_SOCKET
 //! vipd-lab shell                keeps the lab up and says how to enter its namespaces
 //! ```
 
 pub mod arp;
 pub mod backend;
+pub mod balance;
 pub mod compare;
 pub mod control;
+pub mod delay;
 pub mod demo;
 pub mod fault;
+mod inflict;
 pub mod isolation;
 pub mod journal;
 pub mod kubernetes;
@@ -29,10 +36,13 @@ pub mod ownership;
 pub mod pki;
 pub mod prober;
 pub mod process;
+pub mod starve;
+pub mod storm;
 pub mod system;
+pub mod wall_clock;
 
 #[expect(
     unsafe_code,
-    reason = "unshare, pre_exec and sockaddr_ll have no checked form; each block says why it holds"
+    reason = "unshare, pre_exec, sockaddr_ll and options of packet sockets have no checked form; each block says why it holds"
 )]
 mod sys;

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
+use lab::balance::Contender;
 use lab::compare::Matrix;
 use lab::control::Control;
 use lab::demo::{Console, Started, bring_up};
@@ -39,7 +40,7 @@ enum Command {
         /// How often each cell is measured
         #[arg(long, default_value_t = 10)]
         runs: usize,
-        /// Which systems: vipd, vipd-fast, vipd-relaxed, vipd-same-port, keepalived, keepalived-tuned, keepalived-minimum, and with --kubernetes
+        /// Which systems: vipd, vipd-fast, vipd-relaxed, vipd-same-port, vipd-address, keepalived, keepalived-tuned, keepalived-minimum, and with --kubernetes
         /// vipd-lease-15, vipd-lease-5, vipd-lease-2, the same three with -balancer, kube-vip-15, kube-vip-5
         #[arg(long, value_delimiter = ',', default_values_t = Matrix::SYSTEMS)]
         systems: Vec<System>,
@@ -54,6 +55,57 @@ enum Command {
         kubernetes: bool,
         #[command(flatten)]
         places: Places,
+    },
+    /// Let faults drawn from a seed happen in a row, and judge: never two nodes that answer, always one again
+    Storm {
+        /// How many faults
+        #[arg(long, default_value_t = 200)]
+        faults: usize,
+        /// The seed that they are drawn from [default: a new one]
+        #[arg(long)]
+        seed: Option<u64>,
+        /// Which faults are drawn [default: those that a system of this kind is to survive]
+        #[arg(long, value_delimiter = ',')]
+        scenarios: Option<Vec<Fault>>,
+        /// Write every single result to this file
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+        #[command(flatten)]
+        setup: Setup,
+    },
+    /// Take the machine's processors by eight busy loops for a while: the address is to stay where it is
+    Starve {
+        /// For how many seconds
+        #[arg(long, default_value_t = 300)]
+        seconds: u64,
+        #[command(flatten)]
+        setup: Setup,
+    },
+    /// Measure what a balancer costs: vipd, haproxy, nginx, the kernel's DNAT and none, under the same loads, in turn
+    Balance {
+        /// How often each is measured
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+        /// Which: none, nft, haproxy, nginx, vipd
+        #[arg(long, value_delimiter = ',', default_values_t = Contender::ALL)]
+        contenders: Vec<Contender>,
+        /// How long each load lasts, in seconds
+        #[arg(long, default_value_t = 5)]
+        seconds: u64,
+        /// Connections that stand idle
+        #[arg(long, default_value_t = 7000)]
+        idle: usize,
+        /// Write every single result to this file
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+        #[command(flatten)]
+        places: Places,
+    },
+    /// Step the wall clock of one vipd after the other by an hour, forwards and back: nothing is to come of it. It takes a vipd that is
+    /// linked dynamically, by default the one beside this program
+    Clocks {
+        #[command(flatten)]
+        setup: Setup,
     },
     /// Run a command on the client, with three nodes running; its exit code is passed on
     Exec {
@@ -164,7 +216,14 @@ async fn run(command: Command) -> Result<u8> {
         Command::Backend { listen, node, certificates } => {
             lab::backend::serve(listen, node, &certificates).await.map(|()| 0)
         }
-        Command::Demo { .. } | Command::Compare { .. } | Command::Exec { .. } | Command::Shell { .. } => {
+        Command::Demo { .. }
+        | Command::Compare { .. }
+        | Command::Storm { .. }
+        | Command::Starve { .. }
+        | Command::Balance { .. }
+        | Command::Clocks { .. }
+        | Command::Exec { .. }
+        | Command::Shell { .. } => {
             let Some(enclosure) = Enclosure::here() else {
                 let args: Vec<OsString> = std::env::args_os().skip(1).collect();
                 return enclose(&std::env::current_exe()?, &args).await;
@@ -194,6 +253,33 @@ async fn inside(command: Command, enclosure: &Enclosure) -> Result<u8> {
             let done = lab::compare::run(&mut lab, &matrix).await;
             save_logs(&lab, &places)?;
             done.map(|()| 0)
+        }
+        Command::Storm { faults, seed, scenarios, json, setup } => {
+            let seed = seed.unwrap_or_else(|| fastrand::u64(..));
+            let plan = lab::storm::Plan::new(setup.system(), seed, faults, scenarios);
+            let mut lab = build(enclosure, &setup.places, setup.kubernetes).await?;
+            let passed = lab::storm::run(&mut lab, setup.system(), &plan, json.as_deref()).await;
+            save_logs(&lab, &setup.places)?;
+            Ok(u8::from(!passed?))
+        }
+        Command::Starve { seconds, setup } => {
+            let mut lab = build(enclosure, &setup.places, setup.kubernetes).await?;
+            let lasts = std::time::Duration::from_secs(seconds);
+            let passed = lab::starve::run(&mut lab, setup.system(), lasts).await;
+            save_logs(&lab, &setup.places)?;
+            Ok(u8::from(!passed?))
+        }
+        Command::Balance { rounds, contenders, seconds, idle, json, places } => {
+            let lasts = std::time::Duration::from_secs(seconds);
+            let plan = lab::balance::Plan { rounds, contenders, lasts, idle, json };
+            let programs = Programs { vipd: places.vipd };
+            lab::balance::run(enclosure, &programs, &plan).await.map(|()| 0)
+        }
+        Command::Clocks { setup } => {
+            let mut lab = build(enclosure, &setup.places, setup.kubernetes).await?;
+            let passed = lab::wall_clock::run(&mut lab, setup.system()).await;
+            save_logs(&lab, &setup.places)?;
+            Ok(u8::from(!passed?))
         }
         Command::Exec { setup, bare, command } => {
             let mut lab = build(enclosure, &setup.places, setup.kubernetes).await?;

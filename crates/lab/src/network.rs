@@ -8,7 +8,7 @@
 //!   └──────────────────────────────────────────────────────────────────────────┘
 //! ```
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -16,6 +16,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use rtnetlink::{LinkBridge, LinkUnspec, LinkVeth};
 use tokio::io::AsyncWriteExt as _;
 
+use crate::delay::{Relay, Slowness};
 use crate::namespace::{Namespace, Netlink};
 use crate::sys;
 
@@ -94,6 +95,10 @@ pub struct Switch {
     bridge: u32,
     /// Directed pairs of hosts (from, to) whose frames are dropped.
     cut: BTreeSet<(String, String)>,
+    /// Hosts whose frames are lost by chance, and how many of a hundred, each way.
+    lossy: BTreeMap<String, u8>,
+    /// Hosts whose cables are slow.
+    slow: BTreeMap<String, Relay>,
 }
 
 impl Switch {
@@ -107,7 +112,7 @@ impl Switch {
         let bridge = LinkBridge::new(BRIDGE).build();
         netlink.handle().link().add(bridge).execute().await.context("failed to make the bridge")?;
         let bridge = netlink.index_of(BRIDGE).await?;
-        Ok(Self { netlink, bridge, cut: BTreeSet::new() })
+        Ok(Self { netlink, bridge, cut: BTreeSet::new(), lossy: BTreeMap::new(), slow: BTreeMap::new() })
     }
 
     /// Makes a host and plugs it in.
@@ -151,7 +156,35 @@ impl Switch {
     /// The kernel's.
     pub async fn set_plugged(&self, host: &str, plugged: bool) -> Result<()> {
         let bridge = if plugged { self.bridge } else { 0 };
-        self.set(LinkUnspec::new_with_name(host).controller(bridge).build()).await
+        let port = if self.slow.contains_key(host) { slow_port(host) } else { host.to_owned() };
+        self.set(LinkUnspec::new_with_name(&port).controller(bridge).build()).await
+    }
+
+    /// Makes the cable of a host slow, from now on; the host keeps its carrier.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub async fn delay(&mut self, host: &str, slowness: Slowness) -> Result<()> {
+        ensure!(!self.slow.contains_key(host), "the cable of {host} is slow already");
+        let (far, port) = (format!("{host}.far"), slow_port(host));
+        self.netlink.handle().link().add(LinkVeth::new(&far, &port).build()).execute().await?;
+        self.set(LinkUnspec::new_with_name(&far).up().build()).await?;
+        let sides = [self.netlink.index_of(host).await?, self.netlink.index_of(&far).await?];
+        // Nothing passes both ways at once: the relay takes over from the bridge.
+        self.set(LinkUnspec::new_with_name(host).controller(0).build()).await?;
+        self.slow.insert(host.to_owned(), Relay::start(sides, slowness, fastrand::u64(..))?);
+        self.set(LinkUnspec::new_with_name(&port).controller(self.bridge).up().build()).await
+    }
+
+    /// Makes all cables as fast as they were.
+    async fn hasten(&mut self) -> Result<()> {
+        while let Some((host, relay)) = self.slow.pop_first() {
+            drop(relay);
+            let port = self.netlink.index_of(&slow_port(&host)).await?;
+            self.netlink.handle().link().del(port).execute().await?;
+            self.set_plugged(&host, true).await?;
+        }
+        Ok(())
     }
 
     /// Drops, from now on, every frame that enters from one host and would leave to another.
@@ -163,12 +196,23 @@ impl Switch {
         self.apply_cuts().await
     }
 
-    /// Lets all frames through again.
+    /// Loses, from now on, so many in a hundred of the frames from a host, and of those to it.
+    ///
+    /// # Errors
+    /// If `nft` is missing or refuses.
+    pub async fn lose(&mut self, host: &str, percent: u8) -> Result<()> {
+        self.lossy.insert(host.to_owned(), percent);
+        self.apply_cuts().await
+    }
+
+    /// Lets all frames through again, as fast as ever.
     ///
     /// # Errors
     /// If `nft` is missing or refuses.
     pub async fn heal(&mut self) -> Result<()> {
         self.cut.clear();
+        self.lossy.clear();
+        self.hasten().await?;
         self.apply_cuts().await
     }
 
@@ -178,26 +222,53 @@ impl Switch {
              type filter hook forward priority 0; policy accept;\n",
         );
         for (from, to) in &self.cut {
-            rules += &format!("  iifname \"{from}\" oifname \"{to}\" drop\n");
+            rules += &format!("  iifname {} oifname {} drop\n", ports(from), ports(to));
+        }
+        for (host, percent) in &self.lossy {
+            for way in ["iifname", "oifname"] {
+                rules += &format!("  {way} {} numgen random mod 100 < {percent} drop\n", ports(host));
+            }
         }
         rules += " }\n}\n";
-        let mut nft = tokio::process::Command::new("nft")
-            .args(["-f", "-"])
-            .stdin(std::process::Stdio::piped())
-            .spawn()
-            .context("failed to run nft (Debian package nftables)")?;
-        let mut stdin = nft.stdin.take().expect("it is piped");
-        stdin.write_all(rules.as_bytes()).await?;
-        drop(stdin);
-        let status = nft.wait().await?;
-        ensure!(status.success(), "nft refused the rules: {status}");
-        Ok(())
+        // The switch stands in the enclosure's own namespace.
+        nft(None, &rules).await
     }
 
     async fn set(&self, message: rtnetlink::packet_route::link::LinkMessage) -> Result<()> {
         let done = self.netlink.handle().link().set(message).execute().await;
         done.context("failed to change a port of the switch")
     }
+}
+
+/// The port of a host whose cable is slow.
+fn slow_port(host: &str) -> String {
+    format!("{host}.sw")
+}
+
+/// Both ports that a host may have, for nftables.
+fn ports(host: &str) -> String {
+    format!("{{ \"{host}\", \"{}\" }}", slow_port(host))
+}
+
+/// Has `nft` carry out these commands in a namespace, or in this thread's own.
+///
+/// # Errors
+/// If it is missing or refuses.
+pub async fn nft(namespace: Option<&Namespace>, commands: &str) -> Result<()> {
+    let mut nft = tokio::process::Command::new("nft");
+    nft.args(["-f", "-"]).stdin(std::process::Stdio::piped());
+    let mut start = || Ok(nft.spawn()?);
+    let started = match namespace {
+        Some(namespace) => namespace.within(start),
+        None => start(),
+    };
+    let mut nft = started.context("failed to run nft (Debian package nftables)")?;
+    let mut stdin = nft.stdin.take().expect("it is piped");
+    stdin.write_all(commands.as_bytes()).await?;
+    drop(stdin);
+    let status = nft.wait().await?;
+    ensure!(status.success(), "nft refused the rules: {status}");
+    Ok(())
 }
 
 /// Finds a program in PATH.

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use rustix::process::Signal;
 use tokio::time::{Instant, timeout_at};
 
-use crate::network::{Host, virtual_addresses};
+use crate::network::{Host, nft, virtual_addresses};
 use crate::process::{Launch, Process};
 use crate::system::{OWNERS, vipd_socket};
 
@@ -130,7 +130,7 @@ impl Node {
         ended.with_context(|| format!("{name} did not end within {patience:?}"))?
     }
 
-    /// Ends the system under test with SIGKILL and removes what it left on the interface.
+    /// Ends the system under test with SIGKILL and removes what it left on the interface and in nftables.
     ///
     /// # Errors
     /// The kernel's.
@@ -141,7 +141,8 @@ impl Node {
         self.processes.retain(|process| !is_of_system(process.name()));
         self.launches.retain(|launch| !is_of_system(launch.name));
         self.remove_addresses().await?;
-        Ok(())
+        // A killed vipd's fence outlives it, and would silence the next system.
+        nft(Some(&self.host.namespace), "flush ruleset").await
     }
 
     /// Waits until what holds the virtual IP on this node (see [`OWNERS`]) has ended.

@@ -30,9 +30,10 @@ pub const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(400);
 /// Attempts at one time: those that start within one timeout, and some room.
 const MAX_IN_FLIGHT: usize = 128;
 /// Connections that stand but are not answered yet. With more, the machine (or the system) cannot follow, and further
-/// handshakes would only make all of them late: ticks are left out until some are done. Where connections stand and
-/// nobody answers at all, attempts still start every 25 ms on average.
+/// handshakes would only make all of them late: attempts start [more slowly](SLOW_INTERVAL) until some are done.
 const MAX_STANDING: usize = 16;
+/// Time between the starts of two attempts while so many connections stand.
+const SLOW_INTERVAL: Duration = Duration::from_millis(25);
 /// Attempts remembered: eight minutes.
 const MEMORY: usize = 120_000;
 /// The answer to a probe has a few hundred bytes.
@@ -246,16 +247,19 @@ async fn probe(target: Target, journal: Arc<Journal<Attempt>>, stop: Cancellatio
     let places = Arc::new(Semaphore::new(MAX_IN_FLIGHT));
     let standing = Arc::new(AtomicUsize::new(0));
     let mut running = JoinSet::new();
+    let mut last_start = Instant::now();
     let mut ticks = tokio::time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
         tokio::select! {
             biased;
             () = stop.cancelled() => break,
-            _ = ticks.tick() => {
-                if standing.load(Ordering::Relaxed) >= MAX_STANDING {
+            now = ticks.tick() => {
+                let crowded = standing.load(Ordering::Relaxed) >= MAX_STANDING;
+                if crowded && now.duration_since(last_start) < SLOW_INTERVAL {
                     continue;
                 }
+                last_start = now;
                 let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
                 let (target, journal) = (Arc::clone(&target), Arc::clone(&journal));
                 let standing = Arc::clone(&standing);

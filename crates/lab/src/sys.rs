@@ -70,3 +70,32 @@ pub(crate) fn link_layer_address(ethertype: u16, interface: u32) -> SockAddr {
 pub(crate) fn number(fd: &impl std::os::fd::AsFd) -> i32 {
     fd.as_fd().as_raw_fd()
 }
+
+/// What a packet socket can be told (packet(7)).
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum PacketOption {
+    /// `PACKET_VNET_HDR`: each frame begins with a `struct virtio_net_hdr`, both ways.
+    Header = 15,
+    /// `PACKET_IGNORE_OUTGOING`: frames that this machine sends are not received.
+    IgnoreOutgoing = 23,
+}
+
+/// Sets an option of a packet socket.
+///
+/// # Errors
+/// The kernel's, if it does not know the option.
+pub(crate) fn set_packet_option(socket: &impl std::os::fd::AsFd, option: PacketOption) -> io::Result<()> {
+    let one: libc::c_int = 1;
+    let length = libc::socklen_t::try_from(size_of_val(&one)).expect("it has four bytes");
+    // SAFETY: the descriptor is open during the call, and the kernel reads one `c_int`, of which the length is given.
+    let result = unsafe {
+        libc::setsockopt(
+            number(socket),
+            libc::SOL_PACKET,
+            option as libc::c_int,
+            (&raw const one).cast(),
+            length,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}

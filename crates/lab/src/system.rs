@@ -18,7 +18,7 @@ mod vipd;
 
 pub use keepalived::Variant;
 pub use lease::{Balancer, LEASE_NAME, LEASE_NAMESPACE, Pace};
-pub use vipd::{Timing, vipd_socket};
+pub use vipd::{Arbiter, Timing, vipd_socket};
 
 /// What keeps the virtual IP alive on the nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,6 +27,10 @@ pub enum System {
     Vipd(Timing),
     /// vipd among static peers, its balancer at the port that every apiserver has.
     VipdSamePort,
+    /// vipd among static peers, without a balancer: clients are with the owner's own apiserver.
+    VipdAddress,
+    /// vipd among two nodes, and what decides between them; VIP only.
+    VipdPair(Arbiter),
     /// vipd with an election by Kubernetes Lease.
     VipdLease(Pace, Balancer),
     /// kube-vip's control-plane mode, as its manifest sets it up.
@@ -55,11 +59,14 @@ pub struct Site<'a> {
 
 impl System {
     /// All of them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 22] = [
         Self::Vipd(Timing::Default),
         Self::Vipd(Timing::Fast),
         Self::Vipd(Timing::Relaxed),
         Self::VipdSamePort,
+        Self::VipdAddress,
+        Self::VipdPair(Arbiter::TieBreak),
+        Self::VipdPair(Arbiter::Witness),
         Self::VipdLease(Pace::Fifteen, Balancer::Off),
         Self::VipdLease(Pace::Five, Balancer::Off),
         Self::VipdLease(Pace::Two, Balancer::Off),
@@ -84,6 +91,9 @@ impl System {
             Self::Vipd(Timing::Fast) => "vipd-fast",
             Self::Vipd(Timing::Relaxed) => "vipd-relaxed",
             Self::VipdSamePort => "vipd-same-port",
+            Self::VipdAddress => "vipd-address",
+            Self::VipdPair(Arbiter::TieBreak) => "vipd-two-tie-break",
+            Self::VipdPair(Arbiter::Witness) => "vipd-two-witness",
             Self::VipdLease(Pace::Fifteen, Balancer::Off) => "vipd-lease-15",
             Self::VipdLease(Pace::Five, Balancer::Off) => "vipd-lease-5",
             Self::VipdLease(Pace::Two, Balancer::Off) => "vipd-lease-2",
@@ -112,9 +122,12 @@ impl System {
             Self::Vipd(_) | Self::VipdLease(_, Balancer::On | Balancer::Discovered) | Self::Keepalived(_) => {
                 FRONTEND
             }
-            Self::VipdSamePort | Self::VipdLease(_, Balancer::Off) | Self::KubeVip(_) | Self::ClientGo(_) => {
-                SocketAddr::new(IpAddr::V4(VIP), BACKEND_PORT)
-            }
+            Self::VipdSamePort
+            | Self::VipdAddress
+            | Self::VipdPair(_)
+            | Self::VipdLease(_, Balancer::Off)
+            | Self::KubeVip(_)
+            | Self::ClientGo(_) => SocketAddr::new(IpAddr::V4(VIP), BACKEND_PORT),
         }
     }
 
@@ -122,14 +135,20 @@ impl System {
     pub fn lease(self) -> Option<Pace> {
         match self {
             Self::VipdLease(pace, _) | Self::KubeVip(pace) | Self::ClientGo(pace) => Some(pace),
-            Self::Vipd(_) | Self::VipdSamePort | Self::Keepalived(_) => None,
+            Self::Vipd(_)
+            | Self::VipdSamePort
+            | Self::VipdAddress
+            | Self::VipdPair(_)
+            | Self::Keepalived(_) => None,
         }
     }
 
     /// The longest after which a dead local apiserver may still move the address, by the system's own timers.
     pub fn check_time(self) -> Duration {
         match self {
-            Self::Vipd(_) | Self::VipdSamePort => Duration::from_secs(3),
+            Self::Vipd(_) | Self::VipdSamePort | Self::VipdAddress | Self::VipdPair(_) => {
+                Duration::from_secs(3)
+            }
             Self::VipdLease(pace, _) | Self::KubeVip(pace) | Self::ClientGo(pace) => pace.takeover(),
             // Ten checks three seconds apart, one running check, one election.
             Self::Keepalived(Variant::AsDocumented) => Duration::from_secs(37),
@@ -141,7 +160,10 @@ impl System {
     /// could still move the address back.
     pub fn calm_time(self) -> Duration {
         match self {
-            Self::Vipd(Timing::Default | Timing::Fast) | Self::VipdSamePort => Duration::from_millis(1500),
+            Self::Vipd(Timing::Default | Timing::Fast)
+            | Self::VipdSamePort
+            | Self::VipdAddress
+            | Self::VipdPair(_) => Duration::from_millis(1500),
             Self::Vipd(Timing::Relaxed) => Duration::from_secs(6),
             // Every node has read the Lease since, so each knows how long it still holds.
             Self::VipdLease(pace, _) | Self::KubeVip(pace) | Self::ClientGo(pace) => {
@@ -159,7 +181,11 @@ impl System {
     /// If one is missing; the message says where it was looked for.
     pub fn find(self, programs: &Programs) -> Result<()> {
         match self {
-            Self::Vipd(_) | Self::VipdSamePort | Self::VipdLease(..) => programs.vipd().map(drop),
+            Self::Vipd(_)
+            | Self::VipdSamePort
+            | Self::VipdAddress
+            | Self::VipdPair(_)
+            | Self::VipdLease(..) => programs.vipd().map(drop),
             Self::KubeVip(_) => programs.kube_vip().map(drop),
             Self::ClientGo(_) => programs.participant().map(drop),
             Self::Keepalived(_) => Ok(()),
@@ -176,6 +202,8 @@ impl System {
             Self::VipdSamePort => {
                 Ok(vec![vipd::prepare(Timing::Default, &vipd::balancer_at_the_same_port(), site)?])
             }
+            Self::VipdAddress => Ok(vec![vipd::prepare(Timing::Default, &vipd::own_apiserver(), site)?]),
+            Self::VipdPair(arbiter) => vipd::prepare_pair(arbiter, site),
             Self::VipdLease(pace, balancer) => Ok(vec![lease::prepare_vipd(pace, balancer, site)?]),
             Self::KubeVip(pace) => Ok(vec![lease::prepare_kube_vip(pace, site)?]),
             Self::ClientGo(pace) => Ok(vec![lease::prepare_participant(pace, site)?]),
@@ -222,6 +250,14 @@ impl Programs {
             ensure!(path.is_file(), "there is no vipd at {}", path.display());
             return Ok(path.canonicalize()?);
         }
+        Self::built()
+    }
+
+    /// Finds the vipd that was built beside the running program.
+    ///
+    /// # Errors
+    /// If there is none; the message says where it was looked for.
+    pub fn built() -> Result<PathBuf> {
         let own = std::env::current_exe()?;
         // A test's own file lies one folder deeper, in `deps`.
         let beside = own.ancestors().skip(1).take(2).map(|folder| folder.join("vipd"));

@@ -248,15 +248,16 @@ fn a_pulled_cable_moves_the_address_without_two_owners() {
 }
 
 #[test]
-fn the_kernel_takes_the_address_off_a_killed_owner_which_answers_no_more() {
-    in_a_lab("the_kernel_takes_the_address_off_a_killed_owner_which_answers_no_more", async |mut lab| {
+fn a_killed_owner_is_silent_before_another_answers_and_the_kernel_takes_its_address_off() {
+    let name = "a_killed_owner_is_silent_before_another_answers_and_the_kernel_takes_its_address_off";
+    in_a_lab(name, async |mut lab| {
         let owner = bring_up(&mut lab).await?;
+        let from = Instant::now();
 
         lab.nodes[owner].process("vipd")?.signal(Signal::KILL)?;
 
-        // Until then both answer: nothing finer than the kernel's lifetime of whole seconds fences a dead owner yet.
+        // For that long two have it, of which the one is fenced.
         gone_from(&lab, owner).await?;
-        let from = Instant::now();
         lab.await_owner(PATIENCE, |node| node != owner).await?;
         lab.calm(CALM, PATIENCE).await?;
         never_two_answers(&lab.observe(from))
@@ -264,22 +265,44 @@ fn the_kernel_takes_the_address_off_a_killed_owner_which_answers_no_more() {
 }
 
 #[test]
-fn the_kernel_takes_the_address_off_a_frozen_owner_which_stays_quiet_when_it_thaws() {
-    let name = "the_kernel_takes_the_address_off_a_frozen_owner_which_stays_quiet_when_it_thaws";
+fn a_frozen_owner_is_silent_before_another_answers_and_stays_so_when_it_thaws() {
+    let name = "a_frozen_owner_is_silent_before_another_answers_and_stays_so_when_it_thaws";
     in_a_lab(name, async |mut lab| {
-        let owner = bring_up(&mut lab).await?;
+        // From less than a lease to more than an address's lifetime.
+        for milliseconds in [50, 250, 1_000, 4_000] {
+            let owner = match lab.prober() {
+                None => bring_up(&mut lab).await?,
+                Some(_) => lab.calm(CALM, PATIENCE).await?,
+            };
+            let from = Instant::now();
 
-        lab.nodes[owner].process("vipd")?.signal(Signal::STOP)?;
-        gone_from(&lab, owner).await?;
-        let from = Instant::now();
-        lab.await_owner(PATIENCE, |node| node != owner).await?;
-        lab.calm(CALM, PATIENCE).await?;
-        never_two_answers(&lab.observe(from))?;
+            lab.nodes[owner].process("vipd")?.signal(Signal::STOP)?;
+            tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+            lab.nodes[owner].process("vipd")?.signal(Signal::CONT)?;
 
-        let thawed = Instant::now();
-        lab.nodes[owner].process("vipd")?.signal(Signal::CONT)?;
-        lab.calm(CALM, PATIENCE).await?;
-        never_two_owners(&lab.observe(thawed))
+            lab.calm(CALM, PATIENCE).await?;
+            let seen = lab.observe(from);
+            never_two_answers(&seen).with_context(|| format!("frozen for {milliseconds} ms: {seen:?}"))?;
+        }
+        Ok(())
+    });
+}
+
+/// Late frames cost an owner a part of its lease, and whoever has less than all of it must not have the address for more.
+#[test]
+fn a_slow_cable_never_makes_two_owners() {
+    in_a_lab("a_slow_cable_never_makes_two_owners", async |mut lab| {
+        let mut owner = bring_up(&mut lab).await?;
+        for fault in [Fault::Latency, Fault::Jitter] {
+            let from = Instant::now();
+            lab.inflict(fault, owner).await?;
+            // As long as an election and its retries.
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            lab.undo(fault, owner).await?;
+            owner = lab.calm(CALM, PATIENCE).await?;
+            never_two_owners(&lab.observe(from)).with_context(|| fault.to_string())?;
+        }
+        Ok(())
     });
 }
 

@@ -9,10 +9,12 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use enclosed::in_a_lab;
 use futures_util::TryStreamExt as _;
+use lab::delay::Slowness;
 use lab::lab::Lab;
 use lab::network::Host;
 use rtnetlink::packet_route::link::LinkFlags;
-use tokio::net::{TcpStream, UdpSocket};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::time::{Instant, timeout};
 
 /// An answer takes microseconds, the first one with its ARP.
@@ -142,4 +144,63 @@ fn the_network_is_up_in_seconds_at_most() {
     let began = Instant::now();
     in_a_lab("the_network_is_up_in_seconds_at_most", async |_lab| Ok(()));
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+}
+
+/// Sends so many octets from one host to another and gives the time from the first to the last; they must arrive as they were.
+async fn transfer(from: &Host, to: &Host, octets: usize) -> Result<Duration> {
+    let address = SocketAddr::from((to.address, 9));
+    let listener = to.namespace.within(|| {
+        let listener = std::net::TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        Ok(TcpListener::from_std(listener)?)
+    })?;
+    let sent: Vec<u8> = (0..octets).map(|place| u8::try_from(place % 251).unwrap_or_default()).collect();
+    let copy = sent.clone();
+    let began = Instant::now();
+    let send = from.namespace.run(async move || {
+        TcpStream::connect(address).await?.write_all(&copy).await?;
+        Ok(())
+    });
+    let receive = async {
+        let mut received = Vec::new();
+        listener.accept().await?.0.read_to_end(&mut received).await?;
+        ensure!(received == sent, "{} octets came, not as they were sent", received.len());
+        Ok(())
+    };
+    tokio::try_join!(send, receive)?;
+    Ok(began.elapsed())
+}
+
+/// Longer than one piece of the kernel's segmentation, so that whole ones pass the slow cable.
+const LARGE: usize = 1 << 20;
+
+#[test]
+fn a_slow_cable_holds_frames_back_either_way_loses_none_and_can_be_made_fast_again() {
+    let name = "a_slow_cable_holds_frames_back_either_way_loses_none_and_can_be_made_fast_again";
+    in_a_lab(name, async |mut lab| {
+        let slow = Duration::from_millis(200);
+        let slowness = Slowness { latency: slow, jitter: Duration::ZERO };
+        lab.switch.delay("master-1", slowness).await?;
+        ensure!(lab.switch.delay("master-1", slowness).await.is_err(), "made slow twice");
+        ensure!(has_carrier(&lab.nodes[0].host).await?, "the carrier went");
+        // An octet needs a handshake before it: three ways, and four with the address.
+        for (from, to) in [(&lab.client, &lab.nodes[0].host), (&lab.nodes[0].host, &lab.client)] {
+            ensure!(transfer(from, to, 1).await? >= 3 * slow, "too fast");
+            transfer(from, to, LARGE).await?;
+        }
+        // Cuts are for the port that the switch has in the meantime.
+        lab.switch.cut([("client".to_owned(), "master-1".to_owned())]).await?;
+        ensure!(
+            !reaches(&lab.client, lab.nodes[0].host.address.into(), 6 * slow).await?,
+            "reached past a cut"
+        );
+
+        lab.switch.heal().await?;
+        let took = transfer(&lab.client, &lab.nodes[0].host, 1).await?;
+        ensure!(took < 3 * slow, "still slow: {took:?}");
+        let jitter = Slowness { latency: Duration::ZERO, jitter: Duration::from_millis(5) };
+        lab.switch.delay("master-2", jitter).await?;
+        transfer(&lab.client, &lab.nodes[1].host, LARGE).await?;
+        Ok(())
+    });
 }

@@ -49,7 +49,7 @@ pub struct Frontend {
     pub timeouts: Timeouts,
     /// How much it may hold.
     pub limits: Limits,
-    /// Flows whose client connected to one of these are reset when the virtual IP leaves this node.
+    /// Flows whose client connected to one of these are reset when that leaves this node.
     pub virtual_ips: Vec<IpAddr>,
 }
 

@@ -1,8 +1,9 @@
 //! The thread above the workers: it runs the probes, watches the virtual IP, and ends everything.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -47,7 +48,7 @@ pub(crate) struct Board {
 
 impl Board {
     pub(crate) fn new(frontends: Frontends) -> Self {
-        let orders = Orders { phase: Phase::Running, departures: 0, deaths: 0 };
+        let orders = Orders { phase: Phase::Running, held: Arc::default(), moves: 0, deaths: 0 };
         Self {
             usable: watch::Sender::new(usable(&frontends)),
             frontends,
@@ -94,14 +95,14 @@ pub(crate) struct Control {
     /// What leads to the listeners; they outlive the last flow, which can't go on without.
     redirects: Vec<Redirect>,
     commands: mpsc::Receiver<Command>,
-    vip_active: watch::Receiver<bool>,
+    held: watch::Receiver<BTreeSet<IpAddr>>,
 }
 
 impl Control {
     /// Checks the configuration and binds all its ports.
     pub(crate) fn prepare(
         config: Config,
-        vip_active: watch::Receiver<bool>,
+        held: watch::Receiver<BTreeSet<IpAddr>>,
     ) -> Result<(mpsc::Sender<Command>, Self), Error> {
         config.validate()?;
         let mut plans = Vec::new();
@@ -131,7 +132,7 @@ impl Control {
         }
         let board = Board::new(frontends.into());
         let (sender, commands) = mpsc::channel(COMMANDS);
-        Ok((sender, Self { board, plans, review, listeners, redirects, commands, vip_active }))
+        Ok((sender, Self { board, plans, review, listeners, redirects, commands, held }))
     }
 
     pub(crate) fn monitor(&self) -> Monitor {
@@ -204,7 +205,7 @@ impl Control {
         let board = Rc::new(self.board);
         let mut probes = Probes::start(Rc::clone(&board), self.plans, self.review, rng);
         let mut watched = true;
-        self.vip_active.mark_unchanged();
+        self.held.mark_unchanged();
         let mut deadline = None;
         let mut reply = None;
         let mut drained = Drained::default();
@@ -217,8 +218,8 @@ impl Control {
                     Some(command) => Event::Command(command),
                     None => Event::Stop,
                 },
-                changed = self.vip_active.changed(), if watched => {
-                    Event::VirtualIp(changed.is_ok().then(|| *self.vip_active.borrow_and_update()))
+                changed = self.held.changed(), if watched => {
+                    Event::VirtualIps(changed.is_ok().then(|| self.held.borrow_and_update().clone()))
                 }
                 () = tokio::time::sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => Event::Stop,
                 () = probes.review() => Event::Backends,
@@ -230,10 +231,12 @@ impl Control {
                     self.redirects.iter().for_each(Redirect::close);
                     board.orders.send_modify(|orders| orders.phase = Phase::Draining);
                 }
-                // Gone, whether it was seen here in between or not: only the latest value is heard.
-                Event::VirtualIp(Some(false)) => board.orders.send_modify(|orders| orders.departures += 1),
-                Event::VirtualIp(Some(true)) => {}
-                Event::VirtualIp(None) => watched = false,
+                // What isn't held is gone, whether it was seen here in between or not: only the latest value is heard.
+                Event::VirtualIps(Some(held)) => board.orders.send_modify(|orders| {
+                    orders.held = Arc::new(held);
+                    orders.moves += 1;
+                }),
+                Event::VirtualIps(None) => watched = false,
                 Event::Backends => probes.follow(),
                 Event::Stop => {
                     drained.reset = board.frontends.iter().map(|frontend| frontend.connections()).sum();
@@ -271,7 +274,7 @@ fn redirect(frontend: &Frontend, listen: &[SocketAddr]) -> Result<Option<Redirec
 enum Event {
     Command(Command),
     /// `None`: nobody will tell any more.
-    VirtualIp(Option<bool>),
+    VirtualIps(Option<BTreeSet<IpAddr>>),
     Backends,
     Stop,
 }

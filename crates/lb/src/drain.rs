@@ -1,6 +1,9 @@
 //! How a balancer ends, and what flows are told from outside.
 
+use std::collections::BTreeSet;
 use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
 
 /// How a drained balancer ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -21,11 +24,13 @@ pub(crate) enum Phase {
 
 /// What the control thread wants of the workers. A state rather than messages: however late a worker looks,
 /// it misses nothing, and nothing piles up.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Orders {
     pub(crate) phase: Phase,
-    /// Times that the virtual IP has left.
-    pub(crate) departures: u64,
+    /// The virtual IPs that are on this node.
+    pub(crate) held: Arc<BTreeSet<IpAddr>>,
+    /// Times that these have changed; what isn't among them has no flows any more.
+    pub(crate) moves: u64,
     /// Times that any backend has died; which, its [`Member`](crate::pool::Member) tells.
     pub(crate) deaths: u64,
 }

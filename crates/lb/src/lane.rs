@@ -3,7 +3,8 @@
 //! All of it lives on one thread, so cells do and nothing is locked.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -45,8 +46,8 @@ pub(crate) struct Lane {
 pub(crate) struct Record {
     /// The backend it is connected or connecting to.
     backend: RefCell<Option<Candidate>>,
-    /// Its client reached one of the virtual IPs.
-    virtual_ip: bool,
+    /// The virtual IP that its client reached, if it was one.
+    virtual_ip: Option<IpAddr>,
     /// It has moved a byte since the last count.
     active: Cell<bool>,
     silent_parts: Cell<u8>,
@@ -145,7 +146,7 @@ impl Lane {
     }
 
     /// Adds a flow to the table, until the result is dropped.
-    pub(crate) fn enter(self: &Rc<Self>, virtual_ip: bool) -> Entry {
+    pub(crate) fn enter(self: &Rc<Self>, virtual_ip: Option<IpAddr>) -> Entry {
         let key = self.next.get();
         self.next.set(key + 1);
         let record = Rc::new(Record { virtual_ip, active: Cell::new(true), ..Record::default() });
@@ -153,16 +154,29 @@ impl Lane {
         Entry { lane: Rc::clone(self), key, record }
     }
 
-    /// Ends the flows that `end` concerns.
-    pub(crate) fn end_flows(&self, end: End) {
+    /// Ends the flows that have been silent for too long.
+    pub(crate) fn end_idle_flows(&self) {
+        self.end_where(End::Idle, Record::count_silence);
+    }
+
+    /// Ends the flows whose backend is dead.
+    pub(crate) fn end_flows_to_the_dead(&self) {
+        self.end_where(End::BackendDead, Record::has_lost);
+    }
+
+    /// Ends the flows to virtual IPs that aren't among those which are held.
+    pub(crate) fn end_flows_to_others(&self, held: &BTreeSet<IpAddr>) {
+        self.end_where(End::VirtualIpLost, |record| record.virtual_ip.is_some_and(|ip| !held.contains(&ip)));
+    }
+
+    /// Ends all flows.
+    pub(crate) fn end_all_flows(&self) {
+        self.end_where(End::Stopped, |_| true);
+    }
+
+    fn end_where(&self, end: End, is_concerned: impl Fn(&Record) -> bool) {
         for record in self.flows.borrow().values() {
-            let concerned = match end {
-                End::Idle => record.count_silence(),
-                End::BackendDead => record.has_lost(),
-                End::VirtualIpLost => record.virtual_ip,
-                End::Stopped => true,
-            };
-            if concerned {
+            if is_concerned(record) {
                 record.end(end);
             }
         }

@@ -40,6 +40,8 @@ mod tcp;
 mod tls;
 mod worker;
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -73,15 +75,15 @@ pub struct Balancer {
 impl Balancer {
     /// Binds every frontend and starts the threads; no port conflict is left to show later.
     ///
-    /// When `vip_active` goes from true to false, the flows whose client reached one of the frontend's
-    /// `virtual_ips` are reset at once. A dropped sender changes nothing.
+    /// `held` tells which virtual IPs are on this node. Whenever that changes, the flows whose client reached one of the
+    /// frontend's `virtual_ips` that isn't among them are reset at once. A dropped sender changes nothing.
     ///
     /// # Errors
     ///
     /// An address that can't be bound, a configuration that can't work, or a thread that can't be started.
     /// Nothing is left running or bound.
-    pub fn start(config: Config, vip_active: watch::Receiver<bool>) -> Result<Self, Error> {
-        let (commands, control) = Control::prepare(config, vip_active)?;
+    pub fn start(config: Config, held: watch::Receiver<BTreeSet<IpAddr>>) -> Result<Self, Error> {
+        let (commands, control) = Control::prepare(config, held)?;
         let monitor = control.monitor();
         let usable = control.usable();
         // On an error in here the returned parts are dropped: workers stop because nobody commands them.

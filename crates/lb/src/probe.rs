@@ -4,6 +4,7 @@
 //! millisecond. Then a new connect is tried at once, and a refusal is proof that nobody listens.
 
 use std::io;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +34,11 @@ const DOUBT_SPACING: Duration = Duration::from_millis(100);
 /// After a connection was lost, and the one in its place as well, the next check is as soon as this: the kernel ends a process in
 /// less time.
 const SECOND_LOOK: Duration = Duration::from_millis(20);
+
+/// After a connection was lost, a handshake that isn't answered within this time is the new process's, which listens and doesn't serve
+/// yet: a kube-apiserver does so for seconds. Nothing new is sent there until it does. Far more than a handshake takes, and a wrong
+/// guess costs nothing but a detour.
+const SUCCESSOR_PATIENCE: Duration = Duration::from_millis(300);
 
 /// Bytes read and dropped between two checks from a backend that talks on a connection held for its own sake.
 /// Beyond it the rest waits in the kernel, and so does the news of the connection's end, until the next
@@ -301,7 +307,9 @@ impl Prober {
                 Observation::ready("connected")
             }
             Method::Request { connector, auto, .. } => {
-                self.shake_hands(stream, &connector, auto, deadline).await
+                let lost = matches!(cause, Cause::Closed(_));
+                let early = lost.then(|| Instant::now() + SUCCESSOR_PATIENCE);
+                self.shake_hands(stream, &connector, auto, early, deadline).await
             }
         }
     }
@@ -326,10 +334,26 @@ impl Prober {
         stream: TcpStream,
         connector: &TlsConnector,
         auto: bool,
+        early: Option<Instant>,
         deadline: Instant,
     ) -> Observation {
         let name: ServerName<'_> = tls::server_name(self.target.address);
-        let failure = match timeout_at(deadline, connector.connect(name, stream)).await {
+        let mut shaking = pin!(timeout_at(deadline, connector.connect(name, stream)));
+        let soon = match early.filter(|early| *early < deadline) {
+            Some(early) => timeout_at(early, shaking.as_mut()).await.ok(),
+            None => None,
+        };
+        let shaken = match soon {
+            Some(shaken) => shaken,
+            None => {
+                if early.is_some() && self.spoke_tls {
+                    let reason = "its connection was lost, and what listens there now does not answer yet";
+                    self.judge(&Observation { certain: true, ..Observation::not_ready(reason) });
+                }
+                shaking.await
+            }
+        };
+        let failure = match shaken {
             Ok(Ok(stream)) => {
                 self.spoke_tls = true;
                 return self.first_request(Box::new(stream), auto, deadline).await;

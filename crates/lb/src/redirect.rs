@@ -37,12 +37,15 @@
 //!
 //! What the rules are is pure; [`netlink`] tells the kernel.
 
-mod message;
 mod netlink;
 
 use std::net::{IpAddr, SocketAddr};
 
-use message::{Attributes, Batch, Header, Meta, Step, Verb, octets, protocol_family};
+use nft::attribute::{
+    CHAIN_HOOK, CHAIN_NAME, CHAIN_TABLE, CHAIN_TYPE, RULE_CHAIN, RULE_EXPRESSIONS, RULE_TABLE, TABLE_FLAGS,
+    TABLE_NAME,
+};
+use nft::{Attributes, Batch, Family, Header, Meta, Step, Verb, octets, protocol_family};
 
 pub use netlink::{Error, rehearse};
 
@@ -96,7 +99,7 @@ impl Table {
 
     /// Everything, in place of what an earlier process may have left under this name.
     fn install(&self, tie: Tie) -> Batch {
-        let mut batch = Batch::begin();
+        let mut batch = Batch::begin(Family::Inet);
         for name in [&self.name, &self.flows] {
             clear(&mut batch, name);
         }
@@ -139,7 +142,7 @@ impl Table {
 
     /// Takes away what leads to the rules: no connection that begins now comes to the balancer, and those that did, go on.
     fn close(&self) -> Batch {
-        let mut batch = Batch::begin();
+        let mut batch = Batch::begin(Family::Inet);
         for (chain, _) in HOOKED {
             let attributes = self.named(RULE_TABLE).text(RULE_CHAIN, chain);
             batch.add(Step::Remove, Verb::DeleteRule, &attributes);
@@ -149,7 +152,7 @@ impl Table {
 
     /// Takes everything away.
     fn remove(&self) -> Batch {
-        let mut batch = Batch::begin();
+        let mut batch = Batch::begin(Family::Inet);
         batch.add(Step::Remove, Verb::DeleteTable, &self.named(TABLE_NAME));
         clear(&mut batch, &self.flows);
         batch.end()
@@ -208,16 +211,6 @@ const LOCAL: u32 = 2;
 const TCP: u8 = 6;
 /// `NFT_TABLE_F_OWNER`
 const OWNER: u32 = 2;
-
-const TABLE_NAME: u16 = 1;
-const TABLE_FLAGS: u16 = 2;
-const CHAIN_TABLE: u16 = 1;
-const CHAIN_NAME: u16 = 3;
-const CHAIN_HOOK: u16 = 4;
-const CHAIN_TYPE: u16 = 7;
-const RULE_TABLE: u16 = 1;
-const RULE_CHAIN: u16 = 2;
-const RULE_EXPRESSIONS: u16 = 4;
 
 #[cfg(test)]
 mod tests {

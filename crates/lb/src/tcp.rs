@@ -70,8 +70,10 @@ async fn admit(lane: &Rc<Lane>, stream: TcpStream) {
 
 fn spawn(lane: &Rc<Lane>, client: Leg, permit: OwnedSemaphorePermit) {
     let virtual_ips = &lane.shared.virtual_ips;
-    let virtual_ip = !virtual_ips.is_empty()
-        && client.stream.local_addr().is_ok_and(|local| virtual_ips.contains(&local.ip().to_canonical()));
+    // Without any, the kernel need not be asked.
+    let local = || client.stream.local_addr().ok().map(|local| local.ip().to_canonical());
+    let virtual_ip = if virtual_ips.is_empty() { None } else { local() };
+    let virtual_ip = virtual_ip.filter(|ip| virtual_ips.contains(ip));
     lane.tasks.spawn_local(flow(lane.enter(virtual_ip), permit, client));
 }
 

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::Frontends;
-use crate::drain::{End, Orders, Phase};
+use crate::drain::{Orders, Phase};
 use crate::lane::{BUFFER, IDLE_PARTS, Lane};
 use crate::tcp;
 
@@ -140,7 +140,7 @@ impl Worker {
     async fn supervise(mut self, lanes: &[Rc<Lane>], tasks: &TaskTracker) {
         // The accept loops have their own handles; kept, these would hold the ports while draining.
         self.listeners.clear();
-        let mut seen = *self.orders.borrow();
+        let mut seen = self.orders.borrow().clone();
         let now = Instant::now();
         let period = |lane: &Rc<Lane>| lane.shared.timeouts.idle.map(|idle| idle / u32::from(IDLE_PARTS));
         let mut sweeps: Vec<_> = lanes.iter().map(|lane| period(lane).map(|period| now + period)).collect();
@@ -156,38 +156,38 @@ impl Worker {
                 Event::Idle => return,
                 Event::Orders { gone: true } => break,
                 Event::Orders { gone: false } => {
-                    let orders = *self.orders.borrow_and_update();
+                    let orders = self.orders.borrow_and_update().clone();
                     if orders.phase == Phase::Stopped {
                         break;
                     }
-                    obey(lanes, seen, orders);
+                    obey(lanes, &seen, &orders);
                     seen = orders;
                 }
                 Event::Sweep => {
                     let now = Instant::now();
                     for (lane, due) in lanes.iter().zip(&mut sweeps) {
                         if due.is_some_and(|due| due <= now) {
-                            lane.end_flows(End::Idle);
+                            lane.end_idle_flows();
                             *due = period(lane).map(|period| now + period);
                         }
                     }
                 }
             }
         }
-        lanes.iter().for_each(|lane| lane.end_flows(End::Stopped));
+        lanes.iter().for_each(|lane| lane.end_all_flows());
         tasks.wait().await;
         drop(self.alive);
     }
 }
 
 /// Tells the flows what has changed between two orders.
-fn obey(lanes: &[Rc<Lane>], before: Orders, now: Orders) {
+fn obey(lanes: &[Rc<Lane>], before: &Orders, now: &Orders) {
     for lane in lanes {
         if now.deaths != before.deaths {
-            lane.end_flows(End::BackendDead);
+            lane.end_flows_to_the_dead();
         }
-        if now.departures != before.departures {
-            lane.end_flows(End::VirtualIpLost);
+        if now.moves != before.moves {
+            lane.end_flows_to_others(&now.held);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Running out of file descriptors. The limit is the process's, so this test has a process of its own.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::time::Duration;
 
@@ -30,8 +31,8 @@ async fn connections_wait_for_a_file_descriptor_and_no_backend_is_blamed() {
         limits: Limits { max_connections: 100 },
         virtual_ips: Vec::new(),
     };
-    let (_active, vip_active) = tokio::sync::watch::channel(true);
-    let balancer = Balancer::start(Config { frontends: vec![frontend], workers: 1 }, vip_active).unwrap();
+    let (_sender, held) = tokio::sync::watch::channel(BTreeSet::new());
+    let balancer = Balancer::start(Config { frontends: vec![frontend], workers: 1 }, held).unwrap();
     let address = balancer.status().frontends[0].listen[0];
     let mut changes = balancer.monitor().changes();
     while balancer.status().frontends[0].backends[0].health != Health::Ready {

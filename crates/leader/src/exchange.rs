@@ -8,10 +8,10 @@ use std::{
 };
 
 use crate::{
-    message::{Gossip, Message},
-    node::{NodeId, Process},
+    message::{Gossip, Message, Subject},
+    node::{Incarnation, NodeId, Process},
     session::{Session, Verdict},
-    wire::{Envelope, Key, Payload, Unreadable},
+    wire::{Content, Envelope, Key, Payload, Unreadable},
 };
 
 /// A complaint about a peer is repeated only after the cause has been away for so long.
@@ -24,6 +24,7 @@ const ANSWERS_MAX: usize = 4;
 #[derive(Debug)]
 pub(crate) struct Exchange {
     me: Process,
+    subject: Option<Subject>,
     keys: Vec<Key>,
     links: BTreeMap<NodeId, Link>,
     sources: BTreeMap<Source, NodeId>,
@@ -43,13 +44,24 @@ fn source(address: SocketAddr) -> Source {
 struct Link {
     address: SocketAddr,
     session: Session,
+    /// The peer's process takes chapters of clients.
+    hears_of_clients: bool,
     mismatch: Option<(Mismatch, Instant)>,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum Answer {
     Hello { challenge: u64 },
-    Welcome { echo: u64, to: crate::node::Incarnation },
+    Welcome { echo: u64, to: Incarnation },
+}
+
+/// What came in an authentic datagram.
+pub(crate) enum Received {
+    /// Something that counts.
+    Message(Process, Content),
+    /// Something of a peer that can't prove to be alive now. It may be a recording, so no right follows from it; but it may be a peer
+    /// that doesn't hear this node, and what would be wrong then is not done.
+    Sign(NodeId, Gossip),
 }
 
 /// How many datagrams were dropped unread, by reason.
@@ -57,7 +69,7 @@ enum Answer {
 pub struct Dropped {
     /// From an address that isn't a peer's; no signature was computed for them.
     pub strangers: u64,
-    /// Malformed, unsigned, signed wrongly, or under a wrong name.
+    /// Malformed, unsigned, signed wrongly, under a wrong name, or of another election.
     pub unreadable: u64,
     /// Copies, recordings, and mail for a predecessor of this process.
     pub stale: u64,
@@ -113,6 +125,15 @@ pub enum Mismatch {
     },
     /// Its member set differs by two members or more.
     Members,
+    /// It and this node's configuration don't agree on whether it is a witness. It takes part all the same, as what it says it is.
+    Witness {
+        /// What it says.
+        theirs: bool,
+    },
+    /// Its tie-break is another: each could see its own and lead.
+    TieBreak,
+    /// Its election is about something else.
+    Subject,
 }
 
 impl fmt::Display for Mismatch {
@@ -154,6 +175,19 @@ impl fmt::Display for Mismatch {
                 f.write_str("has members that differ from this node's by more than one, and gets no vote; ")?;
                 f.write_str("list the same members on all nodes, and change one member at a time")
             }
+            Self::TieBreak => f.write_str(
+                "has another tie-break, so neither leads without the other; write the same `tieBreak` on both nodes",
+            ),
+            Self::Subject => f.write_str(
+                "holds an election about another address here; list the same `vips` in the same order on all nodes, \
+                 and the same `spread`",
+            ),
+            Self::Witness { theirs: true } => {
+                f.write_str("says that it is a witness, which this node's configuration doesn't; write `witness: true` there too")
+            }
+            Self::Witness { theirs: false } => {
+                f.write_str("may lead, and this node's configuration says that it is a witness; say the same on all nodes")
+            }
         }
     }
 }
@@ -175,15 +209,17 @@ impl Exchange {
     /// An exchange with peers at these addresses, none of which has proved to be alive yet.
     pub(crate) fn new(
         me: Process,
+        subject: Option<Subject>,
         keys: Vec<Key>,
         peers: &BTreeMap<NodeId, SocketAddr>,
         hello_interval: Duration,
     ) -> Self {
         let link = |address: SocketAddr| {
             let session = Session::new(me.incarnation, hello_interval);
-            Link { address, session, mismatch: None }
+            Link { address, session, hears_of_clients: false, mismatch: None }
         };
         Self {
+            subject,
             keys,
             links: peers.iter().map(|(id, address)| (id.clone(), link(*address))).collect(),
             sources: peers.iter().map(|(id, address)| (source(*address), id.clone())).collect(),
@@ -194,19 +230,19 @@ impl Exchange {
         }
     }
 
-    /// Reads a datagram; gives the message in it if it is authentic and fresh.
-    pub(crate) fn receive(
-        &mut self,
-        from: SocketAddr,
-        datagram: &[u8],
-        now: Instant,
-    ) -> Option<(Process, Message)> {
+    /// Reads a datagram; gives what is in it if it is authentic.
+    pub(crate) fn receive(&mut self, from: SocketAddr, datagram: &[u8], now: Instant) -> Option<Received> {
         let Some(peer) = self.sources.get(&source(from)).cloned() else {
             self.dropped.strangers += 1;
             return None;
         };
-        let envelope = match Envelope::open(datagram, &self.keys) {
-            Ok(envelope) if envelope.from.node == peer => envelope,
+        let envelope = match Envelope::open(datagram, &self.keys, &peer) {
+            Ok(envelope) if envelope.from.node == peer && envelope.subject == self.subject => envelope,
+            Ok(envelope) if envelope.from.node == peer => {
+                self.dropped.unreadable += 1;
+                self.complain(&peer, Mismatch::Subject, now);
+                return None;
+            }
             Ok(envelope) => {
                 self.dropped.unreadable += 1;
                 self.complain(&peer, Mismatch::Name { theirs: envelope.from.node }, now);
@@ -218,25 +254,33 @@ impl Exchange {
                 return None;
             }
         };
-        match self.link(&peer).session.judge(&envelope, now) {
-            Verdict::Fresh => Some((envelope.from.clone(), envelope.into_message())),
+        let mine = Some(self.me.incarnation);
+        let link = self.link(&peer);
+        // A copy of what was taken is no sign of anything; what one of the two sends without knowing the other's process is.
+        let stranger = link.session.theirs() != Some(envelope.from.incarnation) || envelope.to != mine;
+        let sign = match link.session.judge(&envelope, now) {
+            Verdict::Fresh => {
+                link.hears_of_clients = envelope.hears_of_clients;
+                return Some(Received::Message(envelope.from.clone(), envelope.into_content()));
+            }
             Verdict::Answer { echo, to, challenge } => {
                 self.answer(&peer, Answer::Welcome { echo, to });
                 if let Some(challenge) = challenge {
                     self.answer(&peer, Answer::Hello { challenge });
                 }
-                None
+                true
             }
             Verdict::Challenge(challenge) => {
                 self.dropped.stale += 1;
                 self.answer(&peer, Answer::Hello { challenge });
-                None
+                true
             }
             Verdict::Stale => {
                 self.dropped.stale += 1;
-                None
+                stranger
             }
-        }
+        };
+        sign.then_some(Received::Sign(peer, envelope.gossip))
     }
 
     /// An answer that a datagram called for, with its receiver's address.
@@ -247,13 +291,14 @@ impl Exchange {
     ) -> Option<SocketAddr> {
         let (peer, answer) = self.answers.pop_front()?;
         let link = self.links.get_mut(&peer).expect("answers go to those who were heard, who have a link");
+        let address = link.address;
         let (to, payload) = match answer {
             Answer::Hello { challenge } => (link.session.theirs(), Payload::Hello { challenge }),
             Answer::Welcome { echo, to } => (Some(to), Payload::Welcome { echo }),
         };
         let sequence = link.session.next_sequence();
-        Envelope { from: self.me.clone(), to, sequence, gossip: gossip(), payload }.emit(&self.keys, out);
-        Some(link.address)
+        self.me_says(to, sequence, gossip(), payload).emit(&self.keys, out);
+        Some(address)
     }
 
     /// Writes a message as a datagram; gives its receiver's address. A peer that hasn't proved to be alive is asked
@@ -271,11 +316,42 @@ impl Exchange {
             Some(_) => Payload::Election(message.body),
             None => Payload::Hello { challenge: link.session.challenge(now)? },
         };
-        let sequence = link.session.next_sequence();
-        let envelope =
-            Envelope { from: self.me.clone(), to: theirs, sequence, gossip: message.gossip, payload };
-        envelope.emit(&self.keys, out);
-        Some(link.address)
+        let (address, sequence) = (link.address, link.session.next_sequence());
+        self.me_says(theirs, sequence, message.gossip, payload).emit(&self.keys, out);
+        Some(address)
+    }
+
+    /// Writes what is said of clients as a datagram; gives its receiver's address. A peer that takes no such has none.
+    pub(crate) fn emit_of_clients(
+        &mut self,
+        to: &NodeId,
+        payload: Payload,
+        gossip: Gossip,
+        out: &mut Vec<u8>,
+    ) -> Option<SocketAddr> {
+        let theirs = self.hearer_of_clients(to)?;
+        let link = self.links.get_mut(to)?;
+        let (address, sequence) = (link.address, link.session.next_sequence());
+        self.me_says(Some(theirs), sequence, gossip, payload).emit(&self.keys, out);
+        Some(address)
+    }
+
+    /// The process of a peer, if it is known and takes chapters of clients.
+    pub(crate) fn hearer_of_clients(&self, peer: &NodeId) -> Option<Incarnation> {
+        let link = self.links.get(peer)?;
+        link.session.theirs().filter(|_| link.hears_of_clients)
+    }
+
+    fn me_says(&self, to: Option<Incarnation>, sequence: u64, gossip: Gossip, payload: Payload) -> Envelope {
+        Envelope {
+            from: self.me.clone(),
+            to,
+            sequence,
+            hears_of_clients: true,
+            subject: self.subject,
+            gossip,
+            payload,
+        }
     }
 
     /// Notes what is wrong with a peer; a complaint comes out once when that begins.

@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     Leadership, NodeId,
-    quorum::{Segment, StepDownError},
+    quorum::{Segment, Sight, StepDownError},
 };
 
 /// Commands are rare, and each asker waits for its answer: a few may ask at the same time.
@@ -36,8 +36,9 @@ pub(crate) struct Wishes {
 
 /// What somebody waits for.
 pub(crate) enum Command {
-    StepDown(oneshot::Sender<Result<Option<NodeId>, StepDownError>>),
+    StepDown { to: Option<NodeId>, answer: oneshot::Sender<Result<Option<NodeId>, StepDownError>> },
     Shutdown(oneshot::Sender<()>),
+    Saw(Sight),
 }
 
 /// The rest of the program's end of an election. Clones speak to the same driver; it stops when the last is gone.
@@ -79,6 +80,13 @@ impl Handle {
         });
     }
 
+    /// Says what a look at the segment has shown, in the order in which they were begun. Waits while the driver is busy, as none
+    /// may be passed over. Without effect on an election without a tie-break.
+    pub async fn saw(&self, sight: Sight) {
+        // A driver that is gone needs no sight.
+        let _gone = self.commands.send(Command::Saw(sight)).await;
+    }
+
     /// Says that nothing of the address is left on this machine. Without effect while this node leads.
     ///
     /// To be called whenever this node is a follower and holds nothing, at the latest after a withdrawal; once more does
@@ -94,15 +102,15 @@ impl Handle {
         }
     }
 
-    /// Hands over to another member by command, and leaves the lead to others for a while; gives the likely successor, if one
-    /// is known, once this node is a follower.
+    /// Hands over to another node by command, to the one that is named if one is, and leaves the lead to others for a while;
+    /// gives the likely successor, if one is known, once this node is a follower.
     ///
     /// # Errors
     ///
-    /// If this node doesn't lead, or nobody could take over. Nothing has changed then.
-    pub async fn step_down(&self) -> Result<Option<NodeId>, StepDownError> {
+    /// If this node doesn't lead, or nobody could take over, or not the one that is named. Nothing has changed then.
+    pub async fn step_down(&self, to: Option<NodeId>) -> Result<Option<NodeId>, StepDownError> {
         let (answer, answered) = oneshot::channel();
-        let sent = self.commands.send(Command::StepDown(answer)).await;
+        let sent = self.commands.send(Command::StepDown { to, answer }).await;
         sent.map_err(|_| StepDownError::Stopped)?;
         answered.await.unwrap_or(Err(StepDownError::Stopped))
     }

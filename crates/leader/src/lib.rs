@@ -32,7 +32,8 @@
 //!
 //! **When a leader leaves,** nobody has to wait. It is a follower at once; its owner of the address withdraws that, and
 //! confirms it; then the leader releases its term by name and names the best of the living, which asks without a canvass and
-//! is granted. That takes as long as four datagrams.
+//! is granted. That takes as long as four datagrams. One that was told to leave by an operator names whom the operator
+//! did; then it rests, and says so: for ten leases it gets the lead from nobody who can hand it to another that is fit.
 //!
 //! **A process that begins** has forgotten what it promised in an earlier life. It votes for nobody, itself included, until
 //! any such promise would be over. For the same reason promises are made to processes and not to nodes: each has a random
@@ -49,14 +50,18 @@
 //! | [`member`] | the same over datagrams: signatures, sessions, and what is wrong with a peer |
 //! | [`peers`] | the loop around it: one UDP socket, one task |
 //! | [`message`], [`node`] | what is said, and by whom |
+//! | [`clients`] | whom the leader serves, told to the others beside the election |
 //!
 //! | [`lease`] | a participant in an election by Kubernetes Lease, as a pure machine; it tells its own story |
 //! | [`kubernetes`] | the loop around that: a client of the API, one task |
+//! | [`clock`] | the time that both loops go by, which goes on while the machine sleeps |
 //!
 //! Only [`peers`] and [`kubernetes`] know of sockets, clocks and tasks; both are driven by the same [`Handle`]. `tests/contract` has
 //! each rule by name, `tests/mutations` breaks each of them once, `tests/model.rs` tries all orders of events of the static peers
 //! up to a horizon, and `tests/simulation` tries many of both elections at random.
 
+pub mod clients;
+pub mod clock;
 pub mod kubernetes;
 pub mod lease;
 pub mod member;

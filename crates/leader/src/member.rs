@@ -7,12 +7,13 @@ use std::{
 };
 
 use crate::{
-    Term,
-    exchange::{Complaint, Dropped, Exchange, Mismatch},
-    message::Version,
+    Leadership, Term,
+    clients::{Bookmark, Change, Chapter, Client, Hearsay, Known, Telling},
+    exchange::{Complaint, Dropped, Exchange, Mismatch, Received},
+    message::{Message, Subject, Version},
     node::{Incarnation, NodeId, Process},
     quorum::{self, Election},
-    wire::Key,
+    wire::{Content, Key, Payload},
 };
 
 /// A peer without a session is asked for proof of life at most so often per heartbeat.
@@ -23,6 +24,8 @@ const HELLOS_PER_HEARTBEAT: u32 = 4;
 pub struct Config {
     /// The election's part.
     pub quorum: quorum::Config,
+    /// What the election is about, where the same hosts hold several; the same for all members.
+    pub subject: Option<Subject>,
     /// Where to listen, and the source of all datagrams. Best a certain address of the node: with an unspecified one
     /// the kernel chooses the source, and peers drop what doesn't come from the address they know.
     pub listen: SocketAddr,
@@ -130,6 +133,10 @@ pub struct Said {
     pub abstaining: bool,
     /// It does not wish to lead.
     pub stopping: bool,
+    /// It votes and never leads.
+    pub witness: bool,
+    /// It stepped down by command a moment ago, and leaves the lead to others.
+    pub resting: bool,
     /// The highest term it knows.
     pub term: Term,
 }
@@ -140,6 +147,10 @@ pub struct Member {
     /// The election; its other inputs are given to it directly.
     pub election: Election,
     exchange: Exchange,
+    telling: Telling,
+    hearsay: Hearsay,
+    /// How far this member has read, for the leader to know.
+    read: Option<(NodeId, Bookmark)>,
 }
 
 impl Member {
@@ -154,24 +165,87 @@ impl Member {
         config.check()?;
         let me = Process { node: config.quorum.me.clone(), incarnation };
         let hello_interval = config.quorum.timing.heartbeat() / HELLOS_PER_HEARTBEAT;
-        let exchange = Exchange::new(me, config.keys.clone(), &config.peers, hello_interval);
-        Ok(Self { election, exchange })
+        let exchange = Exchange::new(me, config.subject, config.keys.clone(), &config.peers, hello_interval);
+        let telling = Telling::new(config.peers.keys().cloned());
+        Ok(Self { election, exchange, telling, hearsay: Hearsay::default(), read: None })
     }
 
     /// Takes a datagram, whatever is in it.
     pub fn handle_datagram(&mut self, from: SocketAddr, datagram: &[u8], now: Instant) {
-        let Some((process, message)) = self.exchange.receive(from, datagram, now) else { return };
+        let (process, content) = match self.exchange.receive(from, datagram, now) {
+            Some(Received::Message(process, content)) => (process, content),
+            Some(Received::Sign(peer, gossip)) => return self.election.handle_sign(&peer, &gossip, now),
+            None => return,
+        };
+        self.telling.meet(&process.node, self.exchange.hearer_of_clients(&process.node));
+        match content {
+            Content::Election(message) => self.handle_message(&process, message, now),
+            Content::Clients(chapter) => self.handle_chapter(&process, chapter, now),
+            Content::Read(bookmark) => self.telling.heard(&process.node, bookmark, now),
+        }
+        if let Some(leader) = self.leader(now) {
+            self.hearsay.follow(&leader);
+        }
+    }
+
+    fn handle_message(&mut self, process: &Process, message: Message, now: Instant) {
         let ours = self.election.lease();
         if !self.election.agrees_on_members(&message.gossip) {
             self.exchange.complain(&process.node, Mismatch::Members, now);
         } else if message.gossip.lease != ours {
             let mismatch = Mismatch::Lease { theirs: message.gossip.lease, ours };
             self.exchange.complain(&process.node, mismatch, now);
+        } else if !self.election.agrees_on_witness(&process.node, &message.gossip) {
+            let mismatch = Mismatch::Witness { theirs: message.gossip.witness };
+            self.exchange.complain(&process.node, mismatch, now);
+        } else if !self.election.agrees_on_rule(&message.gossip) {
+            self.exchange.complain(&process.node, Mismatch::TieBreak, now);
         }
-        self.election.handle_message(&process, message, now);
+        self.election.handle_message(process, message, now);
     }
 
-    /// Writes the next datagram into an empty buffer; gives the address it is for.
+    /// Only the leader tells of clients: what anybody else says of them is dropped.
+    fn handle_chapter(&mut self, process: &Process, chapter: Chapter, now: Instant) {
+        if self.leader(now).as_ref() == Some(&process.node) {
+            self.read = Some((process.node.clone(), self.hearsay.take(process, chapter)));
+        }
+    }
+
+    /// The other member that leads.
+    fn leader(&self, now: Instant) -> Option<NodeId> {
+        match self.election.leadership(now) {
+            Leadership::Follower { leader } => leader,
+            Leadership::Leader { .. } => None,
+        }
+    }
+
+    /// Notes what happened to this node's clients. The others are told while it leads.
+    pub fn note_clients(&mut self, changes: impl IntoIterator<Item = Change>) {
+        changes.into_iter().for_each(|change| self.telling.book.write(change));
+    }
+
+    /// Notes that this node has no clients.
+    pub fn clear_clients(&mut self) {
+        self.telling.book.clear();
+    }
+
+    /// The clients of the leader before this one, once: `None` while this member doesn't lead.
+    pub fn inherit_clients(&mut self, now: Instant) -> Option<Vec<Client>> {
+        self.election.lease_end(now).map(|_| self.hearsay.inherit())
+    }
+
+    /// How many clients are known.
+    pub fn clients(&self) -> Known {
+        let (book, heard) = (&self.telling.book, self.hearsay.len());
+        Known { own: book.len(), heard, forgotten: book.forgotten() }
+    }
+
+    /// When to poll for datagrams, beside those that an input or [`Election::handle_timeout`] leads to.
+    pub fn poll_timeout(&self, now: Instant) -> Option<Instant> {
+        self.election.lease_end(now).and_then(|_| self.telling.poll_timeout())
+    }
+
+    /// Writes the next datagram into an empty buffer; gives the address it is for. Those of the election come first.
     pub fn poll_datagram(&mut self, now: Instant, out: &mut Vec<u8>) -> Option<SocketAddr> {
         if let Some(to) = self.exchange.poll_answer(|| self.election.gossip(now), out) {
             return Some(to);
@@ -181,7 +255,23 @@ impl Member {
                 return Some(to);
             }
         }
-        None
+        self.poll_of_clients(now, out)
+    }
+
+    fn poll_of_clients(&mut self, now: Instant, out: &mut Vec<u8>) -> Option<SocketAddr> {
+        let read = self.read.take().map(|(leader, read)| (leader, Payload::Read(read)));
+        let (to, payload) = match read {
+            Some(read) => read,
+            None if self.election.lease_end(now).is_some() => {
+                let (to, chapter) = self.telling.poll(now)?;
+                (to, Payload::Clients(chapter))
+            }
+            None => {
+                self.telling.rest();
+                return None;
+            }
+        };
+        self.exchange.emit_of_clients(&to, payload, self.election.gossip(now), out)
     }
 
     /// Something that begins to be wrong with a peer.
@@ -196,6 +286,13 @@ impl Member {
 
     /// What is known of the peers.
     pub fn peers(&self) -> Vec<PeerStatus> {
+        let mut peers = Vec::new();
+        self.tell_peers(&mut peers);
+        peers
+    }
+
+    /// The same, in place of what was there before.
+    pub(crate) fn tell_peers(&self, peers: &mut Vec<PeerStatus>) {
         let status = |(id, address): (&NodeId, SocketAddr)| {
             let known = self.election.peer(id);
             let heard = known.map(|(_, heard)| heard);
@@ -207,15 +304,18 @@ impl Member {
                 said: known.map(|(gossip, _)| Said {
                     eligible: gossip.eligible,
                     priority: gossip.priority,
-                    version: gossip.version.clone(),
+                    version: gossip.version,
                     leading: gossip.leading,
                     abstaining: gossip.abstaining,
                     stopping: gossip.stopping,
+                    witness: gossip.witness,
+                    resting: gossip.resting,
                     term: gossip.term,
                 }),
                 mismatch: self.exchange.mismatch(id, heard).cloned(),
             }
         };
-        self.exchange.peers().map(status).collect()
+        peers.clear();
+        peers.extend(self.exchange.peers().map(status));
     }
 }

@@ -1,10 +1,10 @@
 //! What members say to each other.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, time::Duration};
 
 use crate::{
     Term,
-    node::{Instance, MemberSet, NodeId},
+    node::{Instance, MemberSet, NodeId, fnv},
 };
 
 /// One message of one member to another: what it says of itself, and what it wants.
@@ -27,10 +27,15 @@ pub struct Gossip {
     pub preempting: bool,
     /// It was started lately and grants nothing yet.
     pub abstaining: bool,
-    /// It is about to stop, or stepped down by command: it does not wish to lead.
+    /// It is about to stop, or rests: it does not wish to lead.
     pub stopping: bool,
+    /// It stepped down by command a moment ago, and leaves the lead to others as long as one of them is fit. Said beside
+    /// `stopping`, which is what releases before this one understand.
+    pub resting: bool,
     /// It is inside its own lease.
     pub leading: bool,
+    /// It votes and never leads. Such a member doesn't wish to lead either, which is all that releases before it need to know.
+    pub witness: bool,
     /// Higher is preferred.
     pub priority: u8,
     /// The highest term it knows.
@@ -41,11 +46,54 @@ pub struct Gossip {
     pub members: MemberSet,
     /// The software it runs.
     pub version: Version,
+    /// Its tie-break, if it has one.
+    pub tie: Option<Tie>,
 }
 
-/// A software version as it travels: at most 32 bytes, printable.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Version(Arc<str>);
+/// What a member with a tie-break says of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Tie {
+    /// Which it is.
+    pub rule: TieBreak,
+    /// It hasn't heard the other member lately, and may be about to count the segment's vote.
+    pub missing: bool,
+    /// ... and may not, as the segment has shown it nothing to count yet. It can neither lead nor vote then, whoever hears it.
+    pub blind: bool,
+}
+
+/// What an election is about, where the same hosts hold several: any 16 bytes, the same in all members' configurations.
+///
+/// Members of different elections that reach each other by mistake take no notice of each other, so that no node counts votes
+/// about one thing as votes about another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Subject(pub [u8; 16]);
+
+/// A short stand-in for what decides between two members, so that both can see whether they mean the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TieBreak(pub(crate) u32);
+
+impl TieBreak {
+    /// The stand-in for this description, which is the same in both members' configurations.
+    pub fn named(description: &str) -> Self {
+        Self(fnv(description))
+    }
+}
+
+impl Gossip {
+    /// Whether it is about to stop for good.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.stopping && !self.resting
+    }
+}
+
+/// A software version as it travels: at most 32 bytes, printable. It comes with every message, so it is a value that takes no memory
+/// of its own.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Version {
+    len: u8,
+    /// Zeroes behind the text.
+    bytes: [u8; Self::BYTES_MAX],
+}
 
 impl Version {
     /// Room for `v1.22.333-rc.4+deadbeef` and some more.
@@ -53,25 +101,33 @@ impl Version {
 
     /// Takes a text, replaces what isn't printable by `?` and cuts off what is too long.
     pub fn new(text: &str) -> Self {
-        let mut kept = String::with_capacity(Self::BYTES_MAX);
+        let mut version = Self { len: 0, bytes: [0; Self::BYTES_MAX] };
         for c in text.chars().map(|c| if c.is_control() { '?' } else { c }) {
-            if kept.len() + c.len_utf8() > Self::BYTES_MAX {
+            let room = &mut version.bytes[usize::from(version.len)..];
+            if c.len_utf8() > room.len() {
                 break;
             }
-            kept.push(c);
+            version.len +=
+                u8::try_from(c.encode_utf8(room).len()).expect("a character has four bytes at most");
         }
-        Self(kept.into())
+        version
     }
 
     /// The version as text.
     pub fn as_str(&self) -> &str {
-        &self.0
+        std::str::from_utf8(&self.bytes[..usize::from(self.len)]).expect("it is made of whole characters")
+    }
+}
+
+impl fmt::Debug for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Version").field(&self.as_str()).finish()
     }
 }
 
 impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.as_str())
     }
 }
 

@@ -37,8 +37,13 @@ impl NodeId {
 
     /// A short stand-in for the name (32-bit FNV-1a), so that a whole member set fits into every message.
     pub(crate) fn hash4(&self) -> u32 {
-        self.0.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+        fnv(&self.0)
     }
+}
+
+/// The 32-bit FNV-1a of a text.
+pub(crate) fn fnv(text: &str) -> u32 {
+    text.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
 
 impl fmt::Display for NodeId {

@@ -114,10 +114,10 @@ impl Session {
                 }
                 self.fresh(envelope)
             }
-            Payload::Election(_) if stranger => {
+            Payload::Election(_) | Payload::Clients(_) | Payload::Read(_) if stranger => {
                 self.challenge(now).map_or(Verdict::Stale, Verdict::Challenge)
             }
-            Payload::Election(_) => self.fresh(envelope),
+            Payload::Election(_) | Payload::Clients(_) | Payload::Read(_) => self.fresh(envelope),
         }
     }
 

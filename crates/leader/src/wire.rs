@@ -1,4 +1,4 @@
-//! Datagrams: one message each, at most 512 bytes, signed with HMAC-SHA256.
+//! Datagrams: one message each, signed with HMAC-SHA256. Those of the election have at most 512 bytes.
 //!
 //! ```text
 //!  0        1        2        3        4                 12                20                28
@@ -18,13 +18,18 @@ use ring::hmac;
 
 use crate::{
     Term,
-    message::{Ballot, Body, Gossip, Message, Objection, Round, Version},
-    node::{Incarnation, Instance, MEMBERS_MAX, MemberSet, NodeId, Process},
-    timing::LEASE_MAX,
+    clients::{Bookmark, Chapter},
+    message::{Ballot, Body, Gossip, Message, Objection, Subject, Tie},
+    node::{Incarnation, Instance, MemberSet, NodeId, Process},
 };
 
-/// No datagram is longer: it fits into every network's smallest packet with room for tunnels.
-pub(crate) const DATAGRAM_BYTES_MAX: usize = 512;
+use reader::Reader;
+
+/// No datagram is longer: IPv6 lets none of its networks take less than 1280 bytes with its headers.
+pub(crate) const DATAGRAM_BYTES_MAX: usize = 1200;
+
+/// None of the election's is longer: it fits into every network's smallest packet with room for tunnels.
+const ELECTION_BYTES_MAX: usize = 512;
 
 /// The layout above.
 const WIRE_VERSION: u8 = 1;
@@ -95,6 +100,10 @@ pub(crate) struct Envelope {
     /// The incarnation it is meant for; `None` while the sender knows of none.
     pub(crate) to: Option<Incarnation>,
     pub(crate) sequence: u64,
+    /// The sender takes chapters: one that doesn't say so would call them malformed.
+    pub(crate) hears_of_clients: bool,
+    /// Which election it belongs to, where the sender takes part in several.
+    pub(crate) subject: Option<Subject>,
     pub(crate) gossip: Gossip,
     pub(crate) payload: Payload,
 }
@@ -108,16 +117,33 @@ pub(crate) enum Payload {
     Welcome { echo: u64 },
     /// A message of the election.
     Election(Body),
+    /// Some of the leader's clients.
+    Clients(Chapter),
+    /// How far these were read.
+    Read(Bookmark),
+}
+
+/// What a datagram is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// The election. The answer to a challenge shows life.
+    Election(Message),
+    /// Some of the leader's clients.
+    Clients(Chapter),
+    /// How far these were read.
+    Read(Bookmark),
 }
 
 impl Envelope {
-    /// The message inside, if the payload is one of the election's; a [`Payload::Welcome`] still shows life.
-    pub(crate) fn into_message(self) -> Message {
+    /// What it is about. What a member says of itself beside its clients is said in the election's messages as well.
+    pub(crate) fn into_content(self) -> Content {
         let body = match self.payload {
             Payload::Election(body) => body,
             Payload::Hello { .. } | Payload::Welcome { .. } => Body::Alive,
+            Payload::Clients(chapter) => return Content::Clients(chapter),
+            Payload::Read(bookmark) => return Content::Read(bookmark),
         };
-        Message { gossip: self.gossip, body }
+        Content::Election(Message { gossip: self.gossip, body })
     }
 
     /// Appends the datagram to an empty buffer, signed with the first key.
@@ -127,6 +153,8 @@ impl Envelope {
             Payload::Hello { .. } => kind::HELLO,
             Payload::Welcome { .. } => kind::WELCOME,
             Payload::Election(body) => kind::of(body),
+            Payload::Clients(_) => kind::CLIENTS,
+            Payload::Read(_) => kind::READ,
         };
         out.extend([WIRE_VERSION, keys.first().map_or(0, Key::id), kind, flags(&self.gossip)]);
         put_u64(out, self.from.incarnation.0);
@@ -141,26 +169,41 @@ impl Envelope {
         match &self.payload {
             Payload::Hello { challenge: number } | Payload::Welcome { echo: number } => put_u64(out, *number),
             Payload::Election(body) => put_body(out, body),
+            Payload::Clients(chapter) => clients::put_chapter(out, chapter),
+            Payload::Read(bookmark) => clients::put_bookmark(out, *bookmark),
+        }
+        if self.hears_of_clients {
+            out.extend([extension::HEARS_OF_CLIENTS, 0]);
+        }
+        put_tie(out, self.gossip.tie);
+        if let Some(Subject(subject)) = self.subject {
+            out.extend([extension::SUBJECT, 16]);
+            out.extend(subject);
         }
         if let Some(key) = keys.first() {
             let tag = hmac::sign(&key.hmac, out);
             out.extend_from_slice(tag.as_ref());
         }
-        assert!(out.len() <= DATAGRAM_BYTES_MAX, "all parts at their longest make 327 bytes");
+        let longest = longest(kind);
+        assert!(
+            out.len() <= longest,
+            "all parts of the election at their longest make 354 bytes, a chapter's 1183"
+        );
     }
 
-    /// Reads a datagram: first its version and signature, and only then the rest.
-    pub(crate) fn open(datagram: &[u8], keys: &[Key]) -> Result<Self, Unreadable> {
+    /// Reads a datagram: first its version and signature, and only then the rest. Whom it is expected from has a name in memory
+    /// already, which is taken where it is the same.
+    pub(crate) fn open(datagram: &[u8], keys: &[Key], expected: &NodeId) -> Result<Self, Unreadable> {
         let malformed = Unreadable::Malformed;
-        if datagram.len() > DATAGRAM_BYTES_MAX {
+        let &[version, key, kind, ..] = datagram else { return Err(malformed) };
+        if datagram.len() > longest(kind) {
             return Err(malformed);
         }
-        let &[version, key, ..] = datagram else { return Err(malformed) };
         if version != WIRE_VERSION {
             return Err(Unreadable::Version { theirs: version });
         }
         let content = verify(datagram, key, keys)?;
-        Reader(&content[2..]).envelope().ok_or(malformed)
+        Reader(&content[2..]).envelope(expected).ok_or(malformed)
     }
 }
 
@@ -204,6 +247,8 @@ mod kind {
     pub(super) const GRANT: u8 = 7;
     pub(super) const REFUSE: u8 = 8;
     pub(super) const RELEASE: u8 = 9;
+    pub(super) const CLIENTS: u8 = 10;
+    pub(super) const READ: u8 = 11;
 
     pub(super) fn of(body: &Body) -> u8 {
         match body {
@@ -218,10 +263,27 @@ mod kind {
     }
 }
 
+/// The longest datagram of a kind.
+fn longest(kind: u8) -> usize {
+    if kind == kind::CLIENTS { DATAGRAM_BYTES_MAX } else { ELECTION_BYTES_MAX }
+}
+
+/// Tags of extensions.
+mod extension {
+    /// A member that says so, without content, takes chapters.
+    pub(super) const HEARS_OF_CLIENTS: u8 = 1;
+    /// The tie-break: whether the other member is missed (bit 0), and nothing was seen (bit 1); then which it is (u32).
+    pub(super) const TIE: u8 = 2;
+    /// Which election it is: 16 bytes.
+    pub(super) const SUBJECT: u8 = 3;
+}
+
 /// The flags, from the lowest bit; bits that this version doesn't know are ignored.
 fn flags(gossip: &Gossip) -> u8 {
-    let Gossip { eligible, start_as_leader, preempting, abstaining, stopping, leading, .. } = gossip;
-    [eligible, start_as_leader, preempting, abstaining, stopping, leading]
+    let Gossip {
+        eligible, start_as_leader, preempting, abstaining, stopping, leading, resting, witness, ..
+    } = gossip;
+    [eligible, start_as_leader, preempting, abstaining, stopping, leading, resting, witness]
         .iter()
         .enumerate()
         .fold(0, |flags, (bit, set)| flags | u8::from(**set) << bit)
@@ -248,6 +310,13 @@ fn put_members(out: &mut Vec<u8>, members: &MemberSet) {
     out.push(u8::try_from(hashes.len()).expect("a member set is bounded by its constructor"));
     for hash in hashes {
         out.extend_from_slice(&hash.to_be_bytes());
+    }
+}
+
+fn put_tie(out: &mut Vec<u8>, tie: Option<Tie>) {
+    if let Some(Tie { rule, missing, blind }) = tie {
+        out.extend([extension::TIE, 5, u8::from(missing) | u8::from(blind) << 1]);
+        out.extend_from_slice(&rule.0.to_be_bytes());
     }
 }
 
@@ -300,152 +369,8 @@ fn put_body(out: &mut Vec<u8>, body: &Body) {
     }
 }
 
-/// What is left of a datagram. `None` from any method means that it is malformed.
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn envelope(&mut self) -> Option<Envelope> {
-        let kind = self.u8()?;
-        let flags = self.u8()?;
-        let incarnation = self.incarnation()?;
-        let to = Some(self.u64()?).filter(|to| *to != 0).map(Incarnation);
-        let sequence = self.u64()?;
-        let flag = |bit: u8| flags >> bit & 1 == 1;
-        let priority = self.u8()?;
-        let term = self.term()?;
-        let lease = self.micros()?;
-        let node = NodeId::new(self.text()?).ok()?;
-        let version = self.version()?;
-        let gossip = Gossip {
-            eligible: flag(0),
-            start_as_leader: flag(1),
-            preempting: flag(2),
-            abstaining: flag(3),
-            stopping: flag(4),
-            leading: flag(5),
-            priority,
-            term,
-            lease: (lease <= LEASE_MAX).then_some(lease)?,
-            members: self.members()?,
-            version,
-        };
-        let payload = self.payload(kind)?;
-        while !self.0.is_empty() {
-            let (_tag, len) = (self.u8()?, self.u8()?);
-            self.bytes(usize::from(len))?;
-        }
-        Some(Envelope { from: Process { node, incarnation }, to, sequence, gossip, payload })
-    }
-
-    fn payload(&mut self, kind: u8) -> Option<Payload> {
-        let body = match kind {
-            kind::HELLO => return Some(Payload::Hello { challenge: self.u64()? }),
-            kind::WELCOME => return Some(Payload::Welcome { echo: self.u64()? }),
-            kind::ALIVE => Body::Alive,
-            kind::CANVASS => Body::Canvass { round: self.round()? },
-            kind::SUPPORT => Body::Support { round: self.round()? },
-            kind::REQUEST => {
-                Body::Request { term: self.term()?, round: self.round()?, released: self.instance()? }
-            }
-            kind::GRANT => Body::Grant { term: self.term()?, round: self.round()? },
-            kind::REFUSE => Body::Refuse { ballot: self.ballot()?, objection: self.objection()? },
-            kind::RELEASE => Body::Release {
-                term: self.term()?,
-                successor: match self.text()? {
-                    "" => None,
-                    name => Some(NodeId::new(name).ok()?),
-                },
-            },
-            _ => return None,
-        };
-        Some(Payload::Election(body))
-    }
-
-    fn ballot(&mut self) -> Option<Ballot> {
-        let (kind, term, round) = (self.u8()?, self.term()?, self.round()?);
-        match kind {
-            0 => Some(Ballot::Canvass { round }),
-            1 => Some(Ballot::Request { term, round }),
-            _ => None,
-        }
-    }
-
-    fn objection(&mut self) -> Option<Objection> {
-        let (reason, remaining) = (self.u8()?, self.micros()?);
-        match reason {
-            0 => Some(Objection::Promised { remaining }),
-            1 => Some(Objection::Abstaining { remaining }),
-            2 => Some(Objection::Members),
-            3 => Some(Objection::Lease),
-            4 => Some(Objection::Released),
-            _ => None,
-        }
-    }
-
-    fn instance(&mut self) -> Option<Option<Instance>> {
-        let name = self.text()?;
-        if name.is_empty() {
-            return Some(None);
-        }
-        let holder = Process { node: NodeId::new(name).ok()?, incarnation: self.incarnation()? };
-        Some(Some(Instance { holder, term: self.term()? }))
-    }
-
-    fn members(&mut self) -> Option<MemberSet> {
-        let count = usize::from(self.u8()?);
-        if count > MEMBERS_MAX {
-            return None;
-        }
-        let (hashes, _) = self.bytes(count * 4)?.as_chunks::<4>();
-        MemberSet::from_hashes(hashes.iter().map(|hash| u32::from_be_bytes(*hash)))
-    }
-
-    fn version(&mut self) -> Option<Version> {
-        let text = self.text()?;
-        Some(Version::new(text)).filter(|version| version.as_str() == text)
-    }
-
-    fn text(&mut self) -> Option<&'a str> {
-        let len = self.u8()?;
-        std::str::from_utf8(self.bytes(usize::from(len))?).ok()
-    }
-
-    fn incarnation(&mut self) -> Option<Incarnation> {
-        self.u64().filter(|number| *number != 0).map(Incarnation)
-    }
-
-    fn round(&mut self) -> Option<Round> {
-        self.u64().map(Round)
-    }
-
-    fn term(&mut self) -> Option<Term> {
-        self.u64().map(Term).filter(|term| *term <= Term::MAX)
-    }
-
-    fn micros(&mut self) -> Option<Duration> {
-        let (bytes, rest) = self.0.split_first_chunk::<4>()?;
-        self.0 = rest;
-        Some(Duration::from_micros(u64::from(u32::from_be_bytes(*bytes))))
-    }
-
-    fn u64(&mut self) -> Option<u64> {
-        let (bytes, rest) = self.0.split_first_chunk::<8>()?;
-        self.0 = rest;
-        Some(u64::from_be_bytes(*bytes))
-    }
-
-    fn u8(&mut self) -> Option<u8> {
-        let (byte, rest) = self.0.split_first()?;
-        self.0 = rest;
-        Some(*byte)
-    }
-
-    fn bytes(&mut self, count: usize) -> Option<&'a [u8]> {
-        let (bytes, rest) = self.0.split_at_checked(count)?;
-        self.0 = rest;
-        Some(bytes)
-    }
-}
+mod clients;
+mod reader;
 
 #[cfg(test)]
 mod tests;

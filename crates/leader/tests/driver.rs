@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{Ipv4Addr, SocketAddr},
     sync::atomic::{AtomicU8, Ordering},
     time::Duration,
@@ -11,8 +11,8 @@ use std::{
 
 use leader::{
     Handle, Leadership, NodeId, Timing,
-    peers::{Config, Driver, Key, Mismatch, Monitor, PeerStatus},
-    quorum::{self, StepDownError},
+    peers::{Change, Client, Config, Driver, Key, Mismatch, Monitor, PeerStatus},
+    quorum::{self, Impediment, StepDownError},
 };
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
 
@@ -56,15 +56,18 @@ impl Cluster {
                 .filter(|(id, _)| **id != me)
                 .map(|(id, at)| (id.clone(), *at))
                 .collect(),
+            subject: None,
             keys: vec![Key::new(1, b"a secret of sixteen bytes or more").unwrap()],
             version: "0.1.0".to_owned(),
             quorum: quorum::Config {
                 members: self.addresses.keys().cloned().collect(),
+                witnesses: BTreeSet::new(),
                 timing: self.timing,
                 priority: 100,
                 preempt: false,
                 preempt_delay: Duration::ZERO,
                 start_as_leader: false,
+                tie_break: None,
                 me,
             },
         }
@@ -136,7 +139,7 @@ async fn a_single_member_leads_at_once() {
     let node = cluster.start(0).await;
     node.leads().await;
     assert!(begun.elapsed() < Timing::RELAXED.lease(), "took {:?}", begun.elapsed());
-    assert_eq!(node.handle.step_down().await, Err(StepDownError::NoSuccessor));
+    assert_eq!(node.handle.step_down(None).await, Err(StepDownError::NoSuccessor));
     node.shut_down().await;
 }
 
@@ -199,11 +202,15 @@ async fn stepping_down_by_command_gives_the_lead_away_and_keeps_it_away() {
     a.sees(1, |peer| peer.said.as_ref().is_some_and(|said| !said.abstaining)).await;
     a.sees(2, |peer| peer.said.as_ref().is_some_and(|said| !said.abstaining)).await;
 
-    assert_eq!(b.handle.step_down().await, Err(StepDownError::NotLeader));
-    assert_eq!(a.handle.step_down().await, Ok(Some(name(1))));
+    assert_eq!(b.handle.step_down(None).await, Err(StepDownError::NotLeader));
+    assert_eq!(a.handle.step_down(None).await, Ok(Some(name(1))));
     b.leads().await;
     a.follows(1).await;
-    b.sees(0, |peer| peer.said.as_ref().is_some_and(|said| said.stopping)).await;
+    b.sees(0, |peer| peer.said.as_ref().is_some_and(|said| said.stopping && said.resting)).await;
+    let resting = StepDownError::Impeded { node: name(0), impediment: Impediment::Resting };
+    assert_eq!(b.handle.step_down(Some(name(0))).await, Err(resting));
+    assert_eq!(b.handle.step_down(Some(name(2))).await, Ok(Some(name(2))));
+    c.leads().await;
     for node in [a, c, b] {
         node.shut_down().await;
     }
@@ -242,4 +249,33 @@ async fn a_member_with_a_wrong_key_is_refused_and_seen() {
     for node in [stranger, b, a] {
         node.shut_down().await;
     }
+}
+
+#[tokio::test]
+async fn the_clients_of_a_leader_that_crashed_are_inherited_by_the_next() {
+    let cluster = Cluster::new(3, moderate());
+    let [a, b, c] = [cluster.start(0).await, cluster.start(1).await, cluster.start(2).await];
+    a.leads().await;
+    b.follows(0).await;
+    c.follows(0).await;
+    let clients: Vec<_> =
+        (0..3_000_u32).map(|number| Client::new(&number.to_be_bytes().repeat(9)).unwrap()).collect();
+    let came: Vec<_> = clients.iter().cloned().map(Change::Came).collect();
+
+    let begun = Instant::now();
+    a.monitor.clients().tell(&came).await;
+    for node in [&b, &c] {
+        until(node.monitor.clients().known(), |known| known.heard == clients.len()).await;
+    }
+    println!("{} clients were known to all after {:?} at most", clients.len(), begun.elapsed());
+    assert_eq!(b.monitor.clients().inherit().await, [], "it doesn't lead");
+    a.crash().await;
+    b.leads().await;
+
+    let mut inherited = b.monitor.clients().inherit().await;
+    inherited.sort_unstable();
+    assert_eq!(inherited, clients);
+    until(c.monitor.clients().known(), |known| known.heard == 0).await;
+    c.shut_down().await;
+    b.shut_down().await;
 }

@@ -47,6 +47,8 @@ struct Cluster {
     late: bool,
     restarts: u8,
     step_downs: u8,
+    /// Whether a leader that steps down is told in whose favour, one that may be any.
+    named: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -83,8 +85,12 @@ enum Action {
     Wake(usize),
     Tick,
     Restart(usize),
-    StepDown(usize),
+    StepDown(usize, Option<usize>),
     Confirm(usize),
+}
+
+fn name(n: usize) -> NodeId {
+    NodeId::new(NAMES[n]).expect("a good name")
 }
 
 fn digest(what: &impl Hash) -> u64 {
@@ -99,15 +105,16 @@ impl Cluster {
     }
 
     fn election(&self, n: usize, incarnation: u64, now: Instant) -> Node {
-        let name = |n: usize| NodeId::new(NAMES[n]).expect("a good name");
         let config = Config {
             me: name(n),
             members: (0..NAMES.len()).map(name).collect(),
+            witnesses: BTreeSet::new(),
             timing: Timing::new(HEARTBEAT, LEASE).expect("three heartbeats"),
             priority: 0,
             preempt: false,
             preempt_delay: Duration::ZERO,
             start_as_leader: false,
+            tie_break: None,
         };
         let process = Process { node: name(n), incarnation: Incarnation(incarnation) };
         let election = Election::new(&config, "", process.incarnation, 1, now).expect("a good configuration");
@@ -180,7 +187,12 @@ impl Model for Cluster {
                 actions.push(Action::Restart(n));
             }
             if state.step_downs > 0 && node.election.lease_end(now).is_some() {
-                actions.push(Action::StepDown(n));
+                if self.named {
+                    let others = (0..NAMES.len()).filter(|other| *other != n);
+                    actions.extend(others.map(|other| Action::StepDown(n, Some(other))));
+                } else {
+                    actions.push(Action::StepDown(n, None));
+                }
             }
             let holds = node.election.lease_end(now).is_some();
             if state.step_downs < self.step_downs && state.led >> n & 1 == 1 && !holds {
@@ -211,11 +223,11 @@ impl Model for Cluster {
                 state.restarts -= 1;
                 state.nodes[n] = self.election(n, 2, self.at(state.now));
             }
-            Action::StepDown(n) => {
+            Action::StepDown(n, to) => {
                 state.step_downs -= 1;
                 self.input(&mut state, n, |election, now| {
-                    // Nobody may have been heard; then it leads on.
-                    let _outcome = election.step_down(now);
+                    // Nobody may have been heard, or not the one; then it leads on.
+                    let _outcome = election.step_down(to.map(name).as_ref(), now);
                 });
             }
             Action::Confirm(n) => self.input(&mut state, n, Election::confirm_standby),
@@ -240,7 +252,8 @@ impl Model for Cluster {
 fn check(change: impl FnOnce(&mut Cluster)) {
     #[expect(clippy::disallowed_methods, reason = "any instant will do as an origin")]
     let origin = Instant::now();
-    let mut cluster = Cluster { origin, ticks: 3, delay: 0, late: false, restarts: 0, step_downs: 0 };
+    let mut cluster =
+        Cluster { origin, ticks: 3, delay: 0, late: false, restarts: 0, step_downs: 0, named: false };
     change(&mut cluster);
     let checker = cluster.checker().finish_when(HasDiscoveries::AnyFailures).spawn_dfs().join();
     println!("{} states, {} of them different", checker.state_count(), checker.unique_state_count());
@@ -266,6 +279,11 @@ fn at_most_one_holds_whenever_a_member_is_restarted() {
 #[test]
 fn at_most_one_holds_whenever_a_leader_steps_down() {
     check(|cluster| (cluster.ticks, cluster.step_downs) = (2, 1));
+}
+
+#[test]
+fn at_most_one_holds_whomever_a_leader_steps_down_for() {
+    check(|cluster| (cluster.ticks, cluster.step_downs, cluster.named) = (2, 1, true));
 }
 
 #[test]

@@ -1,15 +1,18 @@
 //! The loop that owns the addresses: asks [`Ownership`] what to do, does it, and tells what became of it.
 
+mod relaying;
 mod telling;
 
 pub use telling::{Handle, Status};
 
 use crate::address::{Address, Mac};
 use crate::announce::Announcer;
+use crate::clock::Clock;
 use crate::error::Error;
 use crate::linux::{Linux, patiently, promotes_secondaries};
 use crate::network::{Event, Events, Link, Network};
 use crate::ownership::{Action, Outcome, Ownership, State};
+use crate::relay::Farewell;
 use std::time::{Duration, Instant};
 use telling::{Reason, Telling};
 use tokio::sync::watch;
@@ -24,6 +27,14 @@ pub struct Config {
     pub addresses: Vec<Address>,
     /// Whether to tell the neighbours, by ARP and neighbour discovery.
     pub announce: bool,
+    /// Whether to pass on, for a moment, what still comes for addresses that are given up in good order: see [`crate::relay`]. Without
+    /// announcements it has no effect.
+    pub relay: bool,
+    /// Called first on the thread that keeps the kernel's fence, to make it as urgent as the one that renews leases.
+    pub urgent: fn(),
+    /// How long the machine was suspended since some instant that doesn't change: the monotonic clock doesn't count it, and leases
+    /// are given by a clock that does.
+    pub asleep: fn() -> Duration,
 }
 
 /// The loop around one [`Ownership`] and one [`Announcer`].
@@ -32,10 +43,14 @@ pub struct Config {
 /// the network and [`State`]s to the handle. On each wake-up the lease is looked at first, so that a process that was
 /// stopped withdraws an expired address before it does anything else.
 ///
+/// A stop withdraws the addresses at once, and then takes up to a second until frames that still come for them have been passed
+/// on: the state tells when they are withdrawn.
+///
 /// `run` is not to be cancelled but stopped by the handle. If it is cancelled, or the process killed, nothing is cleaned
 /// up: the kernel removes the addresses at the end of the lifetime that they were given.
 #[derive(Debug)]
 pub struct Driver<N = Linux> {
+    clock: Clock,
     network: N,
     events: Events,
     lease: watch::Receiver<Option<Instant>>,
@@ -44,8 +59,11 @@ pub struct Driver<N = Linux> {
     mac: Mac,
     ownership: Ownership,
     announcer: Announcer,
+    farewell: Farewell,
     telling: Telling,
     check_at: Instant,
+    /// Until when the network was last told to answer for the addresses.
+    armed: Option<Instant>,
     stopping: Option<Stopping>,
 }
 
@@ -76,7 +94,8 @@ impl Driver<Linux> {
         config: Config,
         lease: watch::Receiver<Option<Instant>>,
     ) -> Result<(Self, Handle), Error> {
-        let (network, events) = patiently(|| prepare(&config)).await?;
+        let (mut network, events) = patiently(|| prepare(&config)).await?;
+        network.fence(&config.addresses, config.urgent, Clock(config.asleep)).await;
         warn_of_secondaries(&config);
         let link = network.link();
         Ok(Self::new(network, events, link, config, lease))
@@ -103,12 +122,14 @@ impl<N: Network> Driver<N> {
         config: Config,
         lease: watch::Receiver<Option<Instant>>,
     ) -> (Self, Handle) {
-        let now = now();
+        let clock = Clock(config.asleep);
+        let now = clock.now();
         let mut ownership = Ownership::new(now);
         let up = link.as_ref().is_some_and(|link| link.up);
         ownership.set_link(up, now);
         let (telling, handle, stop) = Telling::new(&config, up, now);
         let driver = Self {
+            clock,
             network,
             events,
             lease,
@@ -116,8 +137,10 @@ impl<N: Network> Driver<N> {
             mac: link.map_or([0; 6], |link| link.mac),
             ownership,
             announcer: Announcer::new(config.addresses.clone()),
+            farewell: Farewell::default(),
             telling,
             check_at: now + CHECK_INTERVAL,
+            armed: None,
             stopping: None,
             config,
         };
@@ -125,7 +148,7 @@ impl<N: Network> Driver<N> {
     }
 
     /// Owns the addresses whenever the lease says so, until [`Handle::stop`] or until nobody gives leases any more; then
-    /// withdraws them and returns.
+    /// withdraws them, and returns when nothing is relayed any more.
     ///
     /// # Errors
     ///
@@ -144,16 +167,20 @@ impl<N: Network> Driver<N> {
         }
     }
 
+    fn now(&self) -> Instant {
+        self.clock.now()
+    }
+
     async fn wait(&mut self) -> Wake {
         let deadline = self.deadline();
-        let stopping = self.stopping.is_some();
+        let (stopping, relaying) = (self.stopping.is_some(), self.is_relaying(self.now()));
         tokio::select! {
             biased;
             changed = self.lease.changed(), if !stopping => Wake::Lease(changed),
             // The sender is in the telling, so it lives as long as this does.
             _ = self.stop.changed(), if !stopping => Wake::Stop,
-            event = self.events.next(), if !stopping => Wake::Network(event),
-            () = sleep_until(deadline.into()) => Wake::Deadline,
+            event = self.events.next(), if !stopping || relaying => Wake::Network(event),
+            () = sleep_until(self.clock.due(deadline)) => Wake::Deadline,
         }
     }
 
@@ -162,13 +189,16 @@ impl<N: Network> Driver<N> {
             Wake::Lease(Ok(())) | Wake::Deadline => {}
             Wake::Lease(Err(_)) | Wake::Stop => self.begin_stop(None),
             Wake::Network(Some(event)) => self.handle_event(event).await,
+            // Whoever stops needs to hear of a successor, and of nothing else.
+            Wake::Network(None) if self.stopping.is_some() => self.end_relaying(self.now()),
             Wake::Network(None) => {
                 let interface = self.config.interface.clone();
                 self.begin_stop(Some(Error::Blind { interface }));
             }
         }
-        let now = now();
+        let now = self.now();
         self.announcer.handle_timeout(now);
+        self.look_at_relaying(now);
         if self.check_at <= now {
             self.check().await;
         }
@@ -185,6 +215,7 @@ impl<N: Network> Driver<N> {
                     self.handle_link(link);
                     self.settle_addresses().await;
                 }
+                Event::Uplink => self.announce_again(),
                 Event::Claimed { ip, mac } => self.handle_claim(ip, mac),
             }
             next = self.events.try_next();
@@ -195,23 +226,38 @@ impl<N: Network> Driver<N> {
     }
 
     fn handle_link(&mut self, link: Option<Link>) {
-        let now = now();
+        let now = self.now();
         let up = link.as_ref().is_some_and(|link| link.up);
         self.telling.link(up);
         self.ownership.set_link(up, now);
+        if !up {
+            self.end_relaying(now);
+        }
         if let Some(link) = link
             && link.mac != self.mac
         {
             self.mac = link.mac;
-            if self.config.announce && self.ownership.state(now) == State::Active {
-                self.announcer.start(now);
-            }
+            // What was caught was sent to the old one.
+            self.end_relaying(now);
+            self.announce_again();
+        }
+    }
+
+    /// Begins to announce from the start: switches have to learn of another hardware address, or of another way to it.
+    fn announce_again(&mut self) {
+        let now = self.now();
+        if self.config.announce && self.ownership.state(now) == State::Active {
+            self.announcer.start(now);
         }
     }
 
     fn handle_claim(&mut self, ip: std::net::IpAddr, mac: Mac) {
-        let now = now();
-        if mac != self.mac && self.ownership.state(now) == State::Active {
+        let now = self.now();
+        if mac == self.mac {
+            return;
+        }
+        self.hear_of_successor(mac, now);
+        if self.ownership.state(now) == State::Active {
             self.telling.conflict(ip, mac, now);
             self.announcer.handle_conflict(now);
         }
@@ -219,35 +265,51 @@ impl<N: Network> Driver<N> {
 
     /// Compares what is there with what should be.
     async fn check(&mut self) {
-        self.check_at = now() + CHECK_INTERVAL;
-        if self.ownership.state(now()) != State::Active {
+        self.check_at = self.now() + CHECK_INTERVAL;
+        if self.ownership.state(self.now()) != State::Active {
             return;
         }
+        // Once more, whatever was told: somebody may have taken it away.
+        self.network.arm(self.armed);
         match self.network.addresses().await {
             Ok(present) => {
                 let is_there = |wanted: &Address| present.iter().any(|address| address.ip == wanted.ip);
                 if !self.config.addresses.iter().all(is_there) {
-                    self.telling.missing(now());
-                    self.ownership.handle_missing(now());
+                    self.telling.missing(self.now());
+                    self.ownership.handle_missing(self.now());
                 }
             }
-            Err(error) => self.telling.failed(&error, now()),
+            Err(error) => self.telling.failed(&error, self.now()),
         }
     }
 
     /// Takes the newest lease and the time: whatever else is done, is done after this.
     fn look_at_lease(&mut self) {
-        let now = now();
+        let now = self.now();
         let lease = if self.stopping.is_some() { None } else { *self.lease.borrow_and_update() };
         self.telling.lease(lease);
+        self.telling.fenced(self.network.is_fenced());
+        if lease.is_none() {
+            self.begin_to_relay(now);
+        }
         self.ownership.set_lease(lease, now);
+        self.arm(now);
+    }
+
+    /// Has the network answer for the addresses as long as the newest lease says.
+    fn arm(&mut self, now: Instant) {
+        let until = self.ownership.armed_until(now);
+        if until != self.armed {
+            self.armed = until;
+            self.network.arm(until);
+        }
     }
 
     /// Does what the machines ask for, until they ask for nothing more.
     async fn settle(&mut self) {
         loop {
             self.settle_addresses().await;
-            if self.ownership.state(now()) != State::Active {
+            if self.ownership.state(self.now()) != State::Active {
                 self.announcer.stop();
             }
             let Some(frame) = self.announcer.poll_frame(self.mac) else {
@@ -255,7 +317,7 @@ impl<N: Network> Driver<N> {
             };
             match self.network.announce(frame).await {
                 Ok(()) => self.telling.announced(),
-                Err(error) => self.telling.failed(&error, now()),
+                Err(error) => self.telling.failed(&error, self.now()),
             }
             // The next frame leaves only if the addresses are still ours.
             self.look_at_lease();
@@ -264,33 +326,39 @@ impl<N: Network> Driver<N> {
 
     async fn settle_addresses(&mut self) {
         while let Some(action) = self.ownership.poll_action() {
-            let started = now();
+            let started = self.now();
             // Told before it is done: who reads Standby may rely on nothing being under way.
             self.telling.state(self.ownership.state(started), started);
+            // Before an address comes, and before one goes.
+            self.arm(started);
             match action {
                 Action::Hold { valid_for } => {
+                    self.end_relaying(started);
+                    // A lease for ever is not renewed, and the kernel's count is not for ever.
+                    self.network.arm(self.armed);
                     self.telling.holding(started);
                     let outcome = self.hold(valid_for).await;
-                    self.ownership.handle_applied(outcome, now());
-                    self.telling.held(outcome, now());
+                    self.ownership.handle_applied(outcome, self.now());
+                    self.telling.held(outcome, self.now());
                 }
                 Action::Withdraw => {
                     self.telling.withdrawing(self.reason(), started);
                     let outcome = self.withdraw().await;
-                    self.ownership.handle_applied(outcome, now());
+                    self.ownership.handle_applied(outcome, self.now());
                 }
                 Action::Announce if self.config.announce => self.announcer.start(started),
                 Action::Announce => {}
             }
-            self.telling.state(self.ownership.state(now()), now());
+            self.telling.state(self.ownership.state(self.now()), self.now());
         }
-        self.telling.state(self.ownership.state(now()), now());
+        self.telling.state(self.ownership.state(self.now()), self.now());
+        self.arm(self.now());
     }
 
     async fn hold(&mut self, valid_for: Duration) -> Outcome {
         for address in &self.config.addresses {
             if let Err(error) = self.network.hold(*address, valid_for).await {
-                self.telling.failed(&error, now());
+                self.telling.failed(&error, self.now());
                 return Outcome::HoldFailed;
             }
         }
@@ -302,7 +370,7 @@ impl<N: Network> Driver<N> {
         // On past a failure: each address that is gone is one less with two owners.
         for address in &self.config.addresses {
             if let Err(error) = self.network.withdraw(*address).await {
-                self.telling.failed(&error, now());
+                self.telling.failed(&error, self.now());
                 outcome = Outcome::WithdrawFailed;
                 if let Some(stopping) = &mut self.stopping {
                     stopping.because.get_or_insert(error);
@@ -317,33 +385,37 @@ impl<N: Network> Driver<N> {
             (Some(_), _, _) => Reason::Stopped,
             (None, false, _) => Reason::LinkDown,
             (None, true, None) => Reason::LeaseGivenUp,
-            (None, true, Some(until)) if until <= now() => Reason::LeaseEnded,
+            (None, true, Some(until)) if until <= self.now() => Reason::LeaseEnded,
             (None, true, Some(_)) => Reason::Failed,
         }
     }
 
     fn begin_stop(&mut self, because: Option<Error>) {
-        self.stopping = Some(Stopping { patience_ends: now() + STOP_PATIENCE, because });
+        self.stopping = Some(Stopping { patience_ends: self.now() + STOP_PATIENCE, because });
     }
 
     fn ended(&mut self) -> Option<Result<(), Error>> {
+        let now = self.now();
         let stopping = self.stopping.as_mut()?;
-        let now = now();
-        if self.ownership.state(now) != State::Standby && now < stopping.patience_ends {
+        let withdrawing = self.ownership.state(now) != State::Standby && now < stopping.patience_ends;
+        if withdrawing || self.farewell.errand(now).is_some() {
             return None;
         }
         Some(stopping.because.take().map_or(Ok(()), Err))
     }
 
     fn deadline(&self) -> Instant {
-        let active = self.ownership.state(now()) == State::Active;
+        let state = self.ownership.state(self.now());
+        let active = state == State::Active;
+        let withdrawing = self.stopping.as_ref().filter(|_| state != State::Standby);
         let deadlines = [
             self.ownership.poll_timeout(),
             self.announcer.poll_timeout(),
             active.then_some(self.check_at),
-            self.stopping.as_ref().map(|stopping| stopping.patience_ends),
+            withdrawing.map(|stopping| stopping.patience_ends),
+            self.farewell.poll_timeout(self.now()),
         ];
-        deadlines.into_iter().flatten().min().unwrap_or_else(|| now() + IDLE)
+        deadlines.into_iter().flatten().min().unwrap_or_else(|| self.now() + IDLE)
     }
 }
 
@@ -361,10 +433,6 @@ fn warn_of_secondaries(config: &Config) {
              remove it: set net.ipv4.conf.all.promote_secondaries=1, or give the virtual IP no prefix"
         );
     }
-}
-
-fn now() -> Instant {
-    tokio::time::Instant::now().into_std()
 }
 
 /// The addresses are compared with what should be this often, whatever the network tells.

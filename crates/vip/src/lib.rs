@@ -7,15 +7,18 @@
 pub mod address;
 pub mod announce;
 pub mod arp;
+mod clock;
 pub mod driver;
 pub mod error;
 pub mod linux;
+pub mod lookout;
 pub mod memory;
 pub mod ndp;
 pub mod network;
 pub mod ownership;
 pub mod probe;
 mod rawsock;
+pub mod relay;
 pub mod tickle;
 
 pub use address::{Address, Mac, Station};

@@ -1,6 +1,9 @@
 //! The kernel's side: addresses by rtnetlink(7), frames by packet(7).
 
 mod claims;
+mod courier;
+mod delivery;
+mod fence;
 mod filter;
 mod monitor;
 mod patience;
@@ -10,39 +13,53 @@ mod sockets;
 mod tickler;
 
 pub use crate::network::Link;
+pub use fence::{FenceError, rehearse_fence};
 pub use requests::ADDRESS_PROTOCOL;
-pub use routes::default_interface;
+pub use routes::{default_gateway, default_interface};
 pub use sockets::Sockets;
 pub use tickler::Tickler;
 
-pub(crate) use claims::{LONGEST_FRAME, claim, open as open_listener};
+pub(crate) use claims::{LONGEST_FRAME, claim, open as open_listener, open_about};
 pub(crate) use filter::Protocol;
 pub(crate) use patience::patiently;
 
 use crate::address::Address;
 use crate::announce::Frame;
+use crate::clock::Clock;
 use crate::error::Error;
 use crate::network::{Events, Network};
 use crate::rawsock::Sender;
+use crate::relay::Errand;
 use claims::Claims;
-use monitor::{Monitor, Notifications};
+use courier::Courier;
+use fence::Fence;
+use monitor::{Monitor, Notifications, Uplinks};
 use requests::Requests;
+use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::io;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 /// One interface of this network namespace, by its name: if it is deleted and another gets the name, that is followed.
 #[derive(Debug)]
 pub struct Linux {
     interface: String,
+    addresses: Vec<Address>,
     requests: Requests,
     sender: Sender,
     link: watch::Receiver<Option<Link>>,
     /// Where the addresses were last put; 0 is nowhere. The interface of our name may have become another meanwhile
     /// (renamed, made anew), and what was put on the old one has to be taken from there.
     held_on: AtomicU32,
+    /// None where the kernel has none, and before [`fence`](Self::fence).
+    fence: Option<Fence>,
+    /// While there is something to relay.
+    courier: Option<Courier>,
+    /// The IPv6 addresses, and whether each was seen to be taken in since it was put on the interface: a renewal needs no look.
+    taken_in: BTreeMap<Ipv6Addr, AtomicBool>,
 }
 
 impl Linux {
@@ -73,10 +90,32 @@ impl Linux {
         let handle = requests.handle();
         let interface = interface.to_owned();
         events.feed(
-            Monitor { interface: interface.clone(), handle, link: link_sender, events: sends, notifications }
-                .run(),
+            Monitor {
+                interface: interface.clone(),
+                handle,
+                link: link_sender,
+                events: sends,
+                notifications,
+                uplinks: Uplinks::default(),
+            }
+            .run(),
         );
-        Ok((Self { interface, requests, sender, link, held_on: AtomicU32::new(0) }, events))
+        let network = Self {
+            interface,
+            addresses: addresses.to_vec(),
+            requests,
+            sender,
+            link,
+            held_on: AtomicU32::new(0),
+            fence: None,
+            courier: None,
+            taken_in: addresses
+                .iter()
+                .filter_map(|address| ipv6(address.ip))
+                .map(|ip| (ip, AtomicBool::new(false)))
+                .collect(),
+        };
+        Ok((network, events))
     }
 
     /// Returns the interface as it is now; `None` while none has its name.
@@ -124,6 +163,33 @@ impl Linux {
         Ok(leftovers)
     }
 
+    /// Has the kernel answer for the addresses only while they are [armed](Network::arm). Where it can't, that is told once,
+    /// and they have their lifetime alone. `urgent` is called first on the thread that does it.
+    pub(crate) async fn fence(&mut self, addresses: &[Address], urgent: fn(), clock: Clock) {
+        match Fence::raise(addresses, urgent, clock).await {
+            Ok(fence) => self.fence = Some(fence),
+            Err(error) => {
+                let source = std::error::Error::source(&error).map(ToString::to_string);
+                tracing::warn!(%error, source, "{}", fence::MEANING);
+            }
+        }
+    }
+
+    /// Waits until the kernel takes in what comes for an address, if it was put on the interface just now.
+    async fn await_delivery(&self, index: u32, ip: Ipv6Addr) {
+        let taken_in = self.taken_in.get(&ip);
+        if taken_in.is_some_and(|seen| seen.load(Ordering::Relaxed)) {
+            return;
+        }
+        if !delivery::is_delivered(&self.requests, index, ip).await {
+            tracing::debug!(%ip, interface = self.interface, "the kernel shows no local route for the address");
+        }
+        // Seen or not: a renewal is no time to wait.
+        if let Some(seen) = taken_in {
+            seen.store(true, Ordering::Relaxed);
+        }
+    }
+
     async fn remove(&self, index: u32, address: Address) -> Result<(), Error> {
         let removed = self.requests.withdraw(index, address).await;
         removed.map_err(|source| Error::Withdraw { address, interface: self.interface.clone(), source })
@@ -146,15 +212,53 @@ impl Network for Linux {
             return Err(Error::NoInterface { interface: self.interface.clone() });
         };
         self.held_on.store(index, Ordering::Relaxed);
+        if let Some(fence) = &self.fence {
+            fence.expect(address).await;
+        }
         let held = self.requests.hold(index, address, valid_for).await;
-        held.map_err(|source| Error::Hold { address, interface: self.interface.clone(), source })
+        held.map_err(|source| Error::Hold { address, interface: self.interface.clone(), source })?;
+        if let IpAddr::V6(ip) = address.ip {
+            self.await_delivery(index, ip).await;
+        }
+        Ok(())
     }
 
     async fn withdraw(&self, address: Address) -> Result<(), Error> {
         match self.held_on.load(Ordering::Relaxed) {
-            0 => Ok(()),
-            index => self.remove(index, address).await,
+            0 => {}
+            index => self.remove(index, address).await?,
         }
+        if let Some(seen) = ipv6(address.ip).and_then(|ip| self.taken_in.get(&ip)) {
+            seen.store(false, Ordering::Relaxed);
+        }
+        if let Some(fence) = &self.fence {
+            fence.forget(address);
+        }
+        Ok(())
+    }
+
+    fn arm(&self, until: Option<Instant>) {
+        if let Some(fence) = &self.fence {
+            fence.arm(until);
+        }
+    }
+
+    fn is_fenced(&self) -> bool {
+        self.fence.as_ref().is_some_and(Fence::is_there)
+    }
+
+    fn relay(&mut self, errand: Option<Errand>) -> Result<(), Error> {
+        match (errand, &self.courier) {
+            (None, _) => self.courier = None,
+            (Some(errand), Some(courier)) => courier.set_errand(errand),
+            (Some(errand), None) => {
+                let interface = self.interface.clone();
+                let link = self.link().ok_or_else(|| Error::NoInterface { interface: interface.clone() })?;
+                let courier = Courier::start(&link, &self.addresses, errand);
+                self.courier = Some(courier.map_err(|source| Error::Packets { interface, source })?);
+            }
+        }
+        Ok(())
     }
 
     async fn announce(&self, frame: Frame) -> Result<(), Error> {
@@ -163,6 +267,13 @@ impl Network for Linux {
         };
         let sent = self.sender.send(index, &frame.0);
         sent.map_err(|source| Error::Send { interface: self.interface.clone(), source })
+    }
+}
+
+fn ipv6(ip: IpAddr) -> Option<Ipv6Addr> {
+    match ip {
+        IpAddr::V4(_) => None,
+        IpAddr::V6(ip) => Some(ip),
     }
 }
 

@@ -5,8 +5,10 @@ use crate::announce::Frame;
 use crate::error::Error;
 use crate::network::{Event, Events, Link, Network};
 use crate::ownership::kernel_lifetime;
+use crate::relay::{Errand, Fate, Relay};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -26,11 +28,19 @@ pub struct Memory {
 struct Segment {
     link: Link,
     addresses: BTreeMap<Address, Instant>,
+    /// All that were ever held.
+    known: BTreeSet<IpAddr>,
+    armed: Option<Instant>,
     frames: Vec<(Instant, Frame)>,
     holds: usize,
     withdrawals: usize,
     holds_fail: bool,
     withdrawals_fail: bool,
+    relays_fail: bool,
+    errand: Option<Errand>,
+    relay: Option<Relay>,
+    /// What was relayed, with what stood before it.
+    relayed: Vec<Vec<u8>>,
 }
 
 impl Memory {
@@ -41,11 +51,17 @@ impl Memory {
         let segment = Segment {
             link: Link { index: 1, name: name.to_owned(), mac, up: true },
             addresses: BTreeMap::new(),
+            known: BTreeSet::new(),
+            armed: None,
             frames: Vec::new(),
             holds: 0,
             withdrawals: 0,
             holds_fail: false,
             withdrawals_fail: false,
+            relays_fail: false,
+            errand: None,
+            relay: None,
+            relayed: Vec::new(),
         };
         (Self { segment: Arc::new(Mutex::new(segment)), events: sender }, events)
     }
@@ -61,6 +77,12 @@ impl Memory {
     pub fn held(&self) -> BTreeSet<Address> {
         let now = Instant::now();
         self.lock().addresses.iter().filter(|(_, until)| now < **until).map(|(address, _)| *address).collect()
+    }
+
+    /// Returns until when the addresses are answered for; `None` when they are not.
+    #[must_use]
+    pub fn armed(&self) -> Option<Instant> {
+        self.lock().armed.filter(|until| Instant::now() < *until)
     }
 
     /// Returns the frames sent so far, with their times.
@@ -81,6 +103,33 @@ impl Memory {
         let mut segment = self.lock();
         segment.holds_fail = holds;
         segment.withdrawals_fail = withdrawals;
+    }
+
+    /// Lets no frame be caught from now on.
+    pub fn fail_to_relay(&self) {
+        self.lock().relays_fail = true;
+    }
+
+    /// Returns what is to be done now with frames for addresses that were given up.
+    #[must_use]
+    pub fn errand(&self) -> Option<Errand> {
+        let now = Instant::now().into_std();
+        self.lock().errand.filter(|errand| now < errand.until)
+    }
+
+    /// Lets a parcel come for these addresses, as a client sends it that has not heard of their withdrawal.
+    pub fn arrive(&self, mut parcel: Vec<u8>) {
+        let mut segment = self.lock();
+        let Segment { relay: Some(relay), relayed, .. } = &mut *segment else { return };
+        if relay.handle_parcel(&mut parcel, Instant::now().into_std()) == Fate::Passed {
+            relayed.push(parcel);
+        }
+    }
+
+    /// Returns what was relayed so far.
+    #[must_use]
+    pub fn relayed(&self) -> Vec<Vec<u8>> {
+        self.lock().relayed.clone()
     }
 
     /// Deletes an address as another agent would, and tells nobody.
@@ -121,6 +170,7 @@ impl Network for Memory {
             let interface = segment.link.name.clone();
             return Err(Error::Hold { address, interface, source: refused() });
         }
+        segment.known.insert(address.ip);
         segment.addresses.insert(address, Instant::now() + kernel_lifetime(valid_for));
         Ok(())
     }
@@ -133,6 +183,33 @@ impl Network for Memory {
             return Err(Error::Withdraw { address, interface, source: refused() });
         }
         segment.addresses.remove(&address);
+        Ok(())
+    }
+
+    fn is_fenced(&self) -> bool {
+        true
+    }
+
+    fn arm(&self, until: Option<std::time::Instant>) {
+        self.lock().armed = until.map(Instant::from_std);
+    }
+
+    fn relay(&mut self, errand: Option<Errand>) -> Result<(), Error> {
+        let mut segment = self.lock();
+        if segment.relays_fail && errand.is_some() {
+            let interface = segment.link.name.clone();
+            return Err(Error::Packets { interface, source: refused() });
+        }
+        segment.errand = errand;
+        let Some(errand) = errand else {
+            segment.relay = None;
+            return Ok(());
+        };
+        let (own, addresses) = (segment.link.mac, segment.known.iter().copied().collect());
+        let Segment { relay, relayed, .. } = &mut *segment;
+        let relay = relay.get_or_insert_with(|| Relay::new(own, addresses, errand));
+        relay.set_errand(errand);
+        relayed.extend(std::iter::from_fn(|| relay.poll_held(Instant::now().into_std())));
         Ok(())
     }
 

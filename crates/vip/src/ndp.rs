@@ -88,6 +88,13 @@ impl Repr {
         }
     }
 
+    /// A solicitation from an address of this node's own (RFC 4861 §7.2.2): the owner answers to that alone.
+    #[must_use]
+    pub fn solicitation(mac: Mac, own: Ipv6Addr, ip: Ipv6Addr) -> Self {
+        let message = Message::Solicitation { target: ip, link_layer: Some(mac) };
+        Self { source: own, message, ..Self::probe(mac, ip) }
+    }
+
     /// Reads a frame; `None` if it is no solicitation or advertisement that RFC 4861 §7.1 lets a node take: hop limit
     /// 255, code 0, right checksum, a target that is not multicast, and no option of length 0.
     ///

@@ -1,11 +1,12 @@
-//! The segment as this crate needs it: four verbs, and what it tells unasked.
+//! The segment as this crate needs it: six verbs, and what it tells unasked.
 
 use crate::address::{Address, Mac};
 use crate::announce::Frame;
 use crate::error::Error;
+use crate::relay::Errand;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -35,6 +36,23 @@ pub trait Network {
     /// The kernel refuses. The address may be there still, until its lifetime ends.
     fn withdraw(&self, address: Address) -> impl Future<Output = Result<(), Error>> + Send;
 
+    /// Has the addresses answered for until then, and not after, whatever becomes of this process; or, with `None`, not from
+    /// now on. Doesn't wait for it. [`hold`](Self::hold) does, for an address that isn't there yet.
+    ///
+    /// A network that can't do so ignores it; what it does wrong, it tells.
+    fn arm(&self, until: Option<Instant>);
+
+    /// Whether what is [armed](Self::arm) is kept to by others than this process.
+    fn is_fenced(&self) -> bool;
+
+    /// Catches the frames that come for the addresses from now on, and does with them what the errand says; or, with `None`, no
+    /// more. It ends by itself when the errand's time is over.
+    ///
+    /// # Errors
+    ///
+    /// They can't be caught: the interface is gone, or no socket can be had.
+    fn relay(&mut self, errand: Option<Errand>) -> Result<(), Error>;
+
     /// Sends a frame as it is.
     ///
     /// # Errors
@@ -63,6 +81,9 @@ pub enum Event {
     AddressesChanged,
     /// The interface changed; `None` while no interface has its name. A flap is told as down and up.
     Link(Option<Link>),
+    /// A port of the interface, which is a bridge or a bond, has won or lost its carrier, come or gone: frames may take another
+    /// way from now on.
+    Uplink,
     /// A station claims one of the virtual IPs; it may be this one, reflected by the network.
     Claimed {
         /// The address.

@@ -14,8 +14,8 @@
 //!   └ waits a while after a failure
 //! ```
 //!
-//! `Instant` is `CLOCK_MONOTONIC`, which stands still while the machine is suspended: a lease that ends meanwhile is
-//! seen late, after the resume. The kernel's lifetime has the same blindness.
+//! Its instants are of the driver's clock, which goes on while the machine is suspended: a lease that ends meanwhile is over at the
+//! first look after the resume. The kernel's lifetime, and its fence, stand still as long.
 
 use std::time::{Duration, Instant};
 
@@ -232,6 +232,16 @@ impl Ownership {
             Phase::Claiming { .. } => State::Claiming,
             Phase::Active(active) if active.grip.expires() <= now => State::Claiming,
             Phase::Active(_) => State::Active,
+        }
+    }
+
+    /// Returns until when the kernel may answer for the addresses: while they are claimed or held, to the lease's end. With
+    /// every renewal it is another, and the kernel is to be told.
+    #[must_use]
+    pub fn armed_until(&self, now: Instant) -> Option<Instant> {
+        match &self.phase {
+            Phase::Claiming { .. } | Phase::Active(_) => self.wanted_until(now),
+            Phase::Standby | Phase::Releasing { .. } => None,
         }
     }
 

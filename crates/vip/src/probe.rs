@@ -1,8 +1,12 @@
 //! Asks the segment who has an address.
 
 use crate::address::{Address, Mac};
+use crate::clock::Clock;
 use crate::error::Error;
-use crate::linux::{LONGEST_FRAME, Link, Protocol, claim, interface as find, open_listener};
+use crate::linux::{
+    LONGEST_FRAME, Link, Protocol, claim, interface as find, interface_addresses, open_about, open_listener,
+};
+use crate::lookout::{Look, Lookout};
 use crate::rawsock::Listener;
 use crate::{arp, ndp};
 use std::io;
@@ -45,6 +49,102 @@ pub async fn owner_of(interface: &str, ip: IpAddr, within: Duration) -> Result<O
         }
     }
     Ok(None)
+}
+
+/// Looks at a segment again and again, over sockets that stay open.
+#[derive(Debug)]
+pub struct Watch {
+    lookout: Lookout,
+    interface: String,
+    clock: Clock,
+    arp: Option<Listener>,
+    discovery: Option<Listener>,
+}
+
+impl Watch {
+    /// Opens the sockets. `addresses` are the virtual IPs; `tie_break` has to be on the interface's own link. Looks are told by the
+    /// election's clock, which is ahead by the time `asleep`: an answer to a question from before a suspend is as old as it is.
+    ///
+    /// # Errors
+    ///
+    /// There is no such interface, it isn't Ethernet or is down, or a socket can't be had, for which `CAP_NET_RAW` is needed.
+    pub async fn open(
+        interface: &str,
+        addresses: &[IpAddr],
+        tie_break: IpAddr,
+        asleep: fn() -> Duration,
+    ) -> Result<Self, Error> {
+        let Link { index, mac, .. } = find(interface).await?;
+        let own = interface_addresses(interface).await?;
+        let lookout = Lookout::new(mac, source_for(&own, addresses, tie_break), addresses, tie_break);
+        let concerned: Vec<IpAddr> = lookout.concerns().collect();
+        let open = |protocol: Protocol| {
+            if !concerned.iter().any(|ip| Protocol::of(*ip) == protocol) {
+                return Ok(None);
+            }
+            let socket = open_about(protocol, &concerned, index);
+            socket.map(Some).map_err(|source| Error::Packets { interface: interface.to_owned(), source })
+        };
+        let (arp, discovery) = (open(Protocol::Arp)?, open(Protocol::NeighborDiscovery)?);
+        Ok(Self { lookout, interface: interface.to_owned(), clock: Clock(asleep), arp, discovery })
+    }
+
+    /// Asks, and listens for so long. May be cancelled at any time: the look counts for nothing then.
+    ///
+    /// A question that can't be sent, as when the link is down, is one without an answer.
+    ///
+    /// # Errors
+    ///
+    /// A socket fails for good; open another watch then.
+    pub async fn look(&mut self, lasting: Duration) -> Result<Look, Error> {
+        let end = Instant::now() + lasting;
+        for (ip, frame) in self.lookout.ask(lasting, self.clock.now()) {
+            let listener = if ip.is_ipv4() { &self.arp } else { &self.discovery };
+            if let Some(error) = listener.as_ref().and_then(|listener| listener.send(&frame).err()) {
+                tracing::trace!(%error, %ip, "failed to ask");
+            }
+        }
+        let (mut by_arp, mut by_discovery) = ([0; LONGEST_FRAME], [0; LONGEST_FRAME]);
+        for _ in 0..FRAMES_MAX {
+            let heard = tokio::select! {
+                // What has come by the end of the look is part of it.
+                biased;
+                received = receive(self.arp.as_ref(), &mut by_arp) => received.map(|length| &by_arp[..length]),
+                received = receive(self.discovery.as_ref(), &mut by_discovery) => {
+                    received.map(|length| &by_discovery[..length])
+                }
+                () = sleep_until(end) => {
+                    return Ok(self.lookout.conclude().expect("it was begun above"));
+                }
+            };
+            match heard {
+                Ok(frame) => self.lookout.hear(frame),
+                // The link went down; it is told once, and the socket stays good.
+                Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NETDOWN.raw_os_error()) => {}
+                Err(source) => return Err(Error::Packets { interface: self.interface.clone(), source }),
+            }
+        }
+        sleep_until(end).await;
+        // In a flood the one frame that matters may be lost: such a look shows nothing.
+        let look = self.lookout.conclude().expect("it was begun above");
+        Ok(Look { answered: false, ..look })
+    }
+}
+
+/// Frames read in one look. Each of a few stations has one or two to say.
+const FRAMES_MAX: usize = 256;
+
+/// One of the node's own addresses that the tie-break can answer to: of its subnet, or link-local for one that is.
+fn source_for(own: &[Address], virtual_ips: &[IpAddr], tie_break: IpAddr) -> Option<IpAddr> {
+    let usable = |address: &&Address| !virtual_ips.contains(&address.ip) && address.contains(tie_break);
+    own.iter().find(usable).map(|address| address.ip)
+}
+
+async fn receive(listener: Option<&Listener>, buffer: &mut [u8]) -> io::Result<usize> {
+    match listener {
+        Some(listener) => listener.recv(buffer).await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn answer(listener: &Listener, protocol: Protocol, own: Mac) -> io::Result<Mac> {

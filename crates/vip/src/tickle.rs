@@ -2,15 +2,20 @@
 //!
 //! ```text
 //!  client, idle                        new owner of the virtual IP
-//!     │ ◀── bare ACK, of a sequence long past ──── │   this packet
-//!     │ ──── ACK: "I am here, in this sequence" ─▶ │   RFC 9293 §3.10.7.4, answered by any TCP
+//!     │ ◀──── SYN and ACK, of another sequence ─── │   this packet
+//!     │ ──── ACK: "I am here, in this sequence" ─▶ │   RFC 5961 §4, RFC 9293 §3.10.7.4
 //!     │ ◀──────────────── RST of that sequence ─── │   the kernel: it knows no such connection
 //!   knows
 //! ```
 //!
-//! Without it, a client that sends nothing learns of a move by its own keepalive, after tens of seconds or never. To a
-//! connection that still stands the packet is an acknowledgement of what was acknowledged long ago: nothing happens. So
-//! a list of connections that is out of date does no harm.
+//! Without it, a client that sends nothing learns of a move by its own keepalive, after tens of seconds or never. A
+//! connection that still stands answers in the same way, and its other end has heard that before: nothing happens. So a
+//! list of connections that is out of date does no harm.
+//!
+//! An ACK without SYN would do as well, were it not for firewalls that go by the kernel's memory of connections and drop
+//! what fits none (`ct state invalid drop`). The client's would drop that ACK, as it lies in no window; the new owner's
+//! would have remembered it, and drop the client's answer. A SYN with an ACK may belong to a connection of which the
+//! memory is out of date, so the one lets it pass; and it can't begin one, so the other remembers nothing.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -50,6 +55,38 @@ impl Connection {
     #[must_use]
     pub fn server(&self) -> SocketAddr {
         self.server
+    }
+
+    /// Both ends in few bytes: 12 for IPv4, 36 for IPv6.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(36);
+        for end in [self.client, self.server] {
+            match end.ip() {
+                IpAddr::V4(ip) => bytes.extend(ip.octets()),
+                IpAddr::V6(ip) => bytes.extend(ip.octets()),
+            }
+            bytes.extend(end.port().to_be_bytes());
+        }
+        bytes
+    }
+
+    /// The connection that was written so; `None` if none was.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let end = |bytes: &[u8]| {
+            let (ip, port) = bytes.split_last_chunk::<2>()?;
+            let ip = match ip.len() {
+                4 => IpAddr::from(<[u8; 4]>::try_from(ip).ok()?),
+                16 => IpAddr::from(<[u8; 16]>::try_from(ip).ok()?),
+                _ => return None,
+            };
+            Some(SocketAddr::new(ip, u16::from_be_bytes(*port)))
+        };
+        let (client, server) = bytes.split_at(bytes.len() / 2);
+        let connection = Self::new(end(client)?, end(server)?)?;
+        // An IPv4 address in the form of an IPv6 one was not written here.
+        (connection.to_bytes() == bytes).then_some(connection)
     }
 
     /// The packet from the virtual IP to the client, from its IP header on: 40 bytes for IPv4, 60 for IPv6.
@@ -93,14 +130,14 @@ impl Connection {
         }
     }
 
-    /// Fills in the segment: an ACK of number 0 in sequence 0. Whether these lie in the past, as almost always, or, by
-    /// chance, in the client's window: it answers.
+    /// Fills in the segment, of number 0 in sequence 0. Whether these lie in the past, as almost always, or, by chance, in
+    /// the client's window: it answers.
     fn acknowledge(&self, bytes: &mut [u8], checksum: impl FnOnce(tcp::TcpPacket<'_>) -> u16) {
         let mut segment = MutableTcpPacket::new(bytes).expect("room for a header");
         segment.set_source(self.server.port());
         segment.set_destination(self.client.port());
         segment.set_data_offset(5);
-        segment.set_flags(TcpFlags::ACK);
+        segment.set_flags(TcpFlags::SYN | TcpFlags::ACK);
         segment.set_window(u16::MAX);
         let checksum = checksum(segment.to_immutable());
         segment.set_checksum(checksum);
@@ -160,13 +197,13 @@ mod tests {
         assert_eq!(segment.checksum(), checksum.unwrap());
         assert_eq!(segment.source_port(), connection.server().port());
         assert_eq!(segment.destination_port(), connection.client().port());
-        let others = segment.syn() || segment.fin() || segment.rst() || segment.psh() || segment.urg();
-        assert!(segment.ack() && !others && segment.payload().is_empty());
+        let others = segment.fin() || segment.rst() || segment.psh() || segment.urg();
+        assert!(segment.syn() && segment.ack() && !others && segment.payload().is_empty());
     }
 
     proptest! {
         #[test]
-        fn a_tickle_is_a_bare_acknowledgement_from_the_virtual_ip(
+        fn a_tickle_is_a_syn_and_an_ack_from_the_virtual_ip(
             client: [u8; 4], server: [u8; 4], client6: [u8; 16], server6: [u8; 16], ports: [u16; 2],
         ) {
             let pairs = [(IpAddr::from(client), IpAddr::from(server)), (client6.into(), server6.into())];
@@ -174,7 +211,21 @@ mod tests {
                 let ends = (SocketAddr::new(client, ports[0]), SocketAddr::new(server, ports[1]));
                 if let Some(connection) = Connection::new(ends.0, ends.1) {
                     read(connection);
+                    prop_assert_eq!(Connection::from_bytes(&connection.to_bytes()), Some(connection));
                 }
+            }
+        }
+
+        #[test]
+        fn bytes_are_a_connection_or_none_and_one_connection_has_one_form(
+            bytes in prop_oneof![
+                prop::collection::vec(any::<u8>(), 0..40),
+                prop::collection::vec(any::<u8>(), 12),
+                prop::collection::vec(any::<u8>(), 36),
+            ],
+        ) {
+            if let Some(connection) = Connection::from_bytes(&bytes) {
+                prop_assert_eq!(connection.to_bytes(), bytes);
             }
         }
     }

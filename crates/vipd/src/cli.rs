@@ -1,10 +1,12 @@
 //! The command line: what can be typed, and what it means.
 
 use std::ffi::OsString;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use leader::{NodeId, NodeIdError};
 
 use crate::config::kube_vip::Flags;
 use crate::config::{Overrides, SOCKET_DEFAULT};
@@ -37,6 +39,8 @@ pub(crate) enum Command {
     Status(Status),
     /// Tell a kubelet or a script by the exit code whether the vipd on this machine is well: 0 if so, else 69
     Health(Health),
+    /// Hand the address to another node, now and in good order, and leave it to others for a while
+    StepDown(StepDown),
     /// Print the version
     Version,
     /// Print a completion script for a shell
@@ -205,6 +209,24 @@ pub(crate) struct Health {
     /// The status socket of the vipd to ask
     #[arg(long, value_name = "PATH", default_value = SOCKET_DEFAULT)]
     pub(crate) socket: PathBuf,
+}
+
+/// `vipd step-down`
+#[derive(Debug, Args)]
+pub(crate) struct StepDown {
+    /// The node that is to take over; without it, the one that would be elected
+    #[arg(long, value_name = "NODE", value_parser = node)]
+    pub(crate) to: Option<NodeId>,
+    /// Of addresses that are spread over the nodes, the one to hand over; without it, all that this node has
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) vip: Option<IpAddr>,
+    /// The status socket of the vipd to tell
+    #[arg(long, value_name = "PATH", default_value = SOCKET_DEFAULT)]
+    pub(crate) socket: PathBuf,
+}
+
+fn node(name: &str) -> Result<NodeId, NodeIdError> {
+    NodeId::new(name)
 }
 
 /// The arguments without a leading `/kube-vip` or `/vipd`.

@@ -4,7 +4,7 @@
 //!  config.yaml ──▶ Config ─┬─▶ leader::peers ──watch<Leadership>──┐
 //!                          │        ▲ eligible?                   ▼ may hold until T
 //!                          ├─▶ lb::Balancer ◀──watch<active>── vip::Driver ──▶ kernel, segment
-//!                          └─▶ status socket ◀── watches of all three
+//!                          └─▶ status socket ◀── watches of all three; command socket ──▶ leader
 //! ```
 //!
 //! The crates `leader`, `vip` and `lb` answer one question each and don't know one another. This binary reads the
@@ -12,10 +12,13 @@
 
 mod check;
 mod cli;
+mod command;
 mod config;
 mod daemon;
 mod logging;
 mod manifest;
+mod memory;
+mod punctuality;
 mod sample;
 mod scheduling;
 mod signals;
@@ -39,7 +42,9 @@ mod exit {
     pub(crate) const SOFTWARE: u8 = 70;
     /// A system call failed for a reason that configuration can't mend.
     pub(crate) const OSERR: u8 = 71;
-    /// A capability is missing.
+    /// Not now; the same may succeed a moment later.
+    pub(crate) const TEMPFAIL: u8 = 75;
+    /// A capability or a permission is missing.
     pub(crate) const NOPERM: u8 = 77;
     /// The configuration can't be used.
     pub(crate) const CONFIG: u8 = 78;
@@ -54,7 +59,13 @@ fn main() -> ExitCode {
             return error.print().map_or_else(|_| ExitCode::from(exit::SOFTWARE), |()| code);
         }
     };
-    match cli.command {
+    let code = run(cli.command);
+    logging::finish();
+    code
+}
+
+fn run(command: Command) -> ExitCode {
+    match command {
         Command::Start(start) => daemon::start(&start),
         Command::Manager(options) => daemon::manager(&options),
         Command::Manifest(options) => manifest::print(&options),
@@ -66,6 +77,7 @@ fn main() -> ExitCode {
         },
         Command::Status(options) => status::show(&options),
         Command::Health(options) => status::health(&options),
+        Command::StepDown(options) => command::step_down(&options),
         Command::Version => print(&format!("vipd {}\n", env!("CARGO_PKG_VERSION"))),
         Command::Completion { shell } => {
             let mut script = Vec::new();
@@ -87,8 +99,16 @@ fn print(document: &str) -> ExitCode {
     }
 }
 
+/// Names or addresses, one after the other, for a sentence.
+fn listed<T: ToString>(things: impl IntoIterator<Item = T>) -> String {
+    things.into_iter().map(|thing| thing.to_string()).collect::<Vec<_>>().join(", ")
+}
+
 /// Writes lines for an operator to standard error.
 fn tell(text: &str) {
+    if logging::say(text) {
+        return;
+    }
     // Where even that is closed, the exit code is all that is left to say it with.
     let _ = writeln!(io::stderr().lock(), "{text}");
 }

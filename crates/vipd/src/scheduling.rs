@@ -2,7 +2,7 @@
 //!
 //! An owner that wakes late gives its address up late. On a busy host the ordinary class wakes a thread tens of
 //! milliseconds late; a real-time class doesn't. This is the one module of the binary with unsafe code: no safe wrapper
-//! for sched_setscheduler(2) is in the tree.
+//! for these calls is in the tree.
 
 use std::io;
 
@@ -22,4 +22,12 @@ pub(crate) fn raise() -> io::Result<()> {
         libc::sched_setscheduler(0, libc::SCHED_RR | libc::SCHED_RESET_ON_FORK, &raw const parameter)
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Whether the calling thread is in that class.
+#[expect(unsafe_code, reason = "sched_getscheduler(2) has no safe wrapper in the tree")]
+pub(crate) fn is_raised() -> bool {
+    // SAFETY: 0 names the calling thread; nothing is changed.
+    let class = unsafe { libc::sched_getscheduler(0) };
+    class & !libc::SCHED_RESET_ON_FORK == libc::SCHED_RR
 }

@@ -68,7 +68,7 @@ fn completions_name_every_command() {
     for shell in ["bash", "zsh", "fish"] {
         let output = vipd(&["completion", shell]);
         assert!(output.status.success());
-        for command in ["start", "check", "sample", "status", "health", "version"] {
+        for command in ["start", "check", "sample", "status", "health", "step-down", "version"] {
             assert!(stdout(&output).contains(command), "{shell} lacks {command}");
         }
     }
@@ -90,6 +90,18 @@ fn health_without_a_daemon_is_one_line_and_exits_with_69() {
         assert_eq!(stderr(&output).lines().count(), 1, "{}", stderr(&output));
         assert!(stderr(&output).contains("no vipd runs here"), "{}", stderr(&output));
     }
+}
+
+#[test]
+fn stepping_down_without_a_daemon_is_one_line_and_exits_with_69() {
+    let output = vipd(&["step-down", "--to", "b", "--socket", "/nonexistent/vipd.sock"]);
+    assert_eq!(output.status.code(), Some(69));
+    assert_eq!(stdout(&output), "");
+    assert_eq!(stderr(&output).lines().count(), 1, "{}", stderr(&output));
+    assert!(stderr(&output).contains("no vipd runs here"), "{}", stderr(&output));
+    let output = vipd(&["step-down", "--to", "no name"]);
+    assert_eq!(output.status.code(), Some(64), "{}", stderr(&output));
+    assert!(stderr(&output).contains("without white space"), "{}", stderr(&output));
 }
 
 #[test]

@@ -141,7 +141,7 @@ func assertCapabilities(t *testing.T, container v1.Container) {
 		}
 	}
 	for _, asked := range security.Capabilities.Add {
-		if !slices.Contains([]v1.Capability{"NET_ADMIN", "NET_RAW", "NET_BIND_SERVICE", "SYS_NICE"}, asked) {
+		if !slices.Contains([]v1.Capability{"NET_ADMIN", "NET_RAW", "NET_BIND_SERVICE", "SYS_NICE", "IPC_LOCK"}, asked) {
 			t.Errorf("the container asks for %s, which nothing in vipd uses", asked)
 		}
 	}

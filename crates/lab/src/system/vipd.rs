@@ -40,6 +40,15 @@ impl FromStr for Timing {
     }
 }
 
+/// What decides between two nodes of which one is silent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Arbiter {
+    /// `tieBreak: gateway`: the third node's host is the gateway, and nothing of vipd runs there.
+    TieBreak,
+    /// `witness: true`: the third node votes, and never has the address.
+    Witness,
+}
+
 /// The socket on which vipd answers `vipd status`.
 pub fn vipd_socket(folder: &Path) -> PathBuf {
     folder.join("vipd.sock")
@@ -47,11 +56,25 @@ pub fn vipd_socket(folder: &Path) -> PathBuf {
 
 /// Writes a node's file and key, and says how to start vipd with them.
 pub(super) fn prepare(timing: Timing, balancer: &str, site: Site<'_>) -> Result<Launch> {
+    let key = write_key(site)?;
+    launch(&text(timing, site.node, &key, balancer), site)
+}
+
+/// The same for two nodes with something that decides between them; nothing where nothing runs.
+pub(super) fn prepare_pair(arbiter: Arbiter, site: Site<'_>) -> Result<Vec<Launch>> {
+    if arbiter == Arbiter::TieBreak && site.node == ARBITER {
+        return Ok(Vec::new());
+    }
+    let key = write_key(site)?;
+    Ok(vec![launch(&pair_text(arbiter, site.node, &key), site)?])
+}
+
+fn write_key(site: Site<'_>) -> Result<PathBuf> {
     let key = site.folder.join("peer.key");
     // A secret of the lab: 32 bytes in hexadecimal, the same on every node.
     fs::write(&key, format!("{}\n", "0123456789abcdef".repeat(4)))?;
     fs::set_permissions(&key, fs::Permissions::from_mode(0o600))?;
-    launch(&text(timing, site.node, &key, balancer), site)
+    Ok(key)
 }
 
 /// Writes a node's config.yaml, and says how to start vipd with it.
@@ -72,6 +95,11 @@ pub(super) fn balancer() -> String {
 /// The balancer at the port that the apiservers have on every address.
 pub(super) fn balancer_at_the_same_port() -> String {
     balancer_with(&format!("port: {BACKEND_PORT}\n  samePort: true"))
+}
+
+/// No balancer: a node whose own apiserver is not well leaves the address to another.
+pub(super) fn own_apiserver() -> String {
+    format!("healthCheck:\n  address: 127.0.0.1\n  port: {BACKEND_PORT}\n  interval: 500ms\n")
 }
 
 fn balancer_with(keys: &str) -> String {
@@ -100,7 +128,9 @@ fn text(timing: Timing, node: usize, key: &Path, balancer: &str) -> String {
     };
     let timing = match timing {
         Timing::Default => "default",
-        Timing::Fast => "fast",
+        // The durations of `fast`: the profile itself would refuse a host that is too busy for it, and what becomes of the address on
+        // such a host is what a trial is to show.
+        Timing::Fast => "{heartbeat: 2ms, lease: 10ms}",
         Timing::Relaxed => "relaxed",
     };
     let mut text = format!("localPeer:\n  {}remotePeers:\n", peer(node));
@@ -117,6 +147,28 @@ fn text(timing: Timing, node: usize, key: &Path, balancer: &str) -> String {
     text
 }
 
+/// A node's config.yaml where two may have the address. Nobody starts as leader: what decides between them decides about the first, too.
+/// Of two votes none may come late, so the lease is one that a busy machine keeps.
+fn pair_text(arbiter: Arbiter, node: usize, key: &Path) -> String {
+    let hosts = if arbiter == Arbiter::Witness { NODES.len() } else { ARBITER };
+    let peer = |place: usize| {
+        let witness = if place == ARBITER { ", witness: true" } else { "" };
+        format!("{{id: {}, address: {}, port: {PEER_PORT}{witness}}}", NODES[place], node_address(place))
+    };
+    let others: Vec<String> = (0..hosts).filter(|other| *other != node).map(peer).collect();
+    let tie_break = if arbiter == Arbiter::TieBreak { "tieBreak: gateway\n" } else { "" };
+    format!(
+        "localPeer: {}\nremotePeers: [{}]\nvips: [{VIP}/{PREFIX}, {VIP6}/{PREFIX6}]\ninterface: {INTERFACE}\n{tie_break}\
+         timing: {{heartbeat: 100ms, lease: 500ms}}\npeerKeys: [{{id: 1, file: {}}}]\n",
+        peer(node),
+        others.join(", "),
+        key.display()
+    )
+}
+
+/// The node whose host decides between the other two.
+pub(crate) const ARBITER: usize = 2;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -128,7 +180,10 @@ mod tests {
                      address: 10.0.0.163\n  port: 10000\n- id: master-3\n";
         assert!(file.starts_with(begin), "{file}");
         assert!(file.contains("\nvips: [10.0.0.162/24, fd00::162/64]\n"), "{file}");
-        assert!(file.contains("\nstartAsLeader: false\ninterface: ens3\ntiming: fast\n"), "{file}");
+        assert!(
+            file.contains("\nstartAsLeader: false\ninterface: ens3\ntiming: {heartbeat: 2ms, lease: 10ms}\n"),
+            "{file}"
+        );
         let leaders = (0..NODES.len())
             .filter(|node| text(Timing::Default, *node, Path::new("/k"), "").contains("startAsLeader: true"));
         assert_eq!(leaders.count(), 1);

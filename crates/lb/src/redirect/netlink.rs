@@ -1,20 +1,11 @@
 //! Tells the kernel: one netlink(7) socket, whose end is the table's end.
 
 use std::io;
-use std::os::fd::OwnedFd;
 
+use nft::{Batch, Refusal, Socket, Step};
 use rustix::io::Errno;
-use rustix::net::netlink::{NETFILTER, SocketAddrNetlink};
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
-use super::message::{Batch, Step};
 use super::{Table, Tie};
-
-/// Longer than an answer, which repeats the message that it answers.
-const ANSWER: usize = 4096;
-
-/// Answers to one batch: at most one for each message, of which there are some dozens.
-const ANSWERS: usize = 1024;
 
 /// Why the kernel redirects no port. Nothing of it is left in the kernel.
 #[derive(Debug, thiserror::Error)]
@@ -46,14 +37,14 @@ pub enum Error {
 /// A table in the kernel, as long as this lives, and not longer than the process.
 #[derive(Debug)]
 pub(crate) struct Redirect {
-    socket: OwnedFd,
+    socket: Socket,
     table: Table,
 }
 
 impl Redirect {
     /// Makes the table, in place of one that an earlier process has left.
     pub(crate) fn install(table: Table) -> Result<Self, Error> {
-        let socket = open()?;
+        let socket = Socket::open().map_err(meaning_anywhere)?;
         if carry_out(&socket, &table, |tie| table.install(tie).end())? == Tie::Loose {
             tracing::warn!(
                 table = table.name(),
@@ -69,8 +60,8 @@ impl Redirect {
     }
 
     fn tell(&self, batch: &Batch) {
-        if let Err(refusal) = exchange(&self.socket, batch) {
-            let error = refusal.into_error(&self.table);
+        if let Err(refusal) = self.socket.exchange(batch) {
+            let error = meaning(refusal, &self.table);
             tracing::warn!(table = self.table.name(), %error, "failed to take a redirected port back");
         }
     }
@@ -90,130 +81,76 @@ impl Drop for Redirect {
 /// Those of doing it.
 pub fn rehearse() -> Result<bool, Error> {
     let table = Table::specimen();
-    let tie = carry_out(&open()?, &table, |tie| table.install(tie).rehearsal())?;
+    let tie =
+        carry_out(&Socket::open().map_err(meaning_anywhere)?, &table, |tie| table.install(tie).rehearsal())?;
     Ok(tie == Tie::Owned)
 }
 
 /// Sends a batch that ties the table to this process, or, to a kernel that can't, one that does not.
-fn carry_out(socket: &OwnedFd, table: &Table, batch: impl Fn(Tie) -> Batch) -> Result<Tie, Error> {
-    match exchange(socket, &batch(Tie::Owned)) {
+fn carry_out(socket: &Socket, table: &Table, batch: impl Fn(Tie) -> Batch) -> Result<Tie, Error> {
+    match socket.exchange(&batch(Tie::Owned)) {
         Ok(()) => Ok(Tie::Owned),
         // Flags that a kernel does not know, it refuses.
         Err(Refusal { step: Step::Table, errno: Errno::OPNOTSUPP | Errno::INVAL }) => {
-            let tried = exchange(socket, &batch(Tie::Loose));
-            tried.map(|()| Tie::Loose).map_err(|refusal| refusal.into_error(table))
+            let tried = socket.exchange(&batch(Tie::Loose));
+            tried.map(|()| Tie::Loose).map_err(|refusal| meaning(refusal, table))
         }
-        Err(refusal) => Err(refusal.into_error(table)),
+        Err(refusal) => Err(meaning(refusal, table)),
     }
 }
 
-fn open() -> Result<OwnedFd, Error> {
-    let socket = rustix::net::socket_with(
-        AddressFamily::NETLINK,
-        SocketType::RAW,
-        SocketFlags::CLOEXEC,
-        Some(NETFILTER),
-    );
-    socket.map_err(|errno| Refusal { step: Step::Frame, errno }.into_any_error())
-}
-
-/// What the kernel did not do.
-#[derive(Debug)]
-struct Refusal {
-    step: Step,
-    errno: Errno,
-}
-
-/// Sends a batch. The kernel has carried it out, and queued what it says of it, when the call returns.
-fn exchange(socket: &OwnedFd, batch: &Batch) -> Result<(), Refusal> {
-    let whole = |errno| Refusal { step: Step::Frame, errno };
-    let kernel = SocketAddrNetlink::new(0, 0);
-    rustix::net::sendto(socket, batch.bytes(), SendFlags::empty(), &kernel).map_err(whole)?;
-    let mut outcome = Err(whole(Errno::NODATA));
-    for _ in 0..ANSWERS {
-        let mut answer = [0; ANSWER];
-        let length = match rustix::net::recv(socket, &mut answer, RecvFlags::DONTWAIT) {
-            Ok((length, _)) => length,
-            Err(Errno::INTR) => continue,
-            Err(Errno::AGAIN) => break,
-            Err(errno) => return Err(whole(errno)),
-        };
-        let Some((sequence, errno)) = parse(answer.get(..length).unwrap_or_default()) else { continue };
-        outcome = match (outcome, errno) {
-            // The first refusal is the one that matters: what follows from it is refused too.
-            (Err(refusal), _) if refusal.errno != Errno::NODATA => Err(refusal),
-            (_, Some(errno)) => Err(Refusal { step: batch.step(sequence).unwrap_or(Step::Frame), errno }),
-            (_, None) => Ok(()),
-        };
+/// What a refusal means for this table.
+fn meaning(refusal: Refusal, table: &Table) -> Error {
+    if refusal.errno == Errno::PERM && refusal.step != Step::Frame {
+        return Error::Taken { table: table.name().to_owned() };
     }
-    outcome
+    meaning_anywhere(refusal)
 }
 
-/// The sequence number of the message that is answered, and how it failed (`NLMSG_ERROR`, with 0 for success).
-fn parse(answer: &[u8]) -> Option<(u32, Option<Errno>)> {
-    const ERROR: u16 = 2;
-    let number = |at: usize| <[u8; 4]>::try_from(answer.get(at..at + 4)?).ok();
-    let kind = u16::from_ne_bytes(answer.get(4..6)?.try_into().ok()?);
-    if kind != ERROR {
-        return None;
-    }
-    let code = i32::from_ne_bytes(number(16)?);
-    Some((u32::from_ne_bytes(number(8)?), (code != 0).then(|| Errno::from_raw_os_error(-code))))
-}
-
-impl Refusal {
-    /// What it means for this table.
-    fn into_error(self, table: &Table) -> Error {
-        if self.errno == Errno::PERM && self.step != Step::Frame {
-            return Error::Taken { table: table.name().to_owned() };
+/// What it means for any table.
+fn meaning_anywhere(refusal: Refusal) -> Error {
+    let (what, missing) = match refusal.step {
+        Step::Frame => ("message", "nf_tables (CONFIG_NF_TABLES)"),
+        Step::Replace | Step::Table => {
+            ("table", "tables for IPv4 and IPv6 in nf_tables (CONFIG_NF_TABLES_INET)")
         }
-        self.into_any_error()
-    }
-
-    fn into_any_error(self) -> Error {
-        let (what, missing) = match self.step {
-            Step::Frame => ("message", "nf_tables (CONFIG_NF_TABLES)"),
-            Step::Replace | Step::Table => {
-                ("table", "tables for IPv4 and IPv6 in nf_tables (CONFIG_NF_TABLES_INET)")
-            }
-            Step::Chain => ("chain", "address translation in nf_tables (CONFIG_NFT_NAT)"),
-            Step::Rule => {
-                ("rule", "expression `fib` or `nat` in nf_tables (CONFIG_NFT_FIB_INET, CONFIG_NFT_NAT)")
-            }
-            Step::Remove => ("removal", "nf_tables (CONFIG_NF_TABLES)"),
-        };
-        match self.errno {
-            Errno::OPNOTSUPP | Errno::NOENT | Errno::AFNOSUPPORT | Errno::PROTONOSUPPORT => {
-                Error::Unsupported { missing }
-            }
-            // Whoever may not do this at all is told so at the beginning of the batch.
-            Errno::PERM if self.step == Step::Frame => Error::Refused {
-                what: "rules: the capability NET_ADMIN is missing",
-                source: Errno::PERM.into(),
-            },
-            errno => Error::Refused { what, source: errno.into() },
+        Step::Chain => ("chain", "address translation in nf_tables (CONFIG_NFT_NAT)"),
+        Step::Rule => {
+            ("rule", "expression `fib` or `nat` in nf_tables (CONFIG_NFT_FIB_INET, CONFIG_NFT_NAT)")
         }
+        Step::Set | Step::Element => ("set", "sets in nf_tables (CONFIG_NF_TABLES)"),
+        Step::Remove => ("removal", "nf_tables (CONFIG_NF_TABLES)"),
+    };
+    match refusal.errno {
+        Errno::OPNOTSUPP | Errno::NOENT | Errno::AFNOSUPPORT | Errno::PROTONOSUPPORT => {
+            Error::Unsupported { missing }
+        }
+        // Whoever may not do this at all is told so at the beginning of the batch.
+        Errno::PERM if refusal.step == Step::Frame => {
+            Error::Refused { what: "rules: the capability NET_ADMIN is missing", source: Errno::PERM.into() }
+        }
+        errno => Error::Refused { what, source: errno.into() },
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::message::Verb;
     use super::*;
+    use nft::{Family, Verb, attribute};
 
-    fn meaning(step: Step, errno: Errno) -> String {
+    fn told(step: Step, errno: Errno) -> String {
         let table = Table::new(6443, vec!["10.0.0.9:16443".parse().unwrap()]);
-        Refusal { step, errno }.into_error(&table).to_string()
+        meaning(Refusal { step, errno }, &table).to_string()
     }
 
     #[test]
     fn a_refusal_says_what_is_missing_and_who_is_in_the_way() {
-        assert!(meaning(Step::Frame, Errno::OPNOTSUPP).contains("no nf_tables (CONFIG_NF_TABLES)"));
-        assert!(meaning(Step::Chain, Errno::NOENT).contains("CONFIG_NFT_NAT"));
-        assert!(meaning(Step::Rule, Errno::NOENT).contains("CONFIG_NFT_FIB_INET"));
-        assert!(meaning(Step::Replace, Errno::PERM).contains("table inet vipd-10.0.0.9-6443"));
-        assert!(meaning(Step::Frame, Errno::PERM).contains("NET_ADMIN is missing"));
-        assert!(meaning(Step::Rule, Errno::NOMEM).contains("refused the nftables rule"));
+        assert!(told(Step::Frame, Errno::OPNOTSUPP).contains("no nf_tables (CONFIG_NF_TABLES)"));
+        assert!(told(Step::Chain, Errno::NOENT).contains("CONFIG_NFT_NAT"));
+        assert!(told(Step::Rule, Errno::NOENT).contains("CONFIG_NFT_FIB_INET"));
+        assert!(told(Step::Replace, Errno::PERM).contains("table inet vipd-10.0.0.9-6443"));
+        assert!(told(Step::Frame, Errno::PERM).contains("NET_ADMIN is missing"));
+        assert!(told(Step::Rule, Errno::NOMEM).contains("refused the nftables rule"));
     }
 
     /// No such kernel is at hand: this one is shown a flag that it does not know in the place of the owner's.
@@ -227,12 +164,11 @@ mod tests {
             #[expect(unsafe_code, reason = "rustix marks unshare as unsafe for flags that aren't used here")]
             unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }.unwrap();
             let table = Table::new(6443, vec!["10.0.0.9:16443".parse().unwrap()]);
-            let socket = open().unwrap();
+            let socket = Socket::open().unwrap();
             let tie = carry_out(&socket, &table, |tie| match tie {
                 Tie::Owned => {
-                    let mut batch = Batch::begin();
-                    let flags =
-                        table.named(super::super::TABLE_NAME).number(super::super::TABLE_FLAGS, 1 << 30);
+                    let mut batch = Batch::begin(Family::Inet);
+                    let flags = table.named(attribute::TABLE_NAME).number(attribute::TABLE_FLAGS, 1 << 30);
                     batch.add(Step::Table, Verb::NewTable, &flags);
                     batch.end()
                 }
@@ -246,18 +182,5 @@ mod tests {
             drop(Redirect::install(table).unwrap());
         });
         inside.join().unwrap();
-    }
-
-    #[test]
-    fn an_answer_that_is_cut_off_or_no_answer_says_nothing() {
-        let mut answer = [0; 36];
-        answer[4..6].copy_from_slice(&2_u16.to_ne_bytes());
-        answer[8..12].copy_from_slice(&7_u32.to_ne_bytes());
-        assert_eq!(parse(&answer), Some((7, None)));
-        answer[16..20].copy_from_slice(&(-1_i32).to_ne_bytes());
-        assert_eq!(parse(&answer), Some((7, Some(Errno::PERM))));
-        assert_eq!(parse(&answer[..19]), None);
-        answer[4..6].copy_from_slice(&3_u16.to_ne_bytes());
-        assert_eq!(parse(&answer), None);
     }
 }

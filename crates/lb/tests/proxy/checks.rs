@@ -5,7 +5,7 @@ use std::time::Duration;
 use lb::{Ca, Check, Health};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use crate::rig::{
     ApiServer, Identity, Rig, Server, auto, backend, closed_address, echo, frontend, https, own_ip,
@@ -266,6 +266,53 @@ async fn a_death_is_noticed_by_the_held_connection_long_before_the_next_check() 
         rig.wait_health("a", Health::Dead).await;
         assert_eq!(rig.backend("a").last_error.as_deref(), Some("connection refused"));
     }
+}
+
+/// A kube-apiserver that was killed and is started again at once: its port is open seconds before it serves.
+#[tokio::test]
+async fn a_process_in_the_place_of_a_lost_one_gets_nothing_new_until_it_answers() {
+    #[derive(Clone, Copy, PartialEq)]
+    enum Process {
+        Serves,
+        IsLostAndTheNextIsSilent,
+    }
+    async fn reaches(seen: &mut watch::Receiver<Process>, is_so: impl Fn(&Process) -> bool) {
+        // Nobody tells any more when the test ends.
+        let _ = seen.wait_for(is_so).await;
+    }
+    let ip = own_ip();
+    let (life, seen) = watch::channel(Process::Serves);
+    let identity = Identity::new(ip);
+    let server = Server::start_at((ip, 0).into(), move |stream| {
+        let (mut seen, identity) = (seen.clone(), identity.clone());
+        async move {
+            let serves = |process: &Process| *process == Process::Serves;
+            reaches(&mut seen, serves).await;
+            let Ok(mut stream) = identity.accept(stream).await else { return };
+            loop {
+                tokio::select! {
+                    request = read_head(&mut stream) => match request {
+                        Some(_) => stream.write_all(&status(200)).await.unwrap(),
+                        None => return,
+                    },
+                    () = reaches(&mut seen, |process| !serves(process)) => return,
+                }
+            }
+        }
+    })
+    .await;
+    let mut config = frontend(vec![backend("a", server.address)]);
+    // The handshake that nobody answers would be judged only after a minute.
+    config.check = Check { timeout: Duration::from_secs(60), ..readyz(https, Ca::None) };
+    let rig = Rig::judged(config).await;
+    assert_eq!(rig.backend("a").health, Health::Ready);
+
+    life.send_replace(Process::IsLostAndTheNextIsSilent);
+
+    rig.wait_health("a", Health::Draining).await;
+    assert!(rig.backend("a").last_error.unwrap().contains("does not answer yet"));
+    life.send_replace(Process::Serves);
+    rig.wait_health("a", Health::Ready).await;
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! Starting, limits, the virtual IP, draining and stopping.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
@@ -19,8 +20,8 @@ async fn exchange(stream: &mut TcpStream) {
 }
 
 fn start(frontend: Frontend) -> Result<Balancer, Error> {
-    let (_, vip_active) = watch::channel(false);
-    Balancer::start(Config { frontends: vec![frontend], workers: 2 }, vip_active)
+    let (_, held) = watch::channel(BTreeSet::new());
+    Balancer::start(Config { frontends: vec![frontend], workers: 2 }, held)
 }
 
 #[tokio::test]
@@ -37,24 +38,48 @@ async fn flows_to_the_virtual_ip_end_when_it_leaves_and_others_go_on() {
     exchange(&mut to_vip).await;
     exchange(&mut to_host).await;
 
-    rig.vip_active.send_replace(false);
+    rig.held.send_replace(BTreeSet::new());
 
     assert!(ended_by_reset(&mut to_vip).await);
     exchange(&mut to_host).await;
     // It comes back: nothing is left of the departure.
-    rig.vip_active.send_replace(true);
+    rig.held.send_replace(BTreeSet::from([vip]));
     let mut again = TcpStream::connect((vip, port)).await.unwrap();
     exchange(&mut again).await;
-    rig.vip_active.send_replace(false);
+    rig.held.send_replace(BTreeSet::new());
     assert!(ended_by_reset(&mut again).await);
+}
+
+#[tokio::test]
+async fn of_two_virtual_ips_only_the_flows_to_the_one_that_leaves_end() {
+    let server = Server::start(echo).await;
+    let (stays, leaves) = (own_ip(), own_ip());
+    let mut config = frontend(vec![backend("a", server.address)]);
+    config.listen = Listen::Any { port: 0 };
+    config.virtual_ips = vec![stays, leaves];
+    let rig = Rig::judged(config).await;
+    let port = rig.address.port();
+    let mut to_stays = TcpStream::connect((stays, port)).await.unwrap();
+    let mut to_leaves = TcpStream::connect((leaves, port)).await.unwrap();
+    exchange(&mut to_stays).await;
+    exchange(&mut to_leaves).await;
+
+    rig.held.send_replace(BTreeSet::from([stays]));
+
+    assert!(ended_by_reset(&mut to_leaves).await);
+    exchange(&mut to_stays).await;
+    // The one that left comes back, which is no reason to end anything.
+    rig.held.send_replace(BTreeSet::from([stays, leaves]));
+    let mut again = TcpStream::connect((leaves, port)).await.unwrap();
+    exchange(&mut again).await;
+    exchange(&mut to_stays).await;
 }
 
 #[tokio::test]
 async fn a_vanished_watcher_of_the_virtual_ip_changes_nothing() {
     let server = Server::start(echo).await;
-    let Rig { balancer, vip_active, address } =
-        Rig::judged(frontend(vec![backend("a", server.address)])).await;
-    drop(vip_active);
+    let Rig { balancer, held, address } = Rig::judged(frontend(vec![backend("a", server.address)])).await;
+    drop(held);
 
     let mut client = TcpStream::connect(address).await.unwrap();
 
@@ -299,7 +324,7 @@ async fn what_can_not_work_is_refused_before_anything_is_bound() {
         let error = start(config).unwrap_err().to_string();
         assert!(error.contains(reason) && error.contains("frontend api"), "{error}");
     }
-    let (_, vip_active) = watch::channel(false);
-    let none = Balancer::start(Config { frontends: vec![good], workers: 0 }, vip_active);
+    let (_, held) = watch::channel(BTreeSet::new());
+    let none = Balancer::start(Config { frontends: vec![good], workers: 0 }, held);
     assert!(matches!(none, Err(Error::NoWorkers)));
 }

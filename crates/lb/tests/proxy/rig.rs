@@ -1,6 +1,6 @@
 //! Backends, clients and waiting for the tests. Everything a test starts ends with it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -333,17 +333,17 @@ pub(crate) fn auto(path: String, ca: Ca) -> CheckKind {
 /// A running balancer with one frontend.
 pub(crate) struct Rig {
     pub(crate) balancer: Balancer,
-    pub(crate) vip_active: watch::Sender<bool>,
+    pub(crate) held: watch::Sender<BTreeSet<IpAddr>>,
     pub(crate) address: SocketAddr,
 }
 
 impl Rig {
     pub(crate) fn start(frontend: Frontend) -> Self {
-        let vip_active = watch::Sender::new(true);
+        let held = watch::Sender::new(frontend.virtual_ips.iter().copied().collect());
         let config = Config { frontends: vec![frontend], workers: 2 };
-        let balancer = Balancer::start(config, vip_active.subscribe()).unwrap();
+        let balancer = Balancer::start(config, held.subscribe()).unwrap();
         let address = balancer.status().frontends[0].listen[0];
-        Self { balancer, vip_active, address }
+        Self { balancer, held, address }
     }
 
     /// The same, once every backend has been asked.

@@ -86,7 +86,7 @@ fn flows_are_known_as_the_virtual_ips_and_reset_when_it_leaves() {
         .collect::<Vec<_>>();
     flows.iter_mut().for_each(|flow| assert_eq!(name(flow), 'a'));
 
-    node.active.send_replace(false);
+    node.held.send_replace(BTreeSet::new());
 
     for flow in &mut flows {
         let error = flow.read(&mut [0; 1]).expect_err("the flow is cut");

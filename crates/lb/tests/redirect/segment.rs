@@ -1,5 +1,6 @@
 //! A segment for the tests: a switch and stations, each in a network namespace of its own that ends with the process.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
@@ -205,10 +206,10 @@ pub(crate) fn frontend(backends: &[u8]) -> Frontend {
     }
 }
 
-/// A balancer that runs on a station, and the sender of whether the address is there.
+/// A balancer that runs on a station, and the sender of which addresses are there.
 pub(crate) struct Node {
     pub(crate) balancer: Balancer,
-    pub(crate) active: watch::Sender<bool>,
+    pub(crate) held: watch::Sender<BTreeSet<IpAddr>>,
 }
 
 impl Node {
@@ -217,10 +218,10 @@ impl Node {
     }
 
     pub(crate) fn try_start(station: &Namespace, frontend: Frontend) -> Result<Self, lb::Error> {
-        let active = watch::Sender::new(true);
+        let held = watch::Sender::new(frontend.virtual_ips.iter().copied().collect());
         let config = Config { frontends: vec![frontend], workers: 2 };
-        let balancer = station.enter(|| Balancer::start(config, active.subscribe()))?;
-        Ok(Self { balancer, active })
+        let balancer = station.enter(|| Balancer::start(config, held.subscribe()))?;
+        Ok(Self { balancer, held })
     }
 
     /// Connections that came to this balancer.

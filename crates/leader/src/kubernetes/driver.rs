@@ -26,6 +26,7 @@ use super::{
 };
 use crate::{
     Leadership,
+    clock::{due, now},
     handle::{Command, Desk, Handle, Leaving, Word},
     lease::{self, Ask, Election, Reply, Request, RequestId, Stamp},
 };
@@ -106,10 +107,6 @@ enum Woken {
     Credentials(Box<Result<Credentials, CredentialsError>>),
     ControlPlane,
     Deadline,
-}
-
-fn now() -> Instant {
-    tokio::time::Instant::now().into_std()
 }
 
 /// The wall clock, for others to read; nothing is decided by it.
@@ -199,7 +196,7 @@ impl Driver {
     /// The next thing that happens. Every branch may be cancelled, and loses nothing.
     async fn wait(&mut self) -> Woken {
         let deadline = self.deadline();
-        let timeout = pin!(sleep_until(deadline.into()));
+        let timeout = pin!(sleep_until(due(deadline)));
         tokio::select! {
             // An answer that has arrived counts before the lease that it extends ends.
             biased;
@@ -241,8 +238,9 @@ impl Driver {
     fn obey(&mut self, command: Command) {
         let now = now();
         match command {
-            Command::StepDown(answer) => {
-                let outcome = self.election.step_down(now);
+            Command::StepDown { to, answer } => {
+                let known = self.control_plane.borrow().names();
+                let outcome = self.election.step_down(to.as_ref(), known.as_ref(), now);
                 self.publish();
                 // Whoever asked may have gone; what was asked is done.
                 let _gone = answer.send(outcome);
@@ -252,6 +250,8 @@ impl Driver {
                 self.leaving.get_or_insert(Leaving { deadline, done: Vec::new() }).done.push(done);
                 self.election.stop(now);
             }
+            // The Lease decides, and no segment.
+            Command::Saw(_) => {}
         }
     }
 

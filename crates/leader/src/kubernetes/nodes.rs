@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::Node;
 use serde::{Deserialize, Serialize};
 
 use super::servers::SERVERS_MAX;
+use crate::NodeId;
 
 /// The control-plane nodes by name, each with its addresses in the order in which the node has them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
@@ -26,6 +27,12 @@ const MEMORY_BYTES_MAX: u64 = 64 * 1024;
 impl ControlPlane {
     /// The label that kubeadm, k3s, RKE2 and others put on control-plane nodes.
     pub(super) const LABEL: &str = "node-role.kubernetes.io/control-plane";
+
+    /// The nodes' names; none while no node is known, as without the right to list them.
+    pub(super) fn names(&self) -> Option<BTreeSet<NodeId>> {
+        let names: BTreeSet<NodeId> = self.nodes.keys().filter_map(|name| NodeId::new(name).ok()).collect();
+        (!names.is_empty()).then_some(names)
+    }
 
     /// Every node's first address, on this port.
     pub fn servers(&self, port: u16) -> Vec<SocketAddr> {

@@ -178,6 +178,9 @@ impl Election {
         self.see(observed, now);
         let until = started + self.timing.renew_deadline();
         let term = Term(u64::try_from(transitions).unwrap_or(0));
+        if self.standing == Standing::Following {
+            self.named = None;
+        }
         match &mut self.standing {
             Standing::Following if self.departure == Departure::Stopped => {
                 // It was asked to stop while it asked: it never led by this.

@@ -1,6 +1,9 @@
 //! Leaving the lead on purpose: first the address, then the Lease.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use crate::{NodeId, quorum::StepDownError};
 
@@ -13,23 +16,32 @@ use super::{
 const RENEWAL_PATIENCE: Duration = Duration::from_millis(100);
 
 impl Election {
-    /// Begins to hand over by an operator's command; gives the successor that will be named, if one is known.
+    /// Begins to hand over by an operator's command, to the node that is named if one is; gives the successor that the Lease
+    /// will name, if one is known. Those that can be named are told, where they are known.
     ///
     /// The node is a follower at once. Its Lease is released when [`confirm_standby`](Self::confirm_standby) says that
     /// nothing is held any more. It leaves the lead to others for a lease duration.
     ///
     /// # Errors
     ///
-    /// If it doesn't lead; nothing has changed then.
-    pub fn step_down(&mut self, now: Instant) -> Result<Option<NodeId>, StepDownError> {
+    /// If it doesn't lead, or there is no other node of that name; nothing has changed then.
+    pub fn step_down(
+        &mut self,
+        to: Option<&NodeId>,
+        known: Option<&BTreeSet<NodeId>>,
+        now: Instant,
+    ) -> Result<Option<NodeId>, StepDownError> {
         self.expire(now);
         let Standing::Leading { .. } = self.standing else { return Err(StepDownError::NotLeader) };
+        if let Some(name) = to {
+            self.check_successor(name, known)?;
+        }
         if self.departure == Departure::Staying {
             self.departure = Departure::Resting { until: now + self.timing.lease_duration() };
         }
-        self.begin_hand_over(Cause::Command, now);
+        self.begin_hand_over(Cause::Command, to, now);
         self.settle(now);
-        Ok(self.successor.clone())
+        Ok(self.heir().cloned())
     }
 
     /// Never leads again; if it leads now, it hands over.
@@ -37,7 +49,7 @@ impl Election {
         self.expire(now);
         self.departure = Departure::Stopped;
         if let Standing::Leading { .. } = self.standing {
-            self.begin_hand_over(Cause::Shutdown, now);
+            self.begin_hand_over(Cause::Shutdown, None, now);
         }
         self.settle(now);
     }
@@ -62,12 +74,32 @@ impl Election {
         self.settle(now);
     }
 
-    pub(super) fn begin_hand_over(&mut self, cause: Cause, now: Instant) {
+    /// Whether the node that an operator named is one that could take over. What no election tells here is whether a vipd
+    /// runs there: others take the Lease a moment later if it doesn't.
+    fn check_successor(&self, name: &NodeId, known: Option<&BTreeSet<NodeId>>) -> Result<(), StepDownError> {
+        if *name == self.me {
+            return Err(StepDownError::Itself);
+        }
+        let known = known.ok_or(StepDownError::Unknowable)?;
+        if known.contains(name) {
+            return Ok(());
+        }
+        let known = known.iter().filter(|node| **node != self.me).cloned().collect();
+        Err(StepDownError::Unknown { node: name.clone(), known })
+    }
+
+    /// Who should be next: the one that an operator named for this hand-over, or else whom the program knows to be fit.
+    fn heir(&self) -> Option<&NodeId> {
+        self.named.as_ref().or(self.successor.as_ref())
+    }
+
+    pub(super) fn begin_hand_over(&mut self, cause: Cause, named: Option<&NodeId>, now: Instant) {
         if let Standing::Leading { term, .. } = self.standing {
+            self.named = named.cloned();
             // By then the Lease has lapsed by itself.
             let give_up = now + self.timing.lease_duration();
             self.standing = Standing::HandingOver { term, give_up };
-            self.tell(Event::HandingOver { term, cause, to: self.successor.clone() });
+            self.tell(Event::HandingOver { term, cause, to: self.heir().cloned() });
         }
     }
 
@@ -79,7 +111,7 @@ impl Election {
             acquired: Some(stamp),
             renewed: Some(stamp),
             transitions: self.record().map_or(0, |record| record.transitions),
-            successor: self.successor.clone(),
+            successor: self.heir().cloned(),
         }
     }
 }

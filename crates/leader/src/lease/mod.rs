@@ -125,6 +125,8 @@ pub struct Election {
     eligible: bool,
     /// Who could lead in place of this node.
     successor: Option<NodeId>,
+    /// Whom an operator named to do so, from one hand-over until the next lead.
+    named: Option<NodeId>,
     departure: Departure,
     outstanding: Option<Outstanding>,
     requests: u64,
@@ -199,6 +201,7 @@ impl Election {
             watching: false,
             eligible: true,
             successor: None,
+            named: None,
             departure: Departure::Staying,
             outstanding: None,
             requests: 0,
@@ -263,7 +266,7 @@ impl Election {
         self.expire(now);
         self.successor = successor;
         if self.eligible && !eligible && matches!(self.standing, Standing::Leading { .. }) {
-            self.begin_hand_over(Cause::Ineligible, now);
+            self.begin_hand_over(Cause::Ineligible, None, now);
         }
         self.eligible = eligible;
         self.settle(now);

@@ -11,9 +11,10 @@ use tracing::{debug, info, trace, warn};
 use super::*;
 use crate::{
     Leadership, NodeId,
+    clock::{due, now},
     exchange::Complaint,
     handle::{Command, Desk, Handle, Leaving, Word},
-    quorum::Event,
+    quorum::{Arbitration, Event},
     wire::DATAGRAM_BYTES_MAX,
 };
 
@@ -26,9 +27,9 @@ const STATUS_INTERVAL: Duration = Duration::from_millis(250);
 
 /// The task that runs one member: it waits, feeds the machine, and does what comes out.
 ///
-/// It waits on the socket, on one deadline, on wishes and on commands. It sends datagrams, publishes [`Leadership`] and
-/// the peers' status, and writes one log line per change. Nothing in it blocks: a datagram that can't be sent at once
-/// is lost. It may be cancelled at any point; then its lease lapses by itself.
+/// It waits on the socket, on one deadline, on wishes, commands and errands. It sends datagrams, publishes [`Leadership`]
+/// and the peers' status, and writes one log line per change. Nothing in it blocks: a datagram that can't be sent at once
+/// is lost; and nothing in it takes memory once the peers are there. It may be cancelled at any point; then its lease lapses by itself.
 #[derive(Debug)]
 pub struct Driver {
     socket: UdpSocket,
@@ -36,9 +37,14 @@ pub struct Driver {
     desk: Desk,
     peers: watch::Sender<Vec<PeerStatus>>,
     traffic: watch::Sender<Traffic>,
+    errands: mpsc::Receiver<Errand>,
+    clients: watch::Sender<Known>,
+    arbitration: watch::Sender<Arbitration>,
     leaving: Option<Leaving>,
     status_due: Instant,
     counted: Traffic,
+    /// Where a datagram is written before it is sent; empty in between.
+    datagram: Vec<u8>,
 }
 
 /// What the loop waits for.
@@ -46,10 +52,7 @@ enum Woken {
     Readable(io::Result<()>),
     Deadline,
     Word(Word),
-}
-
-fn now() -> Instant {
-    tokio::time::Instant::now().into_std()
+    Errand(Errand),
 }
 
 impl Driver {
@@ -68,16 +71,29 @@ impl Driver {
         let (desk, handle) = Desk::open();
         let (peers, peers_seen) = watch::channel(member.peers());
         let (traffic, traffic_seen) = watch::channel(Traffic::default());
-        let monitor = Monitor { peers: peers_seen, traffic: traffic_seen };
+        let (errand, errands) = mpsc::channel(ERRANDS_MAX);
+        let (clients, known) = watch::channel(Known::default());
+        let clients_seen = Clients { errands: errand, known };
+        let (arbitration, arbitration_seen) = watch::channel(Arbitration::default());
+        let monitor = Monitor {
+            peers: peers_seen,
+            traffic: traffic_seen,
+            clients: clients_seen,
+            arbitration: arbitration_seen,
+        };
         let driver = Self {
             socket,
             member,
             desk,
             peers,
             traffic,
+            errands,
+            clients,
+            arbitration,
             leaving: None,
             status_due: now,
             counted: Traffic::default(),
+            datagram: Vec::with_capacity(DATAGRAM_BYTES_MAX),
         };
         Ok((driver, handle, monitor))
     }
@@ -95,11 +111,13 @@ impl Driver {
             }
             let deadline = self.deadline();
             let woken = {
-                let timeout = pin!(sleep_until(deadline.into()));
+                let timeout = pin!(sleep_until(due(deadline)));
                 tokio::select! {
                     // What comes from outside first: a grant that has arrived counts before the lease it extends ends.
                     biased;
                     word = self.desk.next() => Woken::Word(word),
+                    // Few and short, so that they wait for no flood of datagrams.
+                    Some(errand) = self.errands.recv() => Woken::Errand(errand),
                     readable = self.socket.readable() => Woken::Readable(readable),
                     () = timeout => Woken::Deadline,
                 }
@@ -113,19 +131,23 @@ impl Driver {
                 Woken::Word(Word::Wishes) => self.heed_wishes(),
                 Woken::Word(Word::Command(command)) => self.obey(command),
                 Woken::Word(Word::Gone) => return Ok(()),
+                Woken::Errand(errand) => self.run_errand(errand),
             }
             // Under a flood the socket is always readable; what is due is done all the same.
             let now = now();
-            if self.member.election.poll_timeout().is_some_and(|due| due <= now) {
+            if self.member.election.poll_timeout().is_some_and(|at| at <= now) {
                 self.member.election.handle_timeout(now);
             }
         }
     }
 
     fn deadline(&self) -> Instant {
-        let due = self.member.election.poll_timeout().unwrap_or(self.status_due);
-        let leaving = self.leaving.as_ref().map_or(due, |leaving| leaving.deadline);
-        due.min(leaving).min(self.status_due)
+        let deadlines = [
+            self.member.election.poll_timeout(),
+            self.member.poll_timeout(now()),
+            self.leaving.as_ref().map(|leaving| leaving.deadline),
+        ];
+        deadlines.into_iter().flatten().fold(self.status_due, Instant::min)
     }
 
     /// Takes the datagrams that have arrived.
@@ -161,11 +183,23 @@ impl Driver {
         }
     }
 
+    /// What it leads to is sent with the next drain.
+    fn run_errand(&mut self, errand: Errand) {
+        match errand {
+            Errand::Tell(changes) => self.member.note_clients(changes),
+            Errand::Clear => self.member.clear_clients(),
+            Errand::Inherit(answer) => {
+                // Whoever asked may have gone; it has no clients to tell any more.
+                let _gone = answer.send(self.member.inherit_clients(now()).unwrap_or_default());
+            }
+        }
+    }
+
     fn obey(&mut self, command: Command) {
         let now = now();
         match command {
-            Command::StepDown(answer) => {
-                let outcome = self.member.election.step_down(now).map(Some);
+            Command::StepDown { to, answer } => {
+                let outcome = self.member.election.step_down(to.as_ref(), now).map(Some);
                 self.drain(now);
                 // Whoever asked may have gone; what was asked is done.
                 let _gone = answer.send(outcome);
@@ -175,6 +209,10 @@ impl Driver {
                 let leaving = self.leaving.get_or_insert(Leaving { deadline, done: Vec::new() });
                 leaving.done.push(done);
                 self.member.election.stop(now);
+                self.drain(now);
+            }
+            Command::Saw(sight) => {
+                self.member.election.handle_sight(sight, now);
                 self.drain(now);
             }
         }
@@ -194,17 +232,18 @@ impl Driver {
     /// Does all that the last input led to. Leadership first: it is what others wait for.
     fn drain(&mut self, now: Instant) {
         self.publish(now);
-        let mut datagram = Vec::with_capacity(DATAGRAM_BYTES_MAX);
-        while let Some(to) = self.member.poll_datagram(now, &mut datagram) {
-            match self.socket.try_send_to(&datagram, to) {
+        while let Some(to) = self.member.poll_datagram(now, &mut self.datagram) {
+            match self.socket.try_send_to(&self.datagram, to) {
                 Ok(_) => self.counted.sent += 1,
                 Err(error) => {
                     self.counted.unsent += 1;
                     trace!(%to, %error, "failed to send a datagram");
                 }
             }
-            datagram.clear();
+            self.datagram.clear();
         }
+        let arbitration = self.member.election.arbitration(now);
+        self.arbitration.send_if_modified(|known| std::mem::replace(known, arbitration) != arbitration);
         let mut changed = false;
         while let Some(event) = self.member.election.poll_event() {
             changed = true;
@@ -216,8 +255,12 @@ impl Driver {
         }
         if changed || self.status_due <= now {
             self.status_due = now + STATUS_INTERVAL;
-            self.peers.send_replace(self.member.peers());
+            self.peers.send_modify(|peers| self.member.tell_peers(peers));
             self.traffic.send_replace(Traffic { dropped: self.member.dropped(), ..self.counted });
+            self.clients.send_if_modified(|known| {
+                let now = self.member.clients();
+                std::mem::replace(known, now) != now
+            });
         }
     }
 
@@ -235,6 +278,9 @@ impl Driver {
 fn log(event: &Event) {
     match event {
         Event::Elected { term, alone } => info!(%term, alone, "became leader"),
+        Event::SegmentVoted { term } => {
+            info!(%term, "the other node is silent: leads by the vote of the segment");
+        }
         Event::Lost { term, loss } => info!(%term, ?loss, "lost leadership"),
         Event::HandingOver { term, cause, to } => {
             info!(%term, ?cause, to = to.as_ref().map(NodeId::as_str), "handing over");

@@ -3,18 +3,24 @@
 //! ```text
 //!   Handle ── wishes, commands ──▶ ┌────────┐ ◀── datagrams ──▶ peers
 //!   Handle ◀────── leadership ──── │ Driver │ ◀── one deadline
-//!   Monitor ◀── peers, traffic ─── └────────┘
+//!   Monitor ◀── peers, traffic ─── │        │
+//!   Clients ◀─── who is served ──▶ └────────┘
 //! ```
 
 use std::{io, net::SocketAddr};
 
-use tokio::{net::UdpSocket, sync::watch};
+use tokio::{
+    net::UdpSocket,
+    sync::{mpsc, oneshot, watch},
+};
 
-use crate::member::Member;
+use crate::{member::Member, quorum::Arbitration};
 
 pub use crate::{
+    clients::{CLIENT_BYTES_MAX, CLIENTS_MAX, Change, Client, Known},
     exchange::{Complaint, Dropped, Mismatch},
     member::{Config, ConfigError, PeerStatus, Said},
+    message::Subject,
     quorum::Segment,
     wire::{Key, KeyError},
 };
@@ -60,6 +66,8 @@ pub struct Traffic {
 pub struct Monitor {
     peers: watch::Receiver<Vec<PeerStatus>>,
     traffic: watch::Receiver<Traffic>,
+    clients: Clients,
+    arbitration: watch::Receiver<Arbitration>,
 }
 
 impl Monitor {
@@ -72,4 +80,64 @@ impl Monitor {
     pub fn traffic(&self) -> watch::Receiver<Traffic> {
         self.traffic.clone()
     }
+
+    /// Whether the segment is to be looked at, and what its vote is worth at present.
+    pub fn arbitration(&self) -> watch::Receiver<Arbitration> {
+        self.arbitration.clone()
+    }
+
+    /// The exchange about clients.
+    pub fn clients(&self) -> Clients {
+        self.clients.clone()
+    }
+}
+
+/// What the rest of the program says of this node's clients, and asks of others'. See [`clients`](crate::clients).
+#[derive(Clone, Debug)]
+pub struct Clients {
+    errands: mpsc::Sender<Errand>,
+    known: watch::Receiver<Known>,
+}
+
+impl Clients {
+    /// Says what happened to this node's clients. The other members are told while it leads.
+    ///
+    /// Waits while the driver has more urgent things to do. Without effect once it has ended.
+    pub async fn tell(&self, changes: &[Change]) {
+        for some in changes.chunks(CHANGES_MAX) {
+            // Gone with whoever led: nobody is left to be told.
+            let _gone = self.errands.send(Errand::Tell(some.to_vec())).await;
+        }
+    }
+
+    /// Says that this node has no clients, whatever was told before.
+    pub async fn clear(&self) {
+        let _gone = self.errands.send(Errand::Clear).await;
+    }
+
+    /// Gives the clients of the leader before this one, once. There are none while this node doesn't lead.
+    pub async fn inherit(&self) -> Vec<Client> {
+        let (answer, answered) = oneshot::channel();
+        let _gone = self.errands.send(Errand::Inherit(answer)).await;
+        answered.await.unwrap_or_default()
+    }
+
+    /// How many clients are known, renewed together with the peers' status.
+    pub fn known(&self) -> watch::Receiver<Known> {
+        self.known.clone()
+    }
+}
+
+/// Changes in one errand: they take the driver less than a fifth of a millisecond.
+const CHANGES_MAX: usize = 256;
+
+/// One to be done while another is prepared.
+const ERRANDS_MAX: usize = 2;
+
+/// What the driver is asked to do about clients.
+#[derive(Debug)]
+enum Errand {
+    Tell(Vec<Change>),
+    Clear,
+    Inherit(oneshot::Sender<Vec<Client>>),
 }

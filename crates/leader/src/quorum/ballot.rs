@@ -39,6 +39,7 @@ impl Election {
             // The successor may be faster than the release that named it.
             self.note_release(&released);
         }
+        self.give_way(&from.node, place, term, now);
         let body = match self.grant(place, from, term, now) {
             Ok(()) => Body::Grant { term, round },
             Err(objection) => Body::Refuse { ballot: Ballot::Request { term, round }, objection },
@@ -91,7 +92,7 @@ impl Election {
     pub(super) fn canvass(&mut self, now: Instant) {
         let mut support = Votes::default();
         support.insert(self.members.mine());
-        if self.enough()(support) {
+        if self.enough()(support) || self.segment_supports(now) {
             self.stand(None, now);
             return;
         }
@@ -169,7 +170,7 @@ impl Election {
     }
 
     /// Leads until then.
-    fn extend(&mut self, end: Instant, now: Instant) {
+    pub(super) fn extend(&mut self, end: Instant, now: Instant) {
         let alone = self.may_lead_alone();
         assert!(now < end && end <= now + self.lease(), "a lease is counted from its request");
         match &mut self.standing {
@@ -247,7 +248,9 @@ impl Election {
 
     /// Whether this member may answer to being named as successor.
     pub(super) fn may_stand(&self, now: Instant) -> bool {
-        self.departure != Departure::Stopped && self.voter.objection(&self.me, now).is_none()
+        !self.settings.witness
+            && self.departure != Departure::Stopped
+            && self.voter.objection(&self.me, now).is_none()
     }
 
     /// Whether a gossiping member would be preferred to this one by priority alone.

@@ -55,6 +55,11 @@ impl Candidacy {
         self.rounds.push_back(Attempt { round, started: now, votes: Votes::default() });
     }
 
+    /// The last round that was begun then, or before.
+    pub(super) fn round_at(&self, then: Instant) -> Option<Round> {
+        self.rounds.iter().rev().find(|attempt| attempt.started <= then).map(|attempt| attempt.round)
+    }
+
     /// Counts a voter for a round. Once there are enough, gives the end of the lease that this round is worth; it and
     /// all earlier rounds have nothing more to give.
     pub(super) fn count(

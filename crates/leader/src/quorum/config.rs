@@ -4,8 +4,11 @@ use std::{collections::BTreeSet, time::Duration};
 
 use crate::{
     Timing,
+    message::TieBreak,
     node::{MEMBERS_MAX, NodeId},
 };
+
+use super::tie_break;
 
 /// What one member is told about itself and the others.
 #[derive(Clone, Debug)]
@@ -14,6 +17,9 @@ pub struct Config {
     pub me: NodeId,
     /// All members, this node included.
     pub members: BTreeSet<NodeId>,
+    /// Those of them that vote and never lead. A member that isn't among these in its own configuration may lead, whatever
+    /// those of others say: each says of itself what it is.
+    pub witnesses: BTreeSet<NodeId>,
     /// How fast the election runs; the same for all members.
     pub timing: Timing,
     /// Higher is preferred among members that are equally eligible.
@@ -36,6 +42,8 @@ pub struct Config {
     /// What this can't promise: a node that is restarted, hears no member *and* sees nobody answer for the address
     /// leads, though the others may have a leader behind the same broken link.
     pub start_as_leader: bool,
+    /// What decides between two members of which one is silent: the segment, looked at as this says. The same on both.
+    pub tie_break: Option<TieBreak>,
 }
 
 impl Config {
@@ -53,6 +61,22 @@ impl Config {
                 return Err(ConfigError::Alike { one: (*other).clone(), other: member.clone() });
             }
             earlier.push(member);
+        }
+        if let Some(stranger) = self.witnesses.iter().find(|witness| !self.members.contains(witness)) {
+            return Err(ConfigError::StrangeWitness { witness: stranger.clone() });
+        }
+        if self.witnesses.len() == self.members.len() {
+            return Err(ConfigError::OnlyWitnesses);
+        }
+        if self.start_as_leader && self.witnesses.contains(&self.me) {
+            return Err(ConfigError::LeadingWitness { me: self.me.clone() });
+        }
+        if self.tie_break.is_some() && (self.members.len() != 2 || !self.witnesses.is_empty()) {
+            return Err(ConfigError::TieOfMany { members: self.members.len() });
+        }
+        let heartbeat = self.timing.heartbeat();
+        if self.tie_break.is_some() && heartbeat < tie_break::HEARTBEAT_MIN {
+            return Err(ConfigError::TieTooFast { heartbeat });
         }
         Ok(())
     }
@@ -80,5 +104,39 @@ pub enum ConfigError {
         one: NodeId,
         /// The other.
         other: NodeId,
+    },
+    /// A witness that is no member has no vote.
+    #[error("the witness {witness} is not among the members; add it")]
+    StrangeWitness {
+        /// The witness.
+        witness: NodeId,
+    },
+    /// Nobody could ever lead.
+    #[error("all members are witnesses, which never lead; make at least one of them an ordinary member")]
+    OnlyWitnesses,
+    /// A witness can't have the right to lead alone.
+    #[error("this node, {me}, is a witness and never leads; give the right to start as leader to another")]
+    LeadingWitness {
+        /// This node.
+        me: NodeId,
+    },
+    /// Where more than two can lead or vote, majorities decide; two with different tie-breaks in a larger set would not exclude
+    /// each other.
+    #[error(
+        "a tie-break decides between two members that may both lead; there are {members}, or one is a witness"
+    )]
+    TieOfMany {
+        /// How many members there are.
+        members: usize,
+    },
+    /// Looks at the segment take their time.
+    #[error(
+        "a heartbeat of {heartbeat:?} is too short for a tie-break, which has to answer several times in a lease; \
+         it needs {:?} or more",
+        tie_break::HEARTBEAT_MIN
+    )]
+    TieTooFast {
+        /// The heartbeat.
+        heartbeat: Duration,
     },
 }

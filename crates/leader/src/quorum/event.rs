@@ -1,5 +1,7 @@
 //! What an election gives out: messages to send, and changes worth a line in a log.
 
+use std::fmt;
+
 use crate::{Term, message::Message, node::NodeId};
 
 /// A message, and the member it is for.
@@ -20,6 +22,11 @@ pub enum Event {
         term: Term,
         /// Alone by right of bootstrap, without a majority.
         alone: bool,
+    },
+    /// This node leads by the vote of the segment, the other member being silent.
+    SegmentVoted {
+        /// The term.
+        term: Term,
     },
     /// This node leads no more.
     Lost {
@@ -72,6 +79,8 @@ pub enum Cause {
     Ineligible,
     /// A member with a higher priority claims its right.
     Preempted,
+    /// The other member leads, or is about to, in a later term: the two had lost sight of each other.
+    Outranked,
 }
 
 /// What an address probe of the segment found; it decides about leading alone at bootstrap.
@@ -87,7 +96,7 @@ pub enum Segment {
 }
 
 /// Why a hand-over by command is not begun. The leader stays what it was.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StepDownError {
     /// There is nothing to hand over.
     #[error("this node does not lead")]
@@ -95,7 +104,69 @@ pub enum StepDownError {
     /// Nobody could take over.
     #[error("no other eligible member was heard within the last lease")]
     NoSuccessor,
+    /// The named successor is this node.
+    #[error("this node can't be its own successor; name another")]
+    Itself,
+    /// The named successor is none of those that are known.
+    #[error("there is no other node {node}; there is {}", listed(.known))]
+    Unknown {
+        /// The name.
+        node: NodeId,
+        /// Those that could be named.
+        known: Vec<NodeId>,
+    },
+    /// The named successor can't take over.
+    #[error("{node} can't take over now: {impediment}")]
+    Impeded {
+        /// The name.
+        node: NodeId,
+        /// Why.
+        impediment: Impediment,
+    },
+    /// The other nodes are not known here, so none can be named.
+    #[error("which other nodes there are is not known here, so none can be named")]
+    Unknowable,
     /// The process is stopping, or has stopped.
     #[error("the election has been stopped")]
     Stopped,
+}
+
+fn listed(names: &[NodeId]) -> String {
+    match names {
+        [] => "no other".to_owned(),
+        names => names.iter().map(NodeId::as_str).collect::<Vec<_>>().join(", "),
+    }
+}
+
+/// What keeps a member from taking over, though it was named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Impediment {
+    /// It is dead, cut off, or was never there.
+    Unheard,
+    /// It votes, and never leads.
+    Witness,
+    /// It is about to stop.
+    Stopping,
+    /// It stepped down by command itself.
+    Resting,
+    /// It was started lately, and doesn't vote for anybody yet, itself included.
+    Abstaining,
+    /// It can't serve, and the leader can.
+    Unfit,
+    /// It would get no votes.
+    Mismatch,
+}
+
+impl fmt::Display for Impediment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unheard => "it was not heard within the last lease",
+            Self::Witness => "it is a witness, which votes and never leads",
+            Self::Stopping => "it is about to stop",
+            Self::Resting => "it stepped down a moment ago, and rests",
+            Self::Abstaining => "it was started a moment ago",
+            Self::Unfit => "it says that it can't serve",
+            Self::Mismatch => "its lease or its members are not this node's",
+        })
+    }
 }

@@ -18,22 +18,27 @@ const RELEASE_REPEATS: u8 = 3;
 const REST_LEASES: u32 = 10;
 
 impl Election {
-    /// Begins to hand over to another eligible member, by an operator's command; gives the likely successor.
+    /// Begins to hand over by an operator's command, to the member that is named or to the best that is fit; gives the
+    /// likely successor.
     ///
     /// The node is a follower at once. Its lease is released when [`confirm_standby`](Self::confirm_standby) says that
-    /// nothing is held any more.
+    /// nothing is held any more. For ten leases it leaves the lead to others, whatever its priority, as long as one of them
+    /// is fit.
     ///
     /// # Errors
     ///
-    /// If it doesn't lead, or nobody could take over; nothing has changed then.
-    pub fn step_down(&mut self, now: Instant) -> Result<NodeId, StepDownError> {
+    /// If it doesn't lead, or nobody could take over, or not the one that is named; nothing has changed then.
+    pub fn step_down(&mut self, to: Option<&NodeId>, now: Instant) -> Result<NodeId, StepDownError> {
         self.expire(now);
         let Standing::Leading { .. } = self.standing else { return Err(StepDownError::NotLeader) };
         let lease = self.lease();
-        let successor = self
-            .roster
-            .successor(&self.members, lease, now, |gossip| gossip.eligible)
-            .ok_or(StepDownError::NoSuccessor)?;
+        let successor = match to {
+            Some(name) => self.named(name, now)?,
+            None => self
+                .roster
+                .successor(&self.members, lease, now, |gossip| gossip.eligible && !gossip.resting)
+                .ok_or(StepDownError::NoSuccessor)?,
+        };
         self.departure = Departure::Resting { until: now + lease * REST_LEASES };
         self.begin_hand_over(Cause::Command, Some(successor), now);
         self.settle(now);
@@ -95,8 +100,8 @@ impl Election {
             self.roster.successor(&self.members, self.lease(), now, wanted)
         };
         if self.eligible {
-            let challenger =
-                successor(&|gossip| gossip.preempting && gossip.eligible && self.outranks_me(gossip));
+            let challenges = |gossip: &Gossip| gossip.preempting && gossip.eligible && !gossip.resting;
+            let challenger = successor(&|gossip| challenges(gossip) && self.outranks_me(gossip));
             challenger.map(|heir| (Cause::Preempted, heir))
         } else {
             // Nobody healthier: better an unfit leader than none.
@@ -120,13 +125,29 @@ impl Election {
     }
 
     /// Leads no more, by word of its own. The voters' promises stand until the release, or until they lapse.
-    fn begin_hand_over(&mut self, cause: Cause, successor: Option<usize>, now: Instant) {
+    pub(super) fn begin_hand_over(&mut self, cause: Cause, successor: Option<usize>, now: Instant) {
         if let Standing::Leading { candidacy, until, .. } = &self.standing {
             assert!(now < *until, "what time has ended is ended before anything else");
             let (term, until) = (candidacy.term, *until);
             self.standing = Standing::HandingOver { term, until, successor };
             let to = successor.map(|place| self.members.name(place).clone());
             self.tell(Event::HandingOver { term, cause, to });
+        }
+    }
+
+    /// The member that an operator named, if it can take over.
+    fn named(&self, name: &NodeId, now: Instant) -> Result<usize, StepDownError> {
+        if *name == self.me.node {
+            return Err(StepDownError::Itself);
+        }
+        let Some(place) = self.members.place_of_other(name) else {
+            let known = self.members.others().map(|place| self.members.name(place).clone()).collect();
+            return Err(StepDownError::Unknown { node: name.clone(), known });
+        };
+        let leader = (self.lease(), self.eligible);
+        match self.roster.impediment(place, &self.members, leader, now) {
+            Some(impediment) => Err(StepDownError::Impeded { node: name.clone(), impediment }),
+            None => Ok(place),
         }
     }
 

@@ -1,8 +1,10 @@
 //! The members by number, and sets of votes.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 use crate::node::{MemberSet, NodeId};
+
+use super::Config;
 
 /// The members in the order of their names. A member's place in that order stands for it inside one machine.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -10,15 +12,26 @@ pub(super) struct Members {
     names: Arc<[NodeId]>,
     mine: usize,
     set: MemberSet,
+    witnesses: Votes,
 }
 
 impl Members {
     /// Numbers the members of a checked configuration.
-    pub(super) fn new(members: &BTreeSet<NodeId>, me: &NodeId) -> Self {
+    pub(super) fn new(config: &Config) -> Self {
+        let Config { me, members, witnesses, .. } = config;
         let names: Arc<[NodeId]> = members.iter().cloned().collect();
         let mine = names.binary_search(me).expect("the configuration was checked: this node is a member");
         let set = MemberSet::of(members).expect("the configuration was checked: few members, told apart");
-        Self { names, mine, set }
+        let mut marked = Votes::default();
+        for (place, _) in names.iter().enumerate().filter(|(_, name)| witnesses.contains(name)) {
+            marked.insert(place);
+        }
+        Self { names, mine, set, witnesses: marked }
+    }
+
+    /// Whether the member at this place is a witness by this node's configuration.
+    pub(super) fn is_witness(&self, place: usize) -> bool {
+        self.witnesses.contains(place)
     }
 
     /// How many there are.

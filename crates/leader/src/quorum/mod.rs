@@ -20,12 +20,15 @@ use self::{
     candidate::{Candidacy, Canvass},
     members::{Members, Votes},
     roster::{Peer, Roster},
+    tie_break::Watch,
     voter::Voter,
 };
 pub use self::{
     config::{Config, ConfigError},
-    event::{Cause, Event, Loss, Segment, StepDownError, Transmit},
+    event::{Cause, Event, Impediment, Loss, Segment, StepDownError, Transmit},
+    tie_break::{Arbitration, Sight},
 };
+pub use crate::message::TieBreak;
 
 mod ballot;
 mod candidate;
@@ -34,6 +37,7 @@ mod event;
 mod handover;
 mod members;
 mod roster;
+mod tie_break;
 mod turn;
 mod view;
 mod voter;
@@ -91,6 +95,8 @@ pub struct Election {
     /// Since when it has been eligible under a leader of lower priority.
     challenging_since: Option<Instant>,
     bootstrap: Bootstrap,
+    /// What the segment shows, where it votes.
+    watch: Option<Watch>,
     departure: Departure,
     releasing: Option<Releasing>,
     started: Instant,
@@ -116,6 +122,7 @@ struct Settings {
     preempt: bool,
     preempt_delay: Duration,
     start_as_leader: bool,
+    witness: bool,
     version: Version,
 }
 
@@ -169,10 +176,13 @@ enum Timer {
     GiveUp,
     /// The own lease ends.
     LeaseEnd,
+    /// The other member will be missed.
+    Look,
 }
 
 impl Timer {
-    const ALL: [Self; 5] = [Self::Beat, Self::Stand, Self::CanvassEnd, Self::GiveUp, Self::LeaseEnd];
+    const ALL: [Self; 6] =
+        [Self::Beat, Self::Stand, Self::CanvassEnd, Self::GiveUp, Self::LeaseEnd, Self::Look];
 }
 
 impl Election {
@@ -189,7 +199,7 @@ impl Election {
         now: Instant,
     ) -> Result<Self, ConfigError> {
         config.check()?;
-        let members = Members::new(&config.members, &config.me);
+        let members = Members::new(config);
         let timing = config.timing;
         let alone = members.count() == 1;
         let mut election = Self {
@@ -200,6 +210,7 @@ impl Election {
                 preempt: config.preempt,
                 preempt_delay: config.preempt_delay,
                 start_as_leader: config.start_as_leader,
+                witness: config.witnesses.contains(&config.me),
                 version: Version::new(version),
             },
             voter: Voter::abstaining_until((!alone).then(|| now + timing.exclusion())),
@@ -211,6 +222,7 @@ impl Election {
             eligible: true,
             challenging_since: None,
             bootstrap: Bootstrap { right: config.start_as_leader, segment_was_free: false },
+            watch: config.tie_break.map(Watch::new),
             departure: Departure::Staying,
             releasing: None,
             started: now,
@@ -303,6 +315,7 @@ impl Election {
     fn deadline(&self, timer: Timer) -> Option<Instant> {
         match (timer, &self.standing) {
             (Timer::Beat, _) => Some(self.next_beat),
+            (Timer::Look, _) => self.look_at(),
             (Timer::Stand, Standing::Following) => self.stand_at,
             (Timer::CanvassEnd, Standing::Canvassing(canvass)) => Some(canvass.until),
             (Timer::GiveUp, Standing::Requesting { give_up, .. }) => Some(*give_up),
@@ -347,6 +360,7 @@ impl Election {
             // From here on a majority is needed. The newcomer has kept its vote for this node, so ask for it at once.
             self.next_beat = now;
         }
+        self.note_word(&gossip, now);
         self.roster.hear(place, from, gossip, now);
         if !self.present.contains(place) {
             self.present.insert(place);
@@ -419,6 +433,7 @@ impl Election {
 
     /// Takes the decisions that follow from the state after an input.
     fn settle(&mut self, now: Instant) {
+        self.watch_segment(now);
         self.challenge(now);
         if let Standing::Leading { .. } = self.standing {
             self.yield_lead(now);

@@ -11,7 +11,7 @@ use crate::{
     node::{Incarnation, NodeId, Process},
 };
 
-use super::members::Members;
+use super::{Impediment, members::Members};
 
 /// What one member said last, and when.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -31,12 +31,13 @@ pub(super) struct Roster {
     patience: Duration,
 }
 
-/// The order in which members should lead: the smallest first.
-type Merit<'a> = (Reverse<bool>, Reverse<u8>, Reverse<bool>, &'a NodeId);
+/// The order in which members should lead: the smallest first. Whoever rests comes after all that are as fit.
+type Merit<'a> = (Reverse<bool>, bool, Reverse<u8>, Reverse<bool>, &'a NodeId);
 
 /// Where a member that says this of itself stands in the order.
 pub(super) fn merit<'a>(gossip: &Gossip, name: &'a NodeId) -> Merit<'a> {
-    (Reverse(gossip.eligible), Reverse(gossip.priority), Reverse(gossip.start_as_leader), name)
+    let Gossip { eligible, resting, priority, start_as_leader, .. } = gossip;
+    (Reverse(*eligible), *resting, Reverse(*priority), Reverse(*start_as_leader), name)
 }
 
 impl Roster {
@@ -110,13 +111,41 @@ impl Roster {
         self.alive(now).any(|(at, peer)| at == place && could_lead(&peer.gossip, members, lease))
     }
 
+    /// What keeps a member from taking the lead over by an operator's choice, where the leader is as fit as this.
+    pub(super) fn impediment(
+        &self,
+        place: usize,
+        members: &Members,
+        (lease, eligible): (Duration, bool),
+        now: Instant,
+    ) -> Option<Impediment> {
+        let Some((_, peer)) = self.alive(now).find(|(at, _)| *at == place) else {
+            return Some(Impediment::Unheard);
+        };
+        let gossip = &peer.gossip;
+        let obstacles = [
+            (gossip.witness, Impediment::Witness),
+            (gossip.is_leaving(), Impediment::Stopping),
+            (gossip.resting, Impediment::Resting),
+            (gossip.abstaining, Impediment::Abstaining),
+            // It would hand over again, to whoever is fitter.
+            (eligible && !gossip.eligible, Impediment::Unfit),
+            (!could_lead(gossip, members, lease), Impediment::Mismatch),
+        ];
+        obstacles.into_iter().find_map(|(is_so, impediment)| is_so.then_some(impediment))
+    }
+
     /// Whether some living member is fit and willing to lead.
     pub(super) fn has_eligible(&self, now: Instant) -> bool {
         self.alive(now).any(|(_, peer)| peer.gossip.eligible && !peer.gossip.stopping)
     }
 }
 
-/// Whether the others would grant it a lease if they were free to.
+/// Whether it may lead, and the others would grant it a lease if they were free to.
 fn could_lead(gossip: &Gossip, members: &Members, lease: Duration) -> bool {
-    !gossip.stopping && !gossip.abstaining && gossip.lease <= lease && members.meets(&gossip.members)
+    !gossip.witness
+        && !gossip.is_leaving()
+        && !gossip.abstaining
+        && gossip.lease <= lease
+        && members.meets(&gossip.members)
 }

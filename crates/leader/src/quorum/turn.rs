@@ -7,6 +7,9 @@ use super::{Departure, Election, members::Votes};
 impl Election {
     /// When this member would stand, as far as can be told now.
     pub(super) fn plan(&self, now: Instant) -> Option<Instant> {
+        if self.settings.witness {
+            return None;
+        }
         match self.departure {
             Departure::Stopped => return None,
             Departure::Resting { until } if now < until && self.roster.has_eligible(now) => {
@@ -52,10 +55,10 @@ impl Election {
         move |votes| votes.count() >= majority || (alone && votes.contains(mine))
     }
 
-    /// Whether it has neither been stopped, nor stepped down by command a moment ago.
+    /// Whether it is no witness, and has neither been stopped, nor stepped down by command a moment ago.
     pub(super) fn wishes_to_lead(&self, now: Instant) -> bool {
         match self.departure {
-            Departure::Staying => true,
+            Departure::Staying => !self.settings.witness,
             Departure::Resting { until } => until <= now,
             Departure::Stopped => false,
         }

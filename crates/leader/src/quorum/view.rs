@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::{Leadership, message::Gossip, node::NodeId};
 
-use super::{Election, Settings, Standing};
+use super::{Departure, Election, Settings, Standing};
 
 impl Election {
     /// Who leads.
@@ -46,6 +46,11 @@ impl Election {
         self.members.meets(&gossip.members)
     }
 
+    /// Whether a member that says this of itself is what this node's configuration says: a witness, or none.
+    pub fn agrees_on_witness(&self, name: &NodeId, gossip: &Gossip) -> bool {
+        self.members.place_of_other(name).is_none_or(|place| self.members.is_witness(place) == gossip.witness)
+    }
+
     /// The lease this member is configured with.
     pub fn lease(&self) -> Duration {
         self.settings.timing.lease()
@@ -53,19 +58,23 @@ impl Election {
 
     /// What this member says of itself now.
     pub fn gossip(&self, now: Instant) -> Gossip {
-        let Settings { timing, priority, start_as_leader, version, preempt_delay, .. } = &self.settings;
+        let Settings { timing, priority, start_as_leader, witness, version, preempt_delay, .. } =
+            &self.settings;
         Gossip {
             eligible: self.eligible,
             start_as_leader: *start_as_leader,
             preempting: self.challenging_since.is_some_and(|since| since + *preempt_delay <= now),
             abstaining: self.voter.abstention(now).is_some(),
             stopping: !self.wishes_to_lead(now),
+            resting: matches!(self.departure, Departure::Resting { until } if now < until),
             leading: self.lease_end(now).is_some(),
+            witness: *witness,
             priority: *priority,
             term: self.term,
             lease: timing.lease(),
             members: self.members.set(),
-            version: version.clone(),
+            version: *version,
+            tie: self.tie(now),
         }
     }
 }

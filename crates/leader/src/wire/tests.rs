@@ -3,9 +3,19 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::clients::{CLIENT_BYTES_MAX, Change, Client};
+use crate::{
+    message::{Round, TieBreak, Version},
+    node::MEMBERS_MAX,
+    timing::LEASE_MAX,
+};
 
 fn key(id: u8) -> Key {
     Key::new(id, &[id; SECRET_BYTES_MIN]).unwrap()
+}
+
+fn open(datagram: &[u8], keys: &[Key]) -> Result<Envelope, Unreadable> {
+    Envelope::open(datagram, keys, &NodeId::new("a").unwrap())
 }
 
 fn node() -> impl Strategy<Value = NodeId> {
@@ -58,10 +68,12 @@ fn body() -> impl Strategy<Value = Body> {
 
 fn gossip() -> impl Strategy<Value = Gossip> {
     let members = prop::collection::btree_set(any::<u32>(), 0..=MEMBERS_MAX);
-    let flags = (any::<[bool; 6]>(), any::<u8>(), term());
-    (flags, 0..=60_000_000_u64, members, "\\PC{0,16}").prop_map(
-        |((flags, priority, term), lease, members, version)| {
-            let [eligible, start_as_leader, preempting, abstaining, stopping, leading] = flags;
+    let flags = (any::<[bool; 8]>(), any::<u8>(), term());
+    let tie = prop::option::of((any::<u32>(), any::<bool>(), any::<bool>()));
+    (flags, 0..=60_000_000_u64, members, "\\PC{0,16}", tie).prop_map(
+        |((flags, priority, term), lease, members, version, tie)| {
+            let [eligible, start_as_leader, preempting, abstaining, stopping, leading, resting, witness] =
+                flags;
             Gossip {
                 eligible,
                 start_as_leader,
@@ -69,14 +81,43 @@ fn gossip() -> impl Strategy<Value = Gossip> {
                 abstaining,
                 stopping,
                 leading,
+                witness,
+                resting,
                 priority,
                 term,
                 lease: Duration::from_micros(lease),
                 members: MemberSet::from_hashes(members).unwrap(),
                 version: Version::new(&version),
+                tie: tie.map(|(rule, missing, blind)| Tie { rule: TieBreak(rule), missing, blind }),
             }
         },
     )
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    let client = prop::collection::vec(any::<u8>(), 1..=CLIENT_BYTES_MAX);
+    (client, any::<bool>()).prop_map(|(bytes, came)| {
+        let client = Client::new(&bytes).unwrap();
+        if came { Change::Came(client) } else { Change::Gone(client) }
+    })
+}
+
+/// As the book makes them: with changes that fit.
+fn chapter() -> impl Strategy<Value = Chapter> {
+    let changes = prop::collection::vec(change(), 0..=Chapter::CHANGES_MAX).prop_map(|mut changes| {
+        let mut room = Chapter::BYTES_MAX;
+        changes.retain(|change| {
+            room = room.saturating_sub(Chapter::bytes(change));
+            room > 0
+        });
+        changes
+    });
+    (any::<u64>(), any::<u64>(), any::<u64>(), changes).prop_map(|(volume, one, other, changes)| Chapter {
+        volume,
+        after: one.min(other),
+        until: one.max(other),
+        changes,
+    })
 }
 
 fn envelope() -> impl Strategy<Value = Envelope> {
@@ -84,10 +125,21 @@ fn envelope() -> impl Strategy<Value = Envelope> {
         any::<u64>().prop_map(|challenge| Payload::Hello { challenge }),
         any::<u64>().prop_map(|echo| Payload::Welcome { echo }),
         body().prop_map(Payload::Election),
+        chapter().prop_map(Payload::Clients),
+        any::<[u64; 2]>().prop_map(|[volume, line]| Payload::Read(Bookmark { volume, line })),
     ];
     let to = prop::option::of((1_u64..).prop_map(Incarnation));
-    (process(), to, any::<u64>(), gossip(), payload)
-        .prop_map(|(from, to, sequence, gossip, payload)| Envelope { from, to, sequence, gossip, payload })
+    (process(), to, any::<(u64, bool, Option<[u8; 16]>)>(), gossip(), payload).prop_map(
+        |(from, to, (sequence, hears_of_clients, subject), gossip, payload)| Envelope {
+            from,
+            to,
+            sequence,
+            hears_of_clients,
+            subject: subject.map(Subject),
+            gossip,
+            payload,
+        },
+    )
 }
 
 fn emitted(envelope: &Envelope, keys: &[Key]) -> Vec<u8> {
@@ -101,14 +153,16 @@ proptest! {
     fn what_is_emitted_is_parsed_as_it_was(envelope in envelope(), signed: bool) {
         let keys = if signed { vec![key(3)] } else { Vec::new() };
         let datagram = emitted(&envelope, &keys);
-        prop_assert!(datagram.len() <= DATAGRAM_BYTES_MAX);
-        prop_assert_eq!(Envelope::open(&datagram, &keys), Ok(envelope));
+        let of_clients = matches!(envelope.payload, Payload::Clients(_));
+        let most = if of_clients { DATAGRAM_BYTES_MAX } else { ELECTION_BYTES_MAX };
+        prop_assert!(datagram.len() <= most);
+        prop_assert_eq!(open(&datagram, &keys), Ok(envelope));
     }
 
     #[test]
     fn any_key_of_the_list_verifies(envelope in envelope()) {
         let datagram = emitted(&envelope, &[key(2), key(1)]);
-        prop_assert_eq!(Envelope::open(&datagram, &[key(1), key(2)]), Ok(envelope));
+        prop_assert_eq!(open(&datagram, &[key(1), key(2)]), Ok(envelope));
     }
 
     #[test]
@@ -116,18 +170,18 @@ proptest! {
         let mut datagram = emitted(&envelope, &[key(1)]);
         let at = at.index(datagram.len());
         datagram[at] ^= 1_u8 << bit;
-        prop_assert!(Envelope::open(&datagram, &[key(1)]).is_err());
+        prop_assert!(open(&datagram, &[key(1)]).is_err());
     }
 
     #[test]
-    fn random_bytes_do_not_panic(mut datagram in prop::collection::vec(any::<u8>(), 0..600), known: bool) {
+    fn random_bytes_do_not_panic(mut datagram in prop::collection::vec(any::<u8>(), 0..1300), known: bool) {
         if known && datagram.len() >= 3 {
             datagram[0] = WIRE_VERSION;
             datagram[1] = 0;
-            datagram[2] %= 12;
+            datagram[2] %= 14;
         }
-        let _any = Envelope::open(&datagram, &[]);
-        let _any = Envelope::open(&datagram, &[key(1)]);
+        let _any = open(&datagram, &[]);
+        let _any = open(&datagram, &[key(1)]);
     }
 
     #[test]
@@ -141,20 +195,21 @@ proptest! {
             let at = at.index(datagram.len());
             datagram[at] = byte;
         }
-        let _any = Envelope::open(&datagram, &[]);
-        let _any = Envelope::open(&datagram[..cut.index(datagram.len())], &[]);
+        let _any = open(&datagram, &[]);
+        let _any = open(&datagram[..cut.index(datagram.len())], &[]);
     }
 
     #[test]
     fn extensions_of_later_versions_are_skipped(
         envelope in envelope(),
-        tag: u8,
+        tag in (extension::TIE + 1)..,
         extension in prop::collection::vec(any::<u8>(), 0..40),
     ) {
         let mut datagram = emitted(&envelope, &[]);
         datagram.extend([tag, u8::try_from(extension.len()).unwrap()]);
         datagram.extend(&extension);
-        prop_assert_eq!(Envelope::open(&datagram, &[]), Ok(envelope));
+        prop_assume!(datagram.len() <= DATAGRAM_BYTES_MAX);
+        prop_assert_eq!(open(&datagram, &[]), Ok(envelope));
     }
 }
 
@@ -166,14 +221,19 @@ fn alive() -> Envelope {
         abstaining: true,
         stopping: false,
         leading: false,
+        witness: false,
+        resting: false,
         priority: 100,
         term: Term(7),
         lease: Duration::from_millis(150),
         members: MemberSet::from_hashes([1, 2]).unwrap(),
         version: Version::new("0.1"),
+        tie: None,
     };
     let from = Process { node: NodeId::new("cp1").unwrap(), incarnation: Incarnation(5) };
-    Envelope { from, to: Some(Incarnation(6)), sequence: 9, gossip, payload: Payload::Election(Body::Alive) }
+    let payload = Payload::Election(Body::Alive);
+    let to = Some(Incarnation(6));
+    Envelope { from, to, sequence: 9, hears_of_clients: false, subject: None, gossip, payload }
 }
 
 /// The layout is a promise to releases before and after this one.
@@ -191,29 +251,94 @@ fn the_layout_is_what_it_was() {
         vec![3, b'0', b'.', b'1'],
         vec![2, 0, 0, 0, 1, 0, 0, 0, 2],
     ];
-    assert_eq!(emitted(&alive(), &[]), expected.concat());
+    let mut expected = expected.concat();
+    assert_eq!(emitted(&alive(), &[]), expected);
+
+    // A member of an earlier release skips the extension, and reads the rest as it did.
+    let of_this_release = Envelope { hears_of_clients: true, ..alive() };
+    assert_eq!(emitted(&of_this_release, &[]), [expected.clone(), vec![1, 0]].concat());
+
+    let of_one_of_several = Envelope { subject: Some(Subject([8; 16])), ..alive() };
+    let subject = [vec![3, 16], vec![8; 16]].concat();
+    assert_eq!(emitted(&of_one_of_several, &[]), [expected.clone(), subject].concat());
+    // Of another length it can't be told from another election's, so it is no datagram.
+    assert_eq!(open(&[expected.clone(), vec![3, 1, 8]].concat(), &[]), Err(Unreadable::Malformed));
+
+    let client = Client::new(&[7, 7]).unwrap();
+    let (volume, after, until) = (1, 2, 3);
+    let changes = vec![Change::Came(client.clone()), Change::Gone(client)];
+    let payload = Payload::Clients(Chapter { volume, after, until, changes });
+    expected[2] = 10;
+    let numbers = [[0; 7].to_vec(), vec![1], [0; 7].to_vec(), vec![2], [0; 7].to_vec(), vec![3]].concat();
+    let chapter = [expected.clone(), numbers, vec![2, 2, 7, 7, 0x82, 7, 7, 1, 0]].concat();
+    assert_eq!(emitted(&Envelope { payload, ..of_this_release.clone() }, &[]), chapter);
+
+    let payload = Payload::Read(Bookmark { volume: 1, line: 2 });
+    expected[2] = 11;
+    let bookmark = [expected, [0; 7].to_vec(), vec![1], [0; 7].to_vec(), vec![2, 1, 0]].concat();
+    assert_eq!(emitted(&Envelope { payload, ..of_this_release }, &[]), bookmark);
+}
+
+#[test]
+fn a_datagram_of_the_election_is_short_whatever_those_of_clients_may_be() {
+    let mut datagram = emitted(&alive(), &[]);
+    while datagram.len() + 202 <= ELECTION_BYTES_MAX {
+        datagram.extend([[9, 200].to_vec(), [0; 200].to_vec()].concat());
+    }
+    assert!(open(&datagram, &[]).is_ok());
+    datagram.extend([[9, 200].to_vec(), [0; 200].to_vec()].concat());
+    assert_eq!(open(&datagram, &[]), Err(Unreadable::Malformed));
+}
+
+#[test]
+fn a_chapter_that_ends_before_it_begins_is_malformed() {
+    let payload = Payload::Clients(Chapter { volume: 1, after: 3, until: 2, changes: Vec::new() });
+    let datagram = emitted(&Envelope { payload, ..alive() }, &[]);
+    assert_eq!(open(&datagram, &[]), Err(Unreadable::Malformed));
+}
+
+/// A release that doesn't know the flag of those who rest reads `stopping`, and knows enough.
+#[test]
+fn the_flags_are_where_they_were() {
+    let byte = |change: &dyn Fn(&mut Gossip)| {
+        let mut envelope = alive();
+        change(&mut envelope.gossip);
+        emitted(&envelope, &[])[3]
+    };
+    assert_eq!(byte(&|gossip| gossip.leading = true), 0b10_1001);
+    assert_eq!(byte(&|gossip| (gossip.stopping, gossip.resting) = (true, true)), 0b101_1001);
+}
+
+#[test]
+fn a_tie_break_is_an_extension_that_others_skip() {
+    let mut envelope = alive();
+    envelope.gossip.tie = Some(Tie { rule: TieBreak(0x0102_0304), missing: false, blind: true });
+    let expected = [emitted(&alive(), &[]), vec![2, 5, 2, 1, 2, 3, 4]].concat();
+    assert_eq!(emitted(&envelope, &[]), expected);
+    let short = [emitted(&alive(), &[]), vec![2, 4, 1, 1, 2, 3]].concat();
+    assert_eq!(open(&short, &[]), Ok(alive()), "one that is cut short says nothing");
 }
 
 #[test]
 fn signatures_are_demanded_where_there_are_keys_and_only_there() {
     let (unsigned, signed) = (emitted(&alive(), &[]), emitted(&alive(), &[key(1)]));
     let other_secret = Key::new(1, &[9; 16]).unwrap();
-    assert_eq!(Envelope::open(&unsigned, &[key(1)]), Err(Unreadable::Unsigned));
-    assert_eq!(Envelope::open(&signed, &[]), Err(Unreadable::Signed { key: 1 }));
-    assert_eq!(Envelope::open(&signed, &[key(2)]), Err(Unreadable::UnknownKey { key: 1 }));
-    assert_eq!(Envelope::open(&signed, &[other_secret]), Err(Unreadable::BadSignature { key: 1 }));
-    assert_eq!(Envelope::open(&[2, 0, 0], &[]), Err(Unreadable::Version { theirs: 2 }));
-    assert_eq!(Envelope::open(&signed[..3], &[key(1)]), Err(Unreadable::Malformed));
+    assert_eq!(open(&unsigned, &[key(1)]), Err(Unreadable::Unsigned));
+    assert_eq!(open(&signed, &[]), Err(Unreadable::Signed { key: 1 }));
+    assert_eq!(open(&signed, &[key(2)]), Err(Unreadable::UnknownKey { key: 1 }));
+    assert_eq!(open(&signed, &[other_secret]), Err(Unreadable::BadSignature { key: 1 }));
+    assert_eq!(open(&[2, 0, 0], &[]), Err(Unreadable::Version { theirs: 2 }));
+    assert_eq!(open(&signed[..3], &[key(1)]), Err(Unreadable::Malformed));
 }
 
 #[test]
 fn a_term_or_lease_beyond_belief_is_malformed() {
     let mut envelope = alive();
     envelope.gossip.term = Term(u64::MAX);
-    assert_eq!(Envelope::open(&emitted(&envelope, &[]), &[]), Err(Unreadable::Malformed));
+    assert_eq!(open(&emitted(&envelope, &[]), &[]), Err(Unreadable::Malformed));
     let mut envelope = alive();
     envelope.gossip.lease = LEASE_MAX + Duration::from_micros(1);
-    assert_eq!(Envelope::open(&emitted(&envelope, &[]), &[]), Err(Unreadable::Malformed));
+    assert_eq!(open(&emitted(&envelope, &[]), &[]), Err(Unreadable::Malformed));
 }
 
 #[test]
@@ -223,9 +348,9 @@ fn a_remaining_time_is_rounded_up() {
     let mut envelope = alive();
     envelope.payload =
         Payload::Election(Body::Refuse { ballot, objection: Objection::Promised { remaining } });
-    let read = Envelope::open(&emitted(&envelope, &[]), &[]).unwrap().into_message();
+    let read = open(&emitted(&envelope, &[]), &[]).unwrap();
     let objection = Objection::Promised { remaining: Duration::from_micros(1) };
-    assert_eq!(read.body, Body::Refuse { ballot, objection });
+    assert_eq!(read.payload, Payload::Election(Body::Refuse { ballot, objection }));
 }
 
 #[test]

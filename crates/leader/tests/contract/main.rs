@@ -7,9 +7,13 @@
 
 mod bootstrap;
 mod candidates;
+mod clients;
 mod handover;
 mod lease;
 mod order;
 mod recordings;
 mod rig;
+mod subject;
+mod tie_break;
 mod voters;
+mod witness;

@@ -14,11 +14,11 @@ use leader::{
 
 use crate::rig::{HEARTBEAT, LEASE, config, node, origin};
 
-fn address(name: char) -> SocketAddr {
+pub(crate) fn address(name: char) -> SocketAddr {
     SocketAddr::from(([10, 0, 0, u8::try_from(name).unwrap()], 7))
 }
 
-fn member_config(me: char) -> Config {
+pub(crate) fn member_config(me: char) -> Config {
     let peers: BTreeMap<NodeId, SocketAddr> = ['a', 'b', 'c']
         .into_iter()
         .filter(|name| *name != me)
@@ -28,30 +28,33 @@ fn member_config(me: char) -> Config {
         quorum: config(me, "abc"),
         listen: address(me),
         peers,
+        subject: None,
         keys: vec![Key::new(1, b"sixteen bytes ok").unwrap()],
         version: "1".to_owned(),
     }
 }
 
-fn member(me: char, incarnation: u64, now: Instant) -> Member {
+pub(crate) fn member(me: char, incarnation: u64, now: Instant) -> Member {
     Member::new(&member_config(me), incarnation, 7, now).unwrap()
 }
 
 /// Members whose datagrams arrive at once, and are all recorded.
-struct Tape {
-    now: Instant,
-    members: BTreeMap<SocketAddr, Member>,
-    recorded: Vec<(SocketAddr, SocketAddr, Vec<u8>)>,
+pub(crate) struct Tape {
+    pub(crate) now: Instant,
+    pub(crate) members: BTreeMap<SocketAddr, Member>,
+    pub(crate) recorded: Vec<(SocketAddr, SocketAddr, Vec<u8>)>,
+    /// What becomes of a datagram on its way; says whether it arrives.
+    pub(crate) on_the_way: fn(SocketAddr, SocketAddr, &mut [u8]) -> bool,
 }
 
 impl Tape {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let now = origin();
         let members = ['a', 'b', 'c'].into_iter().map(|name| (address(name), member(name, 1, now))).collect();
-        Self { now, members, recorded: Vec::new() }
+        Self { now, members, recorded: Vec::new(), on_the_way: |_, _, _| true }
     }
 
-    fn settle(&mut self) {
+    pub(crate) fn settle(&mut self) {
         loop {
             let mut sent = Vec::new();
             for (from, member) in &mut self.members {
@@ -64,8 +67,9 @@ impl Tape {
             if sent.is_empty() {
                 return;
             }
-            for (from, to, bytes) in sent {
-                if let Some(member) = self.members.get_mut(&to) {
+            for (from, to, mut bytes) in sent {
+                let arrives = (self.on_the_way)(from, to, &mut bytes);
+                if let Some(member) = self.members.get_mut(&to).filter(|_| arrives) {
                     member.handle_datagram(from, &bytes, self.now);
                 }
                 self.recorded.push((from, to, bytes));
@@ -73,11 +77,15 @@ impl Tape {
         }
     }
 
-    fn wait(&mut self, time: Duration) {
+    pub(crate) fn wait(&mut self, time: Duration) {
         let end = self.now + time;
         loop {
             self.settle();
-            let due = self.members.values().filter_map(|member| member.election.poll_timeout()).min();
+            let due = self.members.values().filter_map(|member| {
+                let of_clients = member.poll_timeout(self.now);
+                member.election.poll_timeout().into_iter().chain(of_clients).min()
+            });
+            let due = due.min();
             let Some(due) = due.filter(|due| *due <= end) else { break };
             self.now = self.now.max(due);
             let now = self.now;
@@ -90,7 +98,7 @@ impl Tape {
         self.now = end;
     }
 
-    fn member(&mut self, name: char) -> &mut Member {
+    pub(crate) fn member(&mut self, name: char) -> &mut Member {
         self.members.get_mut(&address(name)).unwrap()
     }
 }

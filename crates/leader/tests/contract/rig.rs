@@ -31,11 +31,13 @@ pub(crate) fn config(me: char, members: &str) -> Config {
     Config {
         me: node(me),
         members: members.chars().map(node).collect::<BTreeSet<_>>(),
+        witnesses: BTreeSet::new(),
         timing: Timing::new(HEARTBEAT, LEASE).unwrap(),
         priority: 100,
         preempt: false,
         preempt_delay: Duration::ZERO,
         start_as_leader: false,
+        tie_break: None,
     }
 }
 

@@ -222,6 +222,27 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         caught_by: "lease::release::a_stop_while_the_lease_is_asked_for_gives_it_back",
     },
     Mutation {
+        rule: "the successor is the one that an operator named",
+        file: "lease/leaving.rs",
+        find: "self.named.as_ref().or(self.successor.as_ref())",
+        replace: "self.successor.as_ref().or(self.named.as_ref())",
+        caught_by: "lease::release::the_successor_that_an_operator_names_is_named_whoever_else_is_fit_and_this_once",
+    },
+    Mutation {
+        rule: "a name holds for one hand-over",
+        file: "lease/asking.rs",
+        find: "self.named = None;",
+        replace: "self.setbacks += 0;",
+        caught_by: "lease::release::the_successor_that_an_operator_names_is_named_whoever_else_is_fit_and_this_once",
+    },
+    Mutation {
+        rule: "who is not known can't be named",
+        file: "lease/leaving.rs",
+        find: "if known.contains(name) {",
+        replace: "if !known.is_empty() {",
+        caught_by: "lease::release::a_successor_that_is_not_known_can_not_be_named",
+    },
+    Mutation {
         rule: "preserving is no licence against another holder",
         file: "lease/sight.rs",
         find: "(Standing::Leading { term, .. }, _) => {",

@@ -1,6 +1,6 @@
 //! Breaks the rules of the election one by one, and demands that the test of that rule notices.
 //!
-//! A test that can't fail proves nothing. Each line of `table.rs` is a change of the source that a tired programmer could
+//! A test that can't fail proves nothing. Each line of `table.rs` and of the files beside it is a change of the source that a tired programmer could
 //! make, and the name of the test in `tests/contract` that has to fail by it. The crate is copied, and only the copy is
 //! changed.
 
@@ -12,12 +12,15 @@ use std::{
 
 use table::Mutation;
 
+mod clients;
 mod lease;
 mod table;
+mod two_nodes;
 
 /// Those of both elections.
 fn mutations() -> impl Iterator<Item = &'static Mutation> {
-    table::MUTATIONS.iter().chain(lease::MUTATIONS)
+    let tables = [table::MUTATIONS, two_nodes::MUTATIONS, clients::MUTATIONS, lease::MUTATIONS];
+    tables.into_iter().flatten()
 }
 
 /// Mutants that are built at the same time, each in a copy of its own; more would only crowd a small machine.

@@ -164,9 +164,11 @@ impl Party for Participant {
         self.election.confirm_standby(now);
     }
 
-    fn step_down(&mut self, now: Instant) {
-        // It may be no leader; then it says so and nothing happens.
-        let _outcome = self.election.step_down(now);
+    fn step_down(&mut self, to: Option<usize>, now: Instant) {
+        let name = |n: usize| NodeId::new(&format!("n{n}")).expect("good");
+        // It may be no leader, or the one that is named; then it says so and nothing happens.
+        let known = (0..self.first_server).map(name).collect();
+        let _outcome = self.election.step_down(to.map(name).as_ref(), Some(&known), now);
     }
 
     fn stop(&mut self, now: Instant) {
@@ -319,7 +321,7 @@ fn go_wrong(world: &mut World<Participant>, rng: &mut Rng) {
             world.network.delay = *rng.choice(&[lease / 2000, lease / 50, lease / 8]).expect("not empty");
             world.network.rare_delay = *rng.choice(&[lease / 500, lease / 2, 2 * lease]).expect("not empty");
         }
-        11 | 12 => world.step_down(n),
+        11 | 12 => world.step_down(n, rng.bool().then(|| rng.usize(0..nodes))),
         13 => world.stop(n),
         14 => world.set_eligible(n, rng.bool()),
         _ => api_goes_wrong(world, rng),

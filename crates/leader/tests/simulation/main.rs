@@ -7,6 +7,7 @@
 use self::world::{Party, Violation, World};
 
 mod lease;
+mod pair;
 mod peers;
 mod store;
 mod world;

@@ -72,9 +72,9 @@ impl Party for Member {
         self.election.confirm_standby(now);
     }
 
-    fn step_down(&mut self, now: Instant) {
-        // It may be no leader, or alone; then it says so and nothing happens.
-        let _outcome = self.election.step_down(now);
+    fn step_down(&mut self, to: Option<usize>, now: Instant) {
+        // It may be no leader, or alone, or the one that is named; then it says so and nothing happens.
+        let _outcome = self.election.step_down(to.map(name).as_ref(), now);
     }
 
     fn stop(&mut self, now: Instant) {
@@ -98,20 +98,33 @@ fn name(n: usize) -> NodeId {
     NodeId::new(&format!("n{n}")).expect("a good name")
 }
 
-fn config(rng: &mut Rng, n: usize, nodes: usize, timing: Timing, (signed, preempt): (bool, bool)) -> Config {
+/// What all members of a world have in common.
+pub(crate) struct Common {
+    pub(crate) nodes: usize,
+    pub(crate) timing: Timing,
+    pub(crate) signed: bool,
+    pub(crate) preempt: bool,
+    pub(crate) witness: Option<usize>,
+}
+
+pub(crate) fn config(rng: &mut Rng, n: usize, common: &Common) -> Config {
+    let Common { nodes, timing, signed, preempt, witness } = *common;
     let peers: BTreeMap<_, _> = (0..nodes).filter(|m| *m != n).map(|m| (name(m), address(m))).collect();
     Config {
         quorum: quorum::Config {
             me: name(n),
             members: (0..nodes).map(name).collect(),
+            witnesses: witness.map(name).into_iter().collect(),
             timing,
             priority: rng.u8(99..=101),
             preempt,
             preempt_delay: timing.lease() * rng.u32(0..3),
             start_as_leader: false,
+            tie_break: None,
         },
         listen: address(n),
         peers,
+        subject: None,
         keys: if signed { vec![Key::new(1, &[7; 16]).expect("long enough")] } else { Vec::new() },
         version: String::new(),
     }
@@ -132,8 +145,10 @@ fn world(
     let mut rng = Rng::with_seed(seed);
     let signed = rng.u8(0..8) == 0;
     let preempt = rng.bool();
-    let mut configs: Vec<Config> =
-        (0..nodes).map(|n| config(&mut rng, n, nodes, timing, (signed, preempt))).collect();
+    // Somewhat less fails where fewer can lead, and a witness has to be seen not to.
+    let witness = (nodes > 2 && rng.u8(0..4) == 0).then(|| nodes - 1);
+    let common = Common { nodes, timing, signed, preempt, witness };
+    let mut configs: Vec<Config> = (0..nodes).map(|n| config(&mut rng, n, &common)).collect();
     configs.iter_mut().for_each(|config| change(&mut config.quorum));
     let lease = nanos(timing.lease());
     let scale = Scale {
@@ -170,6 +185,7 @@ fn live_through(world: &mut World<Member>, rng: &mut Rng) -> Result<Seen, Violat
     let mut seen = Seen::default();
     world.run(chaos_end, |world| {
         seen.leaders += u64::from(world.leader().is_some());
+        no_witness_leads(world);
         go_wrong(world, rng);
     })?;
 
@@ -178,9 +194,10 @@ fn live_through(world: &mut World<Member>, rng: &mut Rng) -> Result<Seen, Violat
     Ok(seen)
 }
 
-/// Well after healing one leads, and all the others know whom to follow.
+/// Well after healing one leads that may, and all the others know whom to follow.
 fn all_agree(world: &World<Member>) -> Result<(), Violation> {
     let leader = world.leader().ok_or_else(|| Violation("nobody leads in the end".to_owned()))?;
+    no_witness_leads(world);
     for n in (0..world.nodes.len()).filter(|n| *n != leader) {
         let member = world.party(n).ok_or_else(|| Violation(format!("n{n} isn't up in the end")))?;
         let follows = Leadership::Follower { leader: Some(name(leader)) };
@@ -189,6 +206,13 @@ fn all_agree(world: &World<Member>) -> Result<(), Violation> {
         }
     }
     Ok(())
+}
+
+fn no_witness_leads(world: &World<Member>) {
+    if let Some(n) = world.leader() {
+        let gossip = world.party(n).map(|member| member.election.gossip(world.local_now(n)));
+        assert!(gossip.is_some_and(|gossip| !gossip.witness), "n{n} leads, a witness");
+    }
 }
 
 /// One more thing goes wrong, or is mended.
@@ -223,7 +247,7 @@ fn go_wrong(world: &mut World<Member>, rng: &mut Rng) {
             world.note(|_| "the network is whole".to_owned());
         }
         11 => set_quality(world, rng, lease),
-        12 | 13 => world.step_down(n),
+        12 | 13 => world.step_down(n, rng.bool().then(|| rng.usize(0..nodes))),
         14 => world.stop(n),
         15 | 16 => world.set_eligible(n, rng.bool()),
         _ => (0..nodes).for_each(|n| world.set_eligible(n, rng.bool())),

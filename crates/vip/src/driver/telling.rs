@@ -14,6 +14,7 @@ use tokio::sync::watch;
 pub struct Handle {
     state: watch::Receiver<State>,
     link_up: watch::Receiver<bool>,
+    parting: watch::Receiver<bool>,
     conflicts: watch::Receiver<u64>,
     status: watch::Receiver<Status>,
     stop: watch::Sender<bool>,
@@ -30,6 +31,8 @@ pub struct Status {
     pub lease: Option<Instant>,
     /// Whether the interface is there, up, and has a carrier.
     pub link_up: bool,
+    /// Whether the kernel, where it may, stops answering for the addresses when the lease ends, whatever becomes of this process.
+    pub fenced: bool,
     /// Times that the addresses were claimed.
     pub claims: u64,
     /// How long the last claim took, from the first request to the kernel's confirmation.
@@ -57,6 +60,13 @@ impl Handle {
     #[must_use]
     pub fn link_up(&self) -> watch::Receiver<bool> {
         self.link_up.clone()
+    }
+
+    /// Follows whether the addresses leave in good order just now: then connections that were made to them here are best left alone
+    /// for a moment. It begins before the state changes, and ends in less than a second.
+    #[must_use]
+    pub fn parting(&self) -> watch::Receiver<bool> {
+        self.parting.clone()
     }
 
     /// Follows the count of conflicting claims heard while the addresses were held here.
@@ -106,6 +116,7 @@ pub(super) struct Telling {
     vips: String,
     state: watch::Sender<State>,
     link_up: watch::Sender<bool>,
+    parting: watch::Sender<bool>,
     conflicts: watch::Sender<u64>,
     status: watch::Sender<Status>,
     /// Kept so that the receiver in the driver never finds it closed.
@@ -125,6 +136,7 @@ impl Telling {
             since: now,
             lease: None,
             link_up,
+            fenced: false,
             claims: 0,
             last_claim: None,
             repairs: 0,
@@ -135,6 +147,7 @@ impl Telling {
         };
         let (state, state_seen) = watch::channel(State::Standby);
         let (link, link_seen) = watch::channel(link_up);
+        let (parting, parting_seen) = watch::channel(false);
         let (conflicts, conflicts_seen) = watch::channel(0);
         let (status, status_seen) = watch::channel(status);
         let (stop, stop_seen) = watch::channel(false);
@@ -142,6 +155,7 @@ impl Telling {
         let handle = Handle {
             state: state_seen,
             link_up: link_seen,
+            parting: parting_seen,
             conflicts: conflicts_seen,
             status: status_seen,
             stop: stop.clone(),
@@ -151,6 +165,7 @@ impl Telling {
             vips: vips.join(" "),
             state,
             link_up: link,
+            parting,
             conflicts,
             status,
             _stop: stop,
@@ -172,11 +187,19 @@ impl Telling {
         self.status.send_if_modified(|status| std::mem::replace(&mut status.lease, lease) != lease);
     }
 
+    pub(super) fn fenced(&self, fenced: bool) {
+        self.status.send_if_modified(|status| std::mem::replace(&mut status.fenced, fenced) != fenced);
+    }
+
     pub(super) fn link(&self, up: bool) {
         if self.link_up.send_if_modified(|before| std::mem::replace(before, up) != up) {
             tracing::info!(interface = self.interface, up, "the link changed");
         }
         self.status.send_modify(|status| status.link_up = up);
+    }
+
+    pub(super) fn parting(&self, parting: bool) {
+        self.parting.send_if_modified(|before| std::mem::replace(before, parting) != parting);
     }
 
     /// A request to hold is about to leave.

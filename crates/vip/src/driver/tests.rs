@@ -2,9 +2,12 @@ use super::*;
 use crate::memory::Memory;
 use crate::ownership::REPAIR_SPACING;
 use crate::{arp, ndp};
+use std::cell::Cell;
 use std::net::IpAddr;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant as VirtualInstant, advance, sleep};
+
+mod relaying;
 
 #[tokio::test(start_paused = true)]
 async fn a_lease_makes_it_active_and_the_first_frames_leave_at_that_instant() {
@@ -48,13 +51,36 @@ async fn a_lapse_withdraws_at_the_leases_end_and_silences_the_announcer() {
     rig.grant(ms(200));
 
     rig.becomes(State::Active).await;
+    assert!(rig.memory.armed().is_some());
     rig.becomes(State::Standby).await;
+    assert_eq!(rig.memory.armed(), None);
 
     assert_eq!(began.elapsed(), ms(200));
     assert!(rig.memory.held().is_empty());
     let frames = rig.memory.frames().len();
     sleep(ms(60_000)).await;
     assert_eq!(rig.memory.frames().len(), frames);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_machine_that_slept_beyond_its_lease_lets_go_when_it_wakes() {
+    let rig = Rig::active().await;
+    assert!(rig.memory.armed().is_some());
+    let (began, frames) = (VirtualInstant::now(), rig.memory.frames().len());
+
+    // Ten minutes of its lease are left by the clock that slept.
+    ASLEEP.set(ms(3_600_000));
+    rig.memory.tell(Event::AddressesChanged).await;
+    rig.becomes(State::Standby).await;
+
+    assert_eq!(began.elapsed(), Duration::ZERO);
+    assert!(rig.memory.held().is_empty() && rig.memory.armed().is_none());
+    assert_eq!(rig.memory.frames().len(), frames);
+    // A lease by the clock that goes on is one.
+    rig.grant(ms(200));
+    rig.becomes(State::Active).await;
+    rig.becomes(State::Standby).await;
+    assert_eq!(began.elapsed(), ms(200));
 }
 
 #[tokio::test(start_paused = true)]
@@ -66,8 +92,11 @@ async fn a_rolling_lease_of_16_ms_never_loses_the_address_and_asks_the_kernel_se
     for _ in 0..2000 {
         sleep(ms(5)).await;
         rig.grant(ms(16));
+        let until = VirtualInstant::now() + ms(16);
         assert_eq!(rig.memory.held().len(), 2);
         assert_eq!(*rig.handle.state().borrow(), State::Active);
+        tokio::task::yield_now().await;
+        assert_eq!(rig.memory.armed(), Some(until), "the kernel learns of each renewal");
     }
 
     let (holds, withdrawals) = rig.memory.requests();
@@ -314,6 +343,15 @@ async fn after_a_long_pause_an_expired_lease_is_withdrawn_before_anything_else()
 const MAC: Mac = [0x02, 0, 0, 0, 0, 0x0a];
 const OTHER: Mac = [0x02, 0, 0, 0, 0, 0x0b];
 
+thread_local! {
+    /// How long the machine of this thread's test was suspended.
+    static ASLEEP: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+}
+
+fn now() -> Instant {
+    VirtualInstant::now().into_std() + ASLEEP.get()
+}
+
 struct Rig {
     memory: Memory,
     handle: Handle,
@@ -327,9 +365,21 @@ impl Rig {
     }
 
     fn with(announce: bool) -> Self {
+        Self::made_with(|config| config.announce = announce)
+    }
+
+    fn made_with(change: impl FnOnce(&mut Config)) -> Self {
         let (memory, events) = Memory::new("eth0", MAC);
         let (lease, granted) = watch::channel(None);
-        let config = Config { interface: "eth0".to_owned(), addresses: addresses().into(), announce };
+        let mut config = Config {
+            interface: "eth0".to_owned(),
+            addresses: addresses().into(),
+            announce: true,
+            relay: true,
+            urgent: || {},
+            asleep: || ASLEEP.get(),
+        };
+        change(&mut config);
         let (driver, handle) = Driver::new(memory.clone(), events, Some(memory.link()), config, granted);
         Self { memory, handle, lease, task: tokio::spawn(driver.run()) }
     }

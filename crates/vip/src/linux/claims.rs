@@ -102,6 +102,12 @@ pub(crate) fn open(protocol: Protocol, addresses: &[Address], index: u32) -> io:
     Listener::open(index, protocol.ethertype(), &filter)
 }
 
+/// Opens a socket that receives what is said by stations with these addresses, and what is asked for them.
+pub(crate) fn open_about(protocol: Protocol, addresses: &[IpAddr], index: u32) -> io::Result<Listener> {
+    let filter: Vec<_> = protocol.about(addresses).into_iter().map(Instruction::to_socket).collect();
+    Listener::open(index, protocol.ethertype(), &filter)
+}
+
 /// Returns which address a frame claims, and for which station.
 pub(crate) fn claim(protocol: Protocol, frame: &[u8]) -> Option<(IpAddr, Mac)> {
     match protocol {

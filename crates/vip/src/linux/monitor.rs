@@ -9,6 +9,7 @@ use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 use rtnetlink::sys::{AsyncSocket as _, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE};
 use rtnetlink::{Handle, MulticastGroup};
+use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::io;
 use std::time::Duration;
@@ -25,6 +26,25 @@ pub(super) struct Monitor {
     pub(super) link: watch::Sender<Option<Link>>,
     pub(super) events: mpsc::Sender<Event>,
     pub(super) notifications: Notifications,
+    pub(super) uplinks: Uplinks,
+}
+
+/// The ports of the interface, where it is a bridge or a bond: it keeps its own carrier while they take turns.
+#[derive(Debug, Default)]
+pub(super) struct Uplinks {
+    /// Which are known, and whether they carry frames. The kernel lets a bridge have 1023.
+    carriers: BTreeMap<u32, bool>,
+}
+
+impl Uplinks {
+    /// Takes the news that a port carries frames, doesn't, or with `None` is no port any more; says whether that is new. Of
+    /// a port that was not known it is.
+    fn note(&mut self, index: u32, carries: Option<bool>) -> bool {
+        match carries {
+            Some(carries) => self.carriers.insert(index, carries) != Some(carries),
+            None => self.carriers.remove(&index).is_some(),
+        }
+    }
 }
 
 /// The socket on which the kernel tells changes, and the buffer for one datagram.
@@ -38,6 +58,8 @@ pub(super) struct Notifications {
 struct News {
     addresses: bool,
     link: bool,
+    /// A port of the interface came or went.
+    uplink: bool,
     /// The link was down in between.
     flapped: bool,
 }
@@ -50,10 +72,13 @@ impl Monitor {
                 Err(error) => {
                     tracing::warn!(interface = self.interface, %error, "the kernel's notifications failed");
                     self.reopen().await;
-                    News { addresses: true, link: true, flapped: false }
+                    News { addresses: true, link: true, ..News::default() }
                 }
             };
             if news.link && self.tell_link(news.flapped).await.is_none() {
+                return;
+            }
+            if news.uplink && self.events.send(Event::Uplink).await.is_err() {
                 return;
             }
             if news.addresses && self.events.send(Event::AddressesChanged).await.is_err() {
@@ -76,7 +101,7 @@ impl Monitor {
         Ok(news)
     }
 
-    fn weigh(&self, read: io::Result<Vec<RouteNetlinkMessage>>, news: &mut News) -> io::Result<()> {
+    fn weigh(&mut self, read: io::Result<Vec<RouteNetlinkMessage>>, news: &mut News) -> io::Result<()> {
         let messages = match read {
             Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NOBUFS.raw_os_error()) => {
                 tracing::debug!(interface = self.interface, "the kernel's notifications overflowed");
@@ -85,9 +110,11 @@ impl Monitor {
             }
             other => other?,
         };
-        let link = self.link.borrow();
-        let index = link.as_ref().map(|link| link.index);
+        let index = self.link.borrow().as_ref().map(|link| link.index);
         for message in messages {
+            if let Some((port, carries)) = port(&message, index) {
+                news.uplink |= self.uplinks.note(port, carries);
+            }
             if let RouteNetlinkMessage::DelAddress(message) = message {
                 news.addresses |= Some(message.header.index) == index;
             } else if let RouteNetlinkMessage::NewLink(message) | RouteNetlinkMessage::DelLink(message) =
@@ -143,15 +170,19 @@ impl Monitor {
 
 impl Notifications {
     pub(super) fn open() -> io::Result<Self> {
+        Self::of(&[MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr])
+    }
+
+    /// Listens to these alone.
+    pub(super) fn of(groups: &[MulticastGroup]) -> io::Result<Self> {
         let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
-        let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
         let mask = groups.iter().fold(0, |mask, group| mask | 1 << (*group as u32 - 1));
         socket.socket_mut().bind(&SocketAddr::new(0, mask))?;
         Ok(Self { socket, buffer: Vec::with_capacity(DATAGRAM) })
     }
 
     /// Receives one datagram. May be cancelled: none is lost.
-    async fn read(&mut self) -> io::Result<Vec<RouteNetlinkMessage>> {
+    pub(super) async fn read(&mut self) -> io::Result<Vec<RouteNetlinkMessage>> {
         self.buffer.clear();
         let Self { socket, buffer } = self;
         poll_fn(|context| socket.poll_recv(context, buffer)).await?;
@@ -173,6 +204,20 @@ fn decode(mut datagram: &[u8]) -> Vec<RouteNetlinkMessage> {
         }
     }
     messages
+}
+
+/// Which other interface a message is about, and whether it is a port of the interface with this index that carries frames;
+/// `None` if it is no port of it.
+fn port(message: &RouteNetlinkMessage, of: Option<u32>) -> Option<(u32, Option<bool>)> {
+    let (RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link)) = message else {
+        return None;
+    };
+    let stays = matches!(message, RouteNetlinkMessage::NewLink(_));
+    let controller = link.attributes.iter().find_map(|attribute| {
+        if let LinkAttribute::Controller(controller) = attribute { Some(*controller) } else { None }
+    });
+    let is_port = stays && controller.is_some() && controller == of;
+    Some((link.header.index, is_port.then(|| is_up(link.header.flags))))
 }
 
 fn name(message: &LinkMessage) -> Option<&String> {

@@ -5,7 +5,8 @@ use crate::error::Error;
 use crate::network::Link;
 use futures_util::TryStreamExt as _;
 use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteType};
+use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType};
+use std::net::IpAddr;
 
 /// Returns the interface of the default route, of IPv4 or else of IPv6; `None` without either.
 ///
@@ -38,6 +39,70 @@ async fn find_default() -> Result<Option<Link>, Error> {
         }
     }
     Ok(None)
+}
+
+/// Returns the router that default routes on this interface lead to, of the preferred family or else of the other; `None` without one.
+///
+/// Of several default routes the one with the smallest metric counts.
+///
+/// # Errors
+///
+/// There is no such interface, or the kernel does not answer.
+pub async fn default_gateway(interface: &str, prefer_ipv4: bool) -> Result<Option<IpAddr>, Error> {
+    let requests = Requests::open()?;
+    let found = requests.link(interface).await?;
+    let link = found.ok_or_else(|| Error::NoInterface { interface: interface.to_owned() })?;
+    let mut families = [AddressFamily::Inet, AddressFamily::Inet6];
+    if !prefer_ipv4 {
+        families.reverse();
+    }
+    for family in families {
+        let mut query = RouteMessage::default();
+        query.header.address_family = family;
+        let list = requests.handle().route().get(query).execute().try_collect::<Vec<_>>();
+        let routes = answered(list).await.map_err(|source| Error::List { what: "the routes", source })?;
+        let mut gateways: Vec<(u32, IpAddr)> = routes
+            .iter()
+            .filter_map(|route| Some((default_route(route)?, gateway(route, link.index)?)))
+            .map(|((metric, _), gateway)| (metric, gateway))
+            .collect();
+        gateways.sort_by_key(|&(metric, _)| metric);
+        if let Some((_, gateway)) = gateways.first() {
+            return Ok(Some(*gateway));
+        }
+    }
+    Ok(None)
+}
+
+/// The router of a route, or of that of its hops that leaves by this interface.
+fn gateway(route: &RouteMessage, index: u32) -> Option<IpAddr> {
+    let (mut interface, mut gateway) = (None, None);
+    for attribute in &route.attributes {
+        if let RouteAttribute::Oif(number) = attribute {
+            interface = Some(*number);
+        } else if let RouteAttribute::Gateway(address) = attribute {
+            gateway = to_ip(address);
+        } else if let RouteAttribute::MultiPath(hops) = attribute
+            && let Some(hop) = hops.iter().find(|hop| hop.interface_index == index)
+        {
+            interface = Some(index);
+            gateway = hop.attributes.iter().find_map(|attribute| {
+                let RouteAttribute::Gateway(address) = attribute else { return None };
+                to_ip(address)
+            });
+        }
+    }
+    gateway.filter(|_| interface == Some(index))
+}
+
+fn to_ip(address: &RouteAddress) -> Option<IpAddr> {
+    if let RouteAddress::Inet(ip) = address {
+        Some(IpAddr::V4(*ip))
+    } else if let RouteAddress::Inet6(ip) = address {
+        Some(IpAddr::V6(*ip))
+    } else {
+        None
+    }
 }
 
 /// Metric and interface of a default route of the main table.

@@ -4,14 +4,18 @@ use crate::owner::{EASY, Lease, Owner, Report, VIPS, ms, vips};
 use crate::segment::{Namespace, PATIENCE, Segment, eventually};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use rtnetlink::packet_core::NetlinkPayload;
-use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteType};
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{Handle, MulticastGroup};
 use std::io::{BufRead as _, BufReader};
+use std::net::IpAddr;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+use vip::linux::Linux;
+use vip::network::Network as _;
 use vip::{Address, Error, State};
 
 #[test]
@@ -38,6 +42,31 @@ fn an_address_is_held_with_a_short_life_and_without_side_effects() {
     assert!(node.ip("route get fd00::77").contains("src fd00::1 "), "not chosen as a source");
     owner.stop();
     assert!(!node.has("10.0.0.162") && !node.has("fd00::162"));
+}
+
+#[test]
+fn an_ipv6_address_counts_as_held_only_when_the_kernel_takes_in_what_comes_for_it() {
+    let Some(segment) = Segment::new(1) else { return };
+    segment.stations[0].run(async {
+        let vip = vips()[1];
+        let (network, _events) = Linux::open("eth0", &[vip]).await.unwrap();
+        let (connection, handle, _) = rtnetlink::new_connection().unwrap();
+        tokio::spawn(connection);
+        for _ in 0..100 {
+            network.hold(vip, Duration::from_secs(10)).await.unwrap();
+            assert_eq!(route_kind(&handle, vip.ip).await, RouteType::Local);
+            network.withdraw(vip).await.unwrap();
+        }
+    });
+}
+
+async fn route_kind(handle: &Handle, ip: IpAddr) -> RouteType {
+    let mut query = RouteMessage::default();
+    query.header.address_family = AddressFamily::Inet6;
+    query.header.destination_prefix_length = 128;
+    query.attributes.push(RouteAttribute::Destination(ip.into()));
+    let found: Vec<_> = handle.route().get(query).execute().try_collect().await.unwrap();
+    found[0].header.kind
 }
 
 #[test]

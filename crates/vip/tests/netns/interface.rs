@@ -25,6 +25,66 @@ fn a_lost_carrier_withdraws_and_its_return_claims_and_announces_anew() {
     owner.stop();
 }
 
+/// As the other port takes over, `eth0` keeps its carrier and notices nothing; switches beyond have to learn the new way.
+#[test]
+fn a_bridge_that_loses_one_of_two_uplinks_keeps_the_addresses_and_announces_anew() {
+    let Some(segment) = Segment::new(2) else { return };
+    let [node, peer] = &segment.stations[..] else { unreachable!() };
+    // The station's own cable becomes the first port of a bridge that has its name and address.
+    node.ip("link set eth0 down");
+    node.ip("link set eth0 name up0");
+    let mac = crate::segment::mac(1).map(|octet| format!("{octet:02x}")).join(":");
+    node.ip(&format!("link add eth0 address {mac} type bridge forward_delay 0 mcast_snooping 0"));
+    segment.switch.ip(&format!("link add p9 type veth peer name up1 netns {}", node.path()));
+    node.ip("link set up0 master eth0 up");
+    node.ip("link set up1 master eth0 up");
+    node.ip("address add 10.0.0.1/24 dev eth0");
+    node.ip("link set eth0 up");
+    let capture = peer.capture();
+    let owner = Owner::active(node, EASY);
+    let claims = owner.handle.status().claims;
+    // The burst of the claim slows down: after the round at 2.2 s comes the one at 5 s.
+    let claim = || capture.next(|frame| crate::frames::claimed_v4(frame, "10.0.0.162")).0;
+    let (mut before, mut last) = (claim(), claim());
+    while last.duration_since(before) < Duration::from_secs(1) {
+        (before, last) = (last, claim());
+    }
+
+    // Both at once would be a loop. The second comes before the first goes, so that the bridge always has a carrier.
+    segment.switch.ip("link set p9 up");
+    segment.switch.ip_batch("link set p1 nomaster\nlink set p9 master br0\nlink set p1 down\n");
+    let forwards = || segment.switch.ip("-d -o link show dev p9").contains("state forwarding");
+    eventually("the second port forwards", forwards);
+
+    // Two rounds within a second are a burst; the one before would have gone on with rounds at 5, 35 and 65 s, of two frames.
+    let bursts = (0..7).any(|_| {
+        before = std::mem::replace(&mut last, claim());
+        (ms(20)..Duration::from_secs(1)).contains(&last.duration_since(before))
+    });
+    assert!(bursts, "only the rounds that were due were sent");
+    assert_eq!((owner.state(), owner.handle.status().claims), (State::Active, claims));
+    owner.stop();
+}
+
+#[test]
+fn an_interface_upon_another_follows_that_ones_carrier() {
+    let Some(segment) = Segment::new(2) else { return };
+    let [node, peer] = &segment.stations[..] else { unreachable!() };
+    node.ip("link set eth0 name lower");
+    node.ip("link add link lower name eth0 type macvlan mode bridge");
+    node.ip("link set eth0 up");
+    let owner = Owner::active(node, EASY);
+
+    segment.switch.ip("link set p1 down");
+    owner.becomes(State::Standby);
+    let capture = peer.capture();
+    segment.switch.ip("link set p1 up");
+    owner.becomes(State::Active);
+
+    capture.next(|frame| crate::frames::claimed_v4(frame, "10.0.0.162"));
+    owner.stop();
+}
+
 #[test]
 fn an_interface_taken_down_and_up_again_has_the_addresses_back() {
     let Some(segment) = Segment::new(1) else { return };

@@ -5,8 +5,11 @@
 #![expect(clippy::unwrap_used, reason = "a test's helpers fail the test")]
 
 mod addresses;
+mod fence;
 mod frames;
 mod interface;
+mod looks;
 mod owner;
+mod relay;
 mod segment;
 mod tickles;

@@ -52,8 +52,15 @@ impl Owner {
     }
 
     pub(crate) fn start_with(node: &Namespace, addresses: &[&str], announce: bool) -> Result<Self, Error> {
-        let addresses = addresses.iter().map(|text| text.parse().unwrap()).collect();
-        let config = Config { interface: "eth0".to_owned(), addresses, announce };
+        Self::start_as(node, config(addresses, announce, || {}))
+    }
+
+    /// Starts one whose fence's thread does this first.
+    pub(crate) fn start_urgent(node: &Namespace, addresses: &[&str], urgent: fn()) -> Result<Self, Error> {
+        Self::start_as(node, config(addresses, true, urgent))
+    }
+
+    fn start_as(node: &Namespace, config: Config) -> Result<Self, Error> {
         let (orders, mut ordered) = watch::channel(Order::Grant(Lease::None));
         let (sender, started) = channel();
         let inside = node.clone();
@@ -120,6 +127,12 @@ impl Owner {
         self.handle.stop();
         self.thread.join().unwrap()
     }
+}
+
+fn config(addresses: &[&str], announce: bool, urgent: fn()) -> Config {
+    let addresses = addresses.iter().map(|text| text.parse().unwrap()).collect();
+    let interface = "eth0".to_owned();
+    Config { interface, addresses, announce, relay: true, urgent, asleep: || Duration::ZERO }
 }
 
 async fn grant(

@@ -125,6 +125,14 @@ impl Namespace {
         });
     }
 
+    /// Runs `nft` with these words and returns what it prints.
+    pub(crate) fn nft(&self, words: &str) -> String {
+        let output =
+            self.enter(|| Command::new("nft").args(words.split(' ')).output().expect("nft is installed"));
+        assert!(output.status.success(), "nft {words}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("nft prints text")
+    }
+
     /// Whether the address stands on eth0.
     pub(crate) fn has(&self, ip: &str) -> bool {
         self.ip("-o address show dev eth0").contains(&format!(" {ip}/"))
@@ -139,7 +147,8 @@ impl Namespace {
         Capture::start(socket)
     }
 
-    fn path(&self) -> String {
+    /// By which `ip` finds it.
+    pub(crate) fn path(&self) -> String {
         format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd())
     }
 }

@@ -9,6 +9,8 @@ use vip::tickle::Connection;
 
 const VIPS: [&str; 2] = ["10.0.0.9", "fd00::9"];
 const CONNECTIONS: usize = 3;
+/// More than one message of netlink holds; both ends are files of this process.
+const MANY: usize = 3_000;
 
 fn claim(station: &Namespace) {
     station.ip("address add 10.0.0.9/24 dev eth0");
@@ -126,4 +128,30 @@ fn the_kernel_knows_who_is_connected_to_the_virtual_ips() {
     assert_eq!(listed, all);
     assert_eq!(list(2).unwrap().len(), 2);
     drop((other, both));
+}
+
+#[test]
+fn thousands_of_connections_are_listed_whole() {
+    let Some(segment) = Segment::new(2) else { return };
+    let [client, owner] = &segment.stations[..] else { unreachable!("there are two") };
+    claim(owner);
+    let [vip, _] = servers();
+    let listener = owner.enter(|| TcpListener::bind(vip).unwrap());
+    let connections: Vec<_> = client.enter(|| {
+        let connect = |_| (TcpStream::connect_timeout(&vip, PATIENCE).unwrap(), listener.accept().unwrap());
+        (0..MANY).map(connect).collect()
+    });
+
+    let (listed, took) = owner.run(async move {
+        let sockets = Sockets::open().unwrap();
+        let began = Instant::now();
+        (sockets.connections(&[vip.ip()], 2 * MANY).await.unwrap(), began.elapsed())
+    });
+    eprintln!("{} connections listed in {} us", listed.len(), took.as_micros());
+
+    let mut listed: Vec<_> = listed.iter().map(Connection::client).collect();
+    listed.sort_unstable();
+    let mut expected: Vec<_> = connections.iter().map(|(near, _)| near.local_addr().unwrap()).collect();
+    expected.sort_unstable();
+    assert_eq!(listed, expected);
 }

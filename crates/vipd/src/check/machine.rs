@@ -1,18 +1,14 @@
 //! What a machine needs to run a configuration, looked at one thing after another.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
-use std::time::Duration;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 
 use rustix::thread::CapabilitySet;
 
-use super::Finding;
+use super::{Finding, segment};
 use crate::config::{Config, Election, Vip};
 use crate::daemon::interface;
-use crate::{exit, status, web};
-
-/// How long an owner of the address, or a peer, has to answer.
-const ANSWER_TIME: Duration = Duration::from_millis(500);
+use crate::{exit, memory, punctuality, scheduling, status, web};
 
 /// Looks at everything the configuration needs.
 pub(super) async fn examine(config: &Config) -> Vec<Finding> {
@@ -26,22 +22,40 @@ pub(super) async fn examine(config: &Config) -> Vec<Finding> {
     }
     findings.extend(for_addresses(config));
     findings.extend(for_ports(config));
-    if let Some(vip) = &config.vip {
-        let (name, link) = link(vip, &mut findings).await;
-        match &vip.election {
-            Election::Peers(_) => {}
-            Election::Kubernetes(election) => findings.push(credentials(election)),
+    // What all addresses have in common is the same for the first of them.
+    if let Some(first) = config.vips.first() {
+        findings.push(memory());
+        let (name, link) = link(first, &mut findings).await;
+        for vip in &config.vips {
+            match &vip.election {
+                Election::Peers(election) if !running => findings.extend(peer_port(election)),
+                Election::Peers(_) => {}
+                Election::Kubernetes(election) => findings.push(credentials(election)),
+            }
         }
         if !running {
-            findings.extend(peer_port(vip));
+            findings.extend(timing(first).await);
         }
         if link {
-            findings.extend(subnets(vip, &name).await);
-            findings.extend(secondaries(vip, &name));
+            let addresses: Vec<_> = config.vips.iter().flat_map(|vip| &vip.addresses).copied().collect();
+            findings.extend(segment::subnets(&addresses, &name).await);
+            findings.extend(segment::secondaries(&addresses, &name));
+            findings.push(fence());
             if !running {
-                strangers(vip, &name, &mut findings).await;
+                segment::strangers(&addresses, &name, &mut findings).await;
             }
-            peers(vip, &name, &mut findings).await;
+            segment::peers(&config.vips, &name, &mut findings).await;
+            if let Some(rule) = first.tie_break {
+                findings.push(segment::tie_break(rule, first, &name).await);
+            }
+        }
+    }
+    for witness in &config.witnesses {
+        if !running {
+            findings.extend(peer_port(&witness.election));
+        }
+        for (id, address) in &witness.election.peers {
+            findings.push(segment::peer_vipd(id, *address, false).await);
         }
     }
     if !running {
@@ -53,11 +67,48 @@ pub(super) async fn examine(config: &Config) -> Vec<Finding> {
 
 /// The capabilities that the addresses need.
 pub(super) fn for_addresses(config: &Config) -> Vec<Finding> {
-    let needed = config.vip.is_some();
+    let needed = !config.vips.is_empty();
     capabilities(&[
         (CapabilitySet::NET_ADMIN, "NET_ADMIN", "put the address on the interface", needed),
         (CapabilitySet::NET_RAW, "NET_RAW", "send ARP and ND frames", needed),
     ])
+}
+
+/// Whether an owner of the address would stay in RAM.
+fn memory() -> Finding {
+    match memory::is_permitted() {
+        Ok(true) => {
+            Finding::good("memory can be locked: a host that is short of it does not stall the election")
+        }
+        Ok(false) => Finding::doubtful(
+            "memory can't be locked: a host that is short of it may stall the election",
+            memory::HELP,
+        ),
+        Err(error) => Finding::doubtful(
+            format!("failed to find out whether memory can be locked: {error}"),
+            "run as root",
+        ),
+    }
+}
+
+/// Whether this host wakes a process in time for an election of short deadlines: one that runs here tells in its status.
+async fn timing(vip: &Vip) -> Option<Finding> {
+    let timing = vip.timing().filter(|timing| punctuality::is_worth_a_trial(timing))?;
+    // As the daemon's main thread is. It is the last of this command's cares whether that is permitted: the finding tells.
+    let is_realtime = scheduling::raise().is_ok();
+    let trial = punctuality::measure(timing).await?;
+    Some(match trial.refusal(timing, is_realtime) {
+        None => Finding::good(format!(
+            "this host wakes vipd in time for a lease of {:?}: {:?} late, {:?} permitted",
+            timing.lease(),
+            trial.delay(),
+            timing.tolerance()
+        )),
+        Some(refusal) if vip.refuses_late_hosts => {
+            Finding::bad(exit::UNAVAILABLE, refusal.to_string(), refusal.help())
+        }
+        Some(refusal) => Finding::doubtful(refusal.to_string(), refusal.help()),
+    })
 }
 
 /// The capability that a port below 1024 needs.
@@ -134,31 +185,21 @@ async fn link(vip: &Vip, findings: &mut Vec<Finding>) -> (String, bool) {
     (name, is_up)
 }
 
-/// A virtual address outside the interface's subnets is reachable only through routes that nobody announces.
-async fn subnets(vip: &Vip, name: &str) -> Vec<Finding> {
-    let own = match vip::linux::interface_addresses(name).await {
-        Ok(own) => own,
+/// Whether the kernel would silence an owner that is killed or frozen, as long as its address is still there.
+fn fence() -> Finding {
+    match vip::linux::rehearse_fence() {
+        Ok(()) => Finding::good("the kernel can fence a node that is killed or frozen, by nftables"),
         Err(error) => {
-            return vec![Finding::doubtful(
-                format!("failed to list the addresses of {name}: {error}"),
-                "look at `ip address`",
-            )];
-        }
-    };
-    vip.addresses
-        .iter()
-        .map(|address| {
-            let inside = own.iter().any(|other| other.ip != address.ip && other.contains(address.ip));
-            if inside {
-                return Finding::good(format!("{} lies in a subnet of {name}", address.ip));
-            }
-            let subnets = own.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            let error = format!("{:#}", anyhow::Error::new(error));
             Finding::doubtful(
-                format!("{} lies outside the subnets of {name} ({subnets})", address.ip),
-                "choose a free address of the hosts' subnet: others can't be reached without a route of your own",
+                format!(
+                    "the kernel can't fence a node that is killed or frozen: {error}; such a node answers for the \
+                     virtual IP until its address's lifetime ends, up to two seconds after its lease"
+                ),
+                "use a kernel with nf_tables to be sure of one owner at any time",
             )
-        })
-        .collect()
+        }
+    }
 }
 
 /// A kubeconfig that appears later (`kubeadm init` writes it after the static Pods) is found then.
@@ -178,43 +219,7 @@ fn credentials(election: &leader::kubernetes::Config) -> Finding {
     }
 }
 
-/// An address with the subnet's own prefix can become the primary one of its subnet, and take the others along when it goes.
-fn secondaries(vip: &Vip, name: &str) -> Option<Finding> {
-    let shares = vip.addresses.iter().any(|address| address.ip.is_ipv4() && address.prefix < 32);
-    if !shares || vip::linux::promotes_secondaries(name).unwrap_or(true) {
-        return None;
-    }
-    Some(Finding::doubtful(
-        format!(
-            "{name} does not promote secondary addresses: releasing the virtual address may take the host's own along"
-        ),
-        format!(
-            "`sysctl -w net.ipv4.conf.{name}.promote_secondaries=1`, or give the virtual address no prefix"
-        ),
-    ))
-}
-
-/// Does anybody else answer for an address?
-async fn strangers(vip: &Vip, name: &str, findings: &mut Vec<Finding>) {
-    for address in &vip.addresses {
-        match vip::probe::owner_of(name, address.ip, ANSWER_TIME).await {
-            Ok(None) => findings.push(Finding::good(format!("nobody answers for {}", address.ip))),
-            Ok(Some(mac)) => {
-                findings.push(Finding::doubtful(
-                    format!("{} is in use: {} answers for it", address.ip, vip::Station(mac)),
-                    "if that is another vipd of this cluster, or what vipd replaces, all is well; otherwise choose a free address",
-                ));
-            }
-            Err(error) => findings.push(Finding::doubtful(
-                format!("failed to ask the segment who has {}: {error}", address.ip),
-                "run as root, or with the capability NET_RAW",
-            )),
-        }
-    }
-}
-
-fn peer_port(vip: &Vip) -> Option<Finding> {
-    let Election::Peers(election) = &vip.election else { return None };
+fn peer_port(election: &leader::peers::Config) -> Option<Finding> {
     if election.peers.is_empty() {
         return None;
     }
@@ -223,47 +228,6 @@ fn peer_port(vip: &Vip) -> Option<Finding> {
         Ok(_) => Finding::good(format!("{listen} (UDP) is free, for the peers")),
         Err(error) => bind_failed("localPeer", listen, &error),
     })
-}
-
-/// Are the peers there? A host answers ARP or ND; its vipd has the port open.
-async fn peers(vip: &Vip, name: &str, findings: &mut Vec<Finding>) {
-    let Election::Peers(election) = &vip.election else { return };
-    for (id, address) in &election.peers {
-        match vip::probe::owner_of(name, address.ip(), ANSWER_TIME).await {
-            Ok(Some(_)) => findings.push(peer_vipd(id, *address).await),
-            Ok(None) => findings.push(Finding::doubtful(
-                format!("the peer {id} does not answer: no host has {} on this segment", address.ip()),
-                "is it up, is its address right, and is it on the same subnet?",
-            )),
-            Err(error) => findings.push(Finding::doubtful(
-                format!("failed to ask for the peer {id} at {address}: {error}"),
-                "run as root, or with the capability NET_RAW",
-            )),
-        }
-    }
-}
-
-/// A closed port is answered by ICMP, which the socket reports; an open one takes a byte in silence.
-async fn peer_vipd(id: &leader::NodeId, address: SocketAddr) -> Finding {
-    let unspecified =
-        if address.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
-    let ask = async {
-        let socket = tokio::net::UdpSocket::bind((unspecified, 0)).await?;
-        socket.connect(address).await?;
-        socket.send(&[0]).await?;
-        let mut answer = [0; 1];
-        socket.recv(&mut answer).await
-    };
-    match tokio::time::timeout(ANSWER_TIME, ask).await {
-        Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            Finding::good(format!("the peer {id} is up; no vipd runs there yet ({address} is closed)"))
-        }
-        Ok(Err(error)) => Finding::doubtful(
-            format!("the peer {id} is up, but {address} can't be reached: {error}"),
-            "let UDP through between the hosts",
-        ),
-        Ok(Ok(_)) | Err(_) => Finding::good(format!("the peer {id} is up, and {address} is open")),
-    }
 }
 
 /// Can the frontends listen?

@@ -3,6 +3,7 @@
 //! Nothing is changed: sockets are bound and closed again, and a probe asks the segment for owners of the address.
 
 mod machine;
+mod segment;
 
 use std::process::ExitCode;
 

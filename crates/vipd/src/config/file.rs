@@ -10,6 +10,8 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::{self, MapAccess, Visitor};
 
+use super::source::Step;
+
 /// The whole file: the keys of kube-vip 0.1 and vipd's own.
 #[derive(Debug, Default, Deserialize)]
 #[serde(
@@ -22,6 +24,7 @@ pub(super) struct File {
     pub(super) remote_peers: Option<Vec<Peer>>,
     pub(super) vip: Option<String>,
     pub(super) vips: Option<Vec<String>>,
+    pub(super) spread: Option<bool>,
     #[serde(rename = "gratuitousARP")]
     pub(super) gratuitous_arp: Option<bool>,
     pub(super) single_node: Option<bool>,
@@ -36,6 +39,7 @@ pub(super) struct File {
     pub(super) priority: Option<u8>,
     pub(super) preempt: Option<bool>,
     pub(super) preempt_delay: Option<String>,
+    pub(super) tie_break: Option<String>,
     pub(super) peer_keys: Option<Vec<PeerKey>>,
     pub(super) health_check: Option<HealthCheck>,
     pub(super) workers: Option<usize>,
@@ -79,6 +83,30 @@ pub(super) struct Peer {
     pub(super) id: String,
     pub(super) address: String,
     pub(super) port: u16,
+    pub(super) witness: Option<bool>,
+}
+
+impl Peer {
+    /// Whether it is said to vote and never to have the address.
+    pub(super) fn is_witness(&self) -> bool {
+        self.witness == Some(true)
+    }
+}
+
+impl File {
+    /// Whether this host is said to be a witness.
+    pub(super) fn is_of_witness(&self) -> bool {
+        self.local_peer.as_ref().is_some_and(Peer::is_witness)
+    }
+
+    /// The host that is called a witness first, as a path into the file.
+    pub(super) fn witness(&self) -> Option<Vec<Step>> {
+        if self.is_of_witness() {
+            return Some(vec!["localPeer".into(), "witness".into()]);
+        }
+        let place = self.remote_peers.iter().flatten().position(Peer::is_witness)?;
+        Some(vec!["remotePeers".into(), place.into(), "witness".into()])
+    }
 }
 
 /// One frontend with its backends.

@@ -18,7 +18,7 @@ mod value;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -34,8 +34,11 @@ pub(crate) use self::value::is_label;
 pub(crate) struct Config {
     /// This node's name in logs and status.
     pub(crate) node: String,
-    /// The virtual addresses and who decides where they are; `None` where vipd only balances.
-    pub(crate) vip: Option<Vip>,
+    /// The virtual addresses and who decides where they are: one where they move together, and one for each address where
+    /// they are spread over the nodes. None where vipd only balances.
+    pub(crate) vips: Vec<Vip>,
+    /// The elections of others that this node votes in, where it never has their addresses itself; never beside `vips`.
+    pub(crate) witnesses: Vec<Witness>,
     /// The load balancers; `None` where vipd only holds an address.
     pub(crate) balancer: Option<Balancer>,
     /// The check of this host's own apiserver, where there is an address and no balancer.
@@ -50,17 +53,59 @@ pub(crate) struct Config {
     pub(crate) drain_timeout: Duration,
 }
 
-/// The virtual addresses of a configuration.
+/// Virtual addresses that move together.
 #[derive(Debug)]
 pub(crate) struct Vip {
     /// The interface that the addresses go on.
     pub(crate) interface: Interface,
-    /// The addresses, which move together.
+    /// The addresses.
     pub(crate) addresses: Vec<vip::Address>,
     /// Whether moves are announced by gratuitous ARP and unsolicited neighbour advertisements.
     pub(crate) announce: bool,
     /// Who decides.
     pub(crate) election: Election,
+    /// Whether vipd refuses to run where this host can't keep the election's timing: so it does for a profile, which promises
+    /// something by its name; who writes durations of his own is warned and obeyed.
+    pub(crate) refuses_late_hosts: bool,
+    /// What decides between two hosts of which one is silent.
+    pub(crate) tie_break: Option<TieBreak>,
+}
+
+/// Whose answer breaks a tie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TieBreak {
+    /// That of the router that the default route of the addresses' interface leads to.
+    Gateway,
+    /// That of the host with this address.
+    Address(IpAddr),
+}
+
+impl fmt::Display for TieBreak {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Gateway => f.write_str("gateway"),
+            Self::Address(ip) => ip.fmt(f),
+        }
+    }
+}
+
+impl Vip {
+    /// The timing of an election that counts in milliseconds; a Lease's is of seconds.
+    pub(crate) fn timing(&self) -> Option<&leader::Timing> {
+        match &self.election {
+            Election::Peers(election) => Some(&election.quorum.timing),
+            Election::Kubernetes(_) => None,
+        }
+    }
+}
+
+/// What a witness votes about.
+#[derive(Debug)]
+pub(crate) struct Witness {
+    /// The addresses, which it never has.
+    pub(crate) addresses: Vec<vip::Address>,
+    /// The election, of which it is a member.
+    pub(crate) election: leader::peers::Config,
 }
 
 /// Where the addresses go.

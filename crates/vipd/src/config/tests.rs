@@ -37,9 +37,9 @@ const KUBE_VIP: &str = include_str!("../../tests/config/valid/kube-vip-0.1.yaml"
 
 #[test]
 fn a_kube_vip_file_means_what_it_meant_there() {
-    let config = loaded("kube-vip", KUBE_VIP, Overrides::default());
+    let mut config = loaded("kube-vip", KUBE_VIP, Overrides::default());
     assert_eq!(config.node, "master-1");
-    let vip = config.vip.unwrap();
+    let vip = config.vips.remove(0);
     assert_eq!(vip.interface, Interface::Named("ens3".to_owned()));
     assert_eq!(vip.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.0.0.162/32"]);
     assert!(vip.announce);
@@ -51,7 +51,7 @@ fn a_kube_vip_file_means_what_it_meant_there() {
     let frontend = &balancer.config.frontends[0];
     assert!(matches!(frontend.listen, lb::Listen::Any { port: 8443 }));
     assert_eq!(frontend.backends.len(), 3);
-    assert_eq!(frontend.virtual_ips, ["10.0.0.162".parse::<std::net::IpAddr>().unwrap()]);
+    assert_eq!(frontend.virtual_ips, ["10.0.0.162".parse::<IpAddr>().unwrap()]);
 }
 
 #[test]
@@ -82,7 +82,7 @@ fn same_port_listens_on_the_address_at_a_port_of_its_own() {
 #[test]
 fn single_node_has_no_peers() {
     let overrides = Overrides { single_node: true, ..Overrides::default() };
-    let vip = loaded("single", KUBE_VIP, overrides).vip.unwrap();
+    let vip = loaded("single", KUBE_VIP, overrides).vips.remove(0);
     assert!(peers(&vip).peers.is_empty());
     assert_eq!(peers(&vip).quorum.members.len(), 1);
 }
@@ -91,14 +91,14 @@ fn single_node_has_no_peers() {
 fn disable_vip_leaves_the_balancer() {
     let overrides = Overrides { disable_vip: true, ..Overrides::default() };
     let config = loaded("disabled", KUBE_VIP, overrides);
-    assert!(config.vip.is_none());
+    assert!(config.vips.is_empty());
     assert!(config.balancer.unwrap().config.frontends[0].virtual_ips.is_empty());
 }
 
 #[test]
 fn an_obsolete_prefix_still_counts() {
     let text = format!("{KUBE_VIP}vipCidr: 24\n");
-    let vip = loaded("cidr", &text, Overrides::default()).vip.unwrap();
+    let vip = loaded("cidr", &text, Overrides::default()).vips.remove(0);
     assert_eq!(vip.addresses[0].prefix, 24);
 }
 
@@ -106,7 +106,7 @@ fn an_obsolete_prefix_still_counts() {
 fn a_key_file_may_end_with_a_newline() {
     let key = write("key", "0123456789abcdef0123456789abcdef\n");
     let text = format!("{KUBE_VIP}peerKeys: [{{id: 1, file: {}}}]\n", key.display());
-    let vip = loaded("keys", &text, Overrides::default()).vip.unwrap();
+    let vip = loaded("keys", &text, Overrides::default()).vips.remove(0);
     fs::remove_file(key).unwrap();
     assert_eq!(peers(&vip).keys.len(), 1);
 }
@@ -114,9 +114,9 @@ fn a_key_file_may_end_with_a_newline() {
 #[test]
 fn an_election_by_lease_has_kube_vips_defaults() {
     let text = "node: Master-1\nelection: kubernetes\nvips: [10.0.0.162/24, 'fd00::162']\ninterface: ens3\n";
-    let config = loaded("lease", text, Overrides::default());
+    let mut config = loaded("lease", text, Overrides::default());
     assert_eq!(config.node, "Master-1");
-    let vip = config.vip.unwrap();
+    let vip = config.vips.remove(0);
     let expected = leader::kubernetes::Config {
         me: leader::NodeId::new("master-1").unwrap(),
         namespace: "kube-system".to_owned(),
@@ -141,7 +141,7 @@ fn every_key_of_an_election_by_lease_counts() {
     let text = "node: n1\nelection: kubernetes\nvip: 10.0.0.162\nkubernetes:\n  kubeconfig: /root/config\n  lease: other\n  \
         leaseDuration: 5s\n  renewDeadline: 3s\n  retryPeriod: 1s\n  server: '[fd00::1]'\n  servers: [10.0.0.164, '10.0.0.165:443']\n  \
         port: 7443\n  preserve: true\n  annotations: {example.org/a: b}\n  memory: /m.json\n";
-    let vip = loaded("lease-keys", text, Overrides::default()).vip.unwrap();
+    let vip = loaded("lease-keys", text, Overrides::default()).vips.remove(0);
     assert_eq!(vip.interface, Interface::DefaultRoute);
     let election = kubernetes(&vip);
     assert_eq!((election.namespace.as_str(), election.name.as_str()), ("kube-system", "other"));
@@ -175,7 +175,7 @@ fn frontends_that_are_discovered_are_remembered_with_their_port() {
 #[test]
 fn the_key_of_kube_vip_0_1_6_asks_for_an_election_by_lease() {
     let text = "localPeer: {id: n1, address: 10.0.0.163, port: 10000}\nenableLeaderElection: true\nvip: 10.0.0.162\n";
-    let vip = loaded("old-election", text, Overrides::default()).vip.unwrap();
+    let vip = loaded("old-election", text, Overrides::default()).vips.remove(0);
     assert_eq!(kubernetes(&vip).me.as_str(), "n1");
 }
 
@@ -189,4 +189,44 @@ fn metrics_are_served_where_the_file_says_and_nowhere_else() {
     assert_eq!(metrics("metrics-v6", "metrics: '[fd00::163]:2112'\n").unwrap(), "[fd00::163]:2112");
     assert_eq!(load("health-absent", "").health, None);
     assert_eq!(load("health", "healthPort: 8080\n").health.unwrap().to_string(), "[::]:8080");
+}
+
+/// Each address has a host of its own that it is meant for, and each host the same idea of which.
+#[test]
+fn addresses_that_are_spread_have_an_election_each_with_another_first() {
+    let hosts = [("n1", "10.0.0.1"), ("n2", "10.0.0.2"), ("n3", "10.0.0.3"), ("w", "10.0.0.4")];
+    let file = |me: &str| {
+        let host = |(id, address): &(&str, &str)| {
+            let witness = *id == "w";
+            format!("{{id: {id}, address: {address}, port: 10000, witness: {witness}}}")
+        };
+        let (own, others): (Vec<_>, Vec<_>) = hosts.iter().partition(|(id, _)| *id == me);
+        let others: Vec<String> = others.into_iter().map(host).collect();
+        format!(
+            "localPeer: {}\nremotePeers: [{}]\nvips: [10.0.0.8, 10.0.0.9, fd00::8, 10.0.0.7]\nspread: true\n",
+            host(own[0]),
+            others.join(", ")
+        )
+    };
+    let priorities = ["n1", "n2", "n3"].map(|me| {
+        let config = loaded(&format!("spread-{me}"), &file(me), Overrides::default());
+        let elections: Vec<_> = config.vips.iter().map(peers).collect();
+        let ports: Vec<u16> = elections.iter().map(|election| election.listen.port()).collect();
+        assert_eq!(ports, [10000, 10001, 10002, 10003]);
+        for (place, election) in (0..).zip(&elections) {
+            assert!(election.peers.values().all(|at| at.port() == 10000 + place));
+            assert!(election.quorum.preempt);
+        }
+        let subjects: Vec<_> = elections.iter().map(|election| election.subject.unwrap().0).collect();
+        assert_eq!(subjects[0], [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 10, 0, 0, 8]);
+        assert_eq!(subjects[2], [253, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 8]);
+        elections.iter().map(|election| election.quorum.priority).collect::<Vec<_>>()
+    });
+    assert_eq!(priorities, [[255, 253, 254, 255], [254, 255, 253, 254], [253, 254, 255, 253]]);
+
+    let witness = loaded("spread-w", &file("w"), Overrides::default());
+    assert_eq!((witness.vips.len(), witness.witnesses.len()), (0, 4));
+    let stays = format!("{}preempt: false\n", file("n1"));
+    let stays = loaded("spread-stays", &stays, Overrides::default());
+    assert!(stays.vips.iter().all(|vip| !peers(vip).quorum.preempt));
 }

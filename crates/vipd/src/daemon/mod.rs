@@ -1,7 +1,7 @@
 //! Joins the election, the address and the balancer, and keeps them until a stop is asked for.
 //!
 //! One thread of real-time priority runs the election, the address and this; the balancer has threads of its own, so
-//! that no amount of traffic delays a lease, and so has what is served over HTTP ([`crate::web`]). [`Wiring`] is the only place where the three meet:
+//! that no amount of traffic delays a lease, and so has what is served over HTTP ([`crate::web`]). [`wiring`] is the only place where the three meet:
 //!
 //! ```text
 //!  leader ──Leadership──▶ lease end ──▶ vip ──State──▶ active? ──▶ lb
@@ -12,14 +12,17 @@
 
 mod apiservers;
 mod bootstrap;
+pub(crate) mod clients;
 mod heart;
 pub(crate) mod interface;
 mod kube_vip;
 mod names;
 pub(crate) mod owner;
 pub(crate) mod parts;
+pub(crate) mod tie_break;
 mod transitions;
 mod wiring;
+pub(crate) mod witness;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -33,15 +36,14 @@ use tracing::{debug, info, warn};
 
 use crate::cli::{LogFormat, Manager, Start};
 use crate::config::kube_vip::Settings;
-use crate::config::{self, Config, Diagnostic, Election, Severity};
+use crate::config::{self, Config, Diagnostic, Election, Severity, Vip};
 use crate::signals::Signals;
-use crate::{check, exit, fail, logging, scheduling, tell};
+use crate::{check, exit, fail, listed, logging, memory, punctuality, scheduling, tell};
 
 pub(crate) use heart::Pulse;
 
 use heart::Heart;
 use parts::Parts;
-use wiring::Wiring;
 
 /// `vipd start`: runs until a signal asks for a stop.
 pub(crate) fn start(options: &Start) -> ExitCode {
@@ -140,6 +142,42 @@ fn block_on(running: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
     }
 }
 
+/// Tries, before an election of short deadlines begins, whether this host wakes vipd in time for them.
+///
+/// # Errors
+/// It demonstrably doesn't, and the timing is a profile; durations of the operator's own are warned about.
+async fn refuse_to_be_late(vip: &Vip) -> anyhow::Result<()> {
+    let Some(timing) = vip.timing().filter(|timing| punctuality::is_worth_a_trial(timing)) else {
+        return Ok(());
+    };
+    let Some(trial) = punctuality::measure(timing).await else { return Ok(()) };
+    let Some(refusal) = trial.refusal(timing, scheduling::is_raised()) else {
+        debug!(delay = ?trial.delay(), permitted = ?timing.tolerance(), "this host wakes vipd in time");
+        return Ok(());
+    };
+    let text = format!("{refusal}; {}", refusal.help());
+    if vip.refuses_late_hosts {
+        return Err(Lacking { code: exit::UNAVAILABLE, text }.into());
+    }
+    warn!("{text}");
+    Ok(())
+}
+
+/// Keeps the owner of an address in RAM, where that is permitted; says whether it is.
+fn lock_memory() -> bool {
+    match memory::lock() {
+        Ok(()) => {
+            debug!("memory is locked");
+            true
+        }
+        Err(error) => {
+            let help = memory::HELP;
+            info!(%error, help, "memory is not locked: a host that is short of it may stall the election");
+            false
+        }
+    }
+}
+
 /// Lifts the soft limit of open files, which is for programs that use select(2), to the hard one.
 fn open_files() {
     let limit = getrlimit(Resource::Nofile);
@@ -196,24 +234,30 @@ async fn run(
     mut signals: Signals,
 ) -> anyhow::Result<()> {
     announce(&config, door);
-    if let Some(vip) = &config.vip {
+    let mut is_locked = false;
+    if let Some(vip) = config.vips.first() {
         // A node that leads and can't hold the address would keep it from all others.
         if let Some(finding) = check::lacking(&config) {
             return Err(Lacking { code: finding.code, text: finding.line() }.into());
         }
+        is_locked = lock_memory();
+        let fit = async {
+            interface::appeared(&vip.interface).await?;
+            refuse_to_be_late(vip).await
+        };
         tokio::select! {
-            there = interface::appeared(&vip.interface) => drop(there?),
+            fit = fit => fit?,
             signal = signals.next() => {
                 info!(signal, "vipd stopped");
                 return Ok(());
             }
         }
     }
-    let (heart, pulse) = Heart::new();
+    let (heart, pulse) = Heart::new(config.vips.first().and_then(Vip::timing));
     let work = async {
-        let mut parts = Parts::start(config, pulse).await?;
+        let mut parts = Parts::start(config, is_locked, pulse).await?;
         let following = (!names.is_empty()).then(|| spawn_local(names::follow(names)));
-        let outcome = Wiring::new(&parts).run(&mut parts, &mut signals).await;
+        let outcome = wiring::run(&mut parts, &mut signals).await;
         if let Some(task) = following {
             task.abort();
             let _ = task.await;
@@ -232,27 +276,47 @@ fn announce(config: &Config, door: &str) {
         info!(name, port, "backends are the control-plane nodes, as the API tells them");
     }
     let balancers = config.balancer.as_ref().map_or(0, |balancer| balancer.config.frontends.len());
-    let Some(vip) = &config.vip else {
+    if let Some(witness) = config.witnesses.first() {
+        let addresses = listed(config.witnesses.iter().flat_map(|witness| &witness.addresses));
+        let peers = witness.election.peers.len();
+        info!(
+            version,
+            node,
+            door,
+            addresses,
+            peers,
+            balancers,
+            "vipd starts: a witness, which votes and never has the addresses"
+        );
+        warn_of_strangers(&witness.election);
+        return;
+    }
+    let Some(vip) = config.vips.first() else {
         info!(version, node, door, balancers, "vipd starts: balancing only, no virtual address");
         return;
     };
-    let addresses = vip.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let addresses = listed(config.vips.iter().flat_map(|vip| &vip.addresses));
+    let elections = config.vips.len();
     let interface = &vip.interface;
     match &vip.election {
         Election::Peers(election) => {
             let peers = election.peers.len();
             let kind = if peers == 0 { "none" } else { "peers" };
-            info!(version, node, door, addresses, %interface, election = kind, peers, balancers, "vipd starts");
-            if peers > 0 && election.keys.is_empty() {
-                warn!(
-                    "peers are not authenticated: any host of the segment can pose as one; set `peerKeys` on every host"
-                );
-            }
+            info!(version, node, door, addresses, %interface, election = kind, elections, peers, balancers, "vipd starts");
+            warn_of_strangers(election);
         }
         Election::Kubernetes(election) => {
             let lease = format!("{}/{}", election.namespace, election.name);
             info!(version, node, door, addresses, %interface, election = "kubernetes", lease, balancers, "vipd starts");
         }
+    }
+}
+
+fn warn_of_strangers(election: &leader::peers::Config) {
+    if !election.peers.is_empty() && election.keys.is_empty() {
+        warn!(
+            "peers are not authenticated: any host of the segment can pose as one; set `peerKeys` on every host"
+        );
     }
 }
 

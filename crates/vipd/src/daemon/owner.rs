@@ -1,19 +1,22 @@
 //! The address with its election: started together, stopped together.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
-use leader::Leadership;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_local};
 use tracing::warn;
 use vip::State;
 
+use super::clients::{self, Clients};
+use super::tie_break::{self, Eyes};
 use super::{bootstrap, interface};
-use crate::config::{Election, Vip};
+use crate::config::{Election, TieBreak, Vip};
+use crate::scheduling;
 
-/// How long a stop may take from the moment the address was handed over until the tasks have ended. Each has nothing
-/// more to wait for than a netlink reply.
+/// How long a stop may take from the moment the address was handed over until it is withdrawn, which waits for nothing but
+/// netlink replies; and then until nothing more is passed on to the successor, which takes less than a second.
 const STOP_MAX: Duration = Duration::from_secs(2);
 
 /// The address with its election.
@@ -25,12 +28,19 @@ pub(crate) struct Owner {
     pub(crate) election: leader::Handle,
     pub(crate) monitor: Monitor,
     pub(crate) address: vip::driver::Handle,
+    /// What tells the peers of this node's clients, and the previous owner's clients of a move; `None` without peers.
+    clients: Option<Clients>,
+    /// Counts the leaders.
+    pub(crate) transitions: watch::Sender<u64>,
     /// Tells the address until when it may be held.
     pub(super) lease: watch::Sender<Option<Instant>>,
     pub(super) election_task: JoinHandle<Result<(), leader::peers::Error>>,
     pub(super) address_task: JoinHandle<Result<(), vip::Error>>,
     /// Asks the segment whether the address is free, where leading without further proof depends on it.
     bootstrap_task: Option<JoinHandle<()>>,
+    /// What is known of the tie-break, where there is one.
+    pub(crate) tie_break: Option<watch::Receiver<tie_break::Known>>,
+    tie_break_task: Option<JoinHandle<()>>,
 }
 
 /// What there is to see of the election, besides who leads.
@@ -59,10 +69,19 @@ impl Monitor {
             Self::Lease(monitor) => Some(monitor.control_plane()),
         }
     }
+
+    /// The exchange about clients, where there are peers.
+    pub(crate) fn clients(&self) -> Option<leader::peers::Clients> {
+        match self {
+            Self::Peers(monitor) if !monitor.peers().borrow().is_empty() => Some(monitor.clients()),
+            Self::Peers(_) | Self::Lease(_) => None,
+        }
+    }
 }
 
 impl Owner {
-    pub(super) async fn start(vip: Vip) -> anyhow::Result<Self> {
+    /// `ports` leads from ports that the balancer listens on to those that clients connect to.
+    pub(super) async fn start(vip: Vip, ports: BTreeMap<u16, u16>) -> anyhow::Result<Self> {
         let (lease, lease_seen) = watch::channel(None);
         let interface = interface::find(&vip.interface).await?;
         let addresses = vip.addresses.clone();
@@ -70,6 +89,10 @@ impl Owner {
             interface: interface.clone(),
             addresses: vip.addresses,
             announce: vip.announce,
+            relay: true,
+            // That it is refused was told when the election's own thread was.
+            urgent: || drop(scheduling::raise()),
+            asleep: leader::clock::asleep,
         };
         let (address_driver, address) = vip::driver::Driver::start(address, lease_seen)
             .await
@@ -79,6 +102,12 @@ impl Owner {
             Election::Kubernetes(_) => false,
         };
         let (election, monitor, election_task) = elect(vip.election).await?;
+        let exchange = monitor.clients();
+        let clients = exchange
+            .map(|exchange| Clients::start(&addresses, ports, address.state(), exchange))
+            .transpose()?;
+        let looking = vip.tie_break.and_then(|rule| look(rule, &interface, &addresses, &election, &monitor));
+        let (tie_break, tie_break_task) = looking.unzip();
         let (on, what) = (interface.clone(), addresses.clone());
         let (whom, driver) = (election.clone(), address.clone());
         let bootstrap_task = match &monitor {
@@ -92,46 +121,88 @@ impl Owner {
             election,
             monitor,
             address,
+            clients,
+            transitions: watch::Sender::new(0),
             lease,
             election_task,
             address_task: spawn_local(address_driver.run()),
             bootstrap_task,
+            tie_break,
+            tie_break_task,
         })
     }
 
-    /// Ends the tasks; the address is withdrawn whatever happened to the election.
-    pub(super) async fn stop(mut self) {
-        if let Some(task) = self.bootstrap_task.take() {
+    /// Ends the election, and withdraws the address whatever happened to that. What comes back goes on for a moment.
+    pub(super) async fn stop(mut self) -> Farewell {
+        for task in [self.bootstrap_task.take(), self.tie_break_task.take()].into_iter().flatten() {
             task.abort();
             let _ = task.await;
         }
+        self.clients = None;
         self.lease.send_replace(None);
         self.address.stop();
-        // A task that has ended by itself was reported already, and must not be awaited twice.
-        let ended = self.address_task.is_finished();
-        if !ended && tokio::time::timeout(STOP_MAX, &mut self.address_task).await.is_err() {
+        let mut state = self.address.state();
+        // An error is the end of the task, which withdraws before it ends if it can.
+        if tokio::time::timeout(STOP_MAX, state.wait_for(|state| *state == State::Standby)).await.is_err() {
             warn!("the address could not be withdrawn in time: the kernel removes it when its lifetime ends");
             self.address_task.abort();
         }
         self.election_task.abort();
+        Farewell { address_task: self.address_task, parting: self.address.parting() }
     }
 
-    /// Whether the address is held, or was just now.
-    pub(super) fn is_standby(&self) -> bool {
-        *self.address.state().borrow() == State::Standby
+    /// What was done about clients, where there are peers.
+    pub(crate) fn clients(&self) -> Option<watch::Receiver<clients::Done>> {
+        self.clients.as_ref().map(Clients::done)
+    }
+}
+
+/// The last moments of an address that was given up: what clients still send here is passed on to the successor.
+pub(super) struct Farewell {
+    address_task: JoinHandle<Result<(), vip::Error>>,
+    parting: watch::Receiver<bool>,
+}
+
+impl Farewell {
+    /// Waits until connections to the address need not be left alone any longer, which is less than a second.
+    pub(super) async fn respite(&mut self) {
+        // An error is the end of the task, and of all of it.
+        let _ended = self.parting.wait_for(|parting| !*parting).await;
     }
 
-    /// The end of the lease, while there is one.
-    pub(super) fn lease_end(leadership: &Leadership) -> Option<Instant> {
-        match *leadership {
-            Leadership::Leader { until, .. } => Some(until),
-            Leadership::Follower { .. } => None,
+    /// Waits until it is over.
+    pub(super) async fn end(mut self) {
+        // A task that has ended by itself was reported already, and must not be awaited twice.
+        let ended = self.address_task.is_finished();
+        if !ended && tokio::time::timeout(STOP_MAX, &mut self.address_task).await.is_err() {
+            self.address_task.abort();
         }
     }
 }
 
+/// Begins to look at the segment for an election between two.
+fn look(
+    rule: TieBreak,
+    interface: &str,
+    addresses: &[vip::Address],
+    election: &leader::Handle,
+    monitor: &Monitor,
+) -> Option<(watch::Receiver<tie_break::Known>, JoinHandle<()>)> {
+    let Monitor::Peers(monitor) = monitor else { return None };
+    let (known, seen) = watch::channel(tie_break::Known { rule, address: None, answers: None });
+    let eyes = Eyes {
+        interface: interface.to_owned(),
+        addresses: addresses.to_vec(),
+        rule,
+        election: election.clone(),
+        arbitration: monitor.arbitration(),
+        known,
+    };
+    Some((seen, spawn_local(eyes.run())))
+}
+
 /// Starts the election that was configured.
-async fn elect(
+pub(super) async fn elect(
     election: Election,
 ) -> anyhow::Result<(leader::Handle, Monitor, JoinHandle<Result<(), leader::peers::Error>>)> {
     match election {

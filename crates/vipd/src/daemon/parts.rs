@@ -1,16 +1,21 @@
 //! The running parts: started in an order in which each can fail without leaving anything behind, stopped in reverse.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
+use futures_util::future::join_all;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_local};
 use tracing::{info, warn};
 
 use super::Pulse;
 use super::apiservers::Apiservers;
-use super::owner::Owner;
+use super::owner::{Farewell, Owner};
+use super::witness::Witness;
+use crate::command::{self, Desk};
 use crate::config::{Config, Election, Vip};
 use crate::signals::Signals;
 use crate::status::{self, Reporter};
@@ -18,18 +23,22 @@ use crate::web;
 
 /// Everything that runs.
 pub(crate) struct Parts {
-    pub(crate) owner: Option<Owner>,
+    /// One for all addresses, or one for each where they are spread over the nodes.
+    pub(crate) owners: Vec<Owner>,
+    /// The same on a node that votes and never has them.
+    pub(crate) witnesses: Vec<Witness>,
     pub(crate) balancer: Option<lb::Balancer>,
     pub(crate) health_check: Option<lb::Balancer>,
     /// What the election knows of apiservers, where it does.
     pub(super) apiservers: Option<Apiservers>,
-    /// Tells the balancer whether the addresses are on this node.
-    pub(super) active: watch::Sender<bool>,
-    /// Counts the leaders.
-    pub(crate) transitions: watch::Sender<u64>,
+    /// Tells the balancer which addresses are on this node.
+    pub(super) held: watch::Sender<BTreeSet<IpAddr>>,
+    /// Whether this process's memory stays in RAM.
+    pub(crate) memory_locked: bool,
     /// Whether a stop has been asked for.
     pub(crate) stopping: watch::Sender<bool>,
     status_task: Option<JoinHandle<()>>,
+    command_task: Option<JoinHandle<()>>,
     web: Option<web::Server>,
     socket: PathBuf,
     drain_timeout: Duration,
@@ -40,42 +49,58 @@ impl Parts {
     ///
     /// # Errors
     /// The first part that could not start; what was started before it has been stopped again.
-    pub(super) async fn start(config: Config, pulse: Pulse) -> anyhow::Result<Self> {
-        let (active, active_seen) = watch::channel(false);
+    pub(super) async fn start(config: Config, memory_locked: bool, pulse: Pulse) -> anyhow::Result<Self> {
+        let (held, held_seen) = watch::channel(BTreeSet::new());
         let node = config.node;
-        let mut apiservers = config.vip.as_ref().and_then(|vip| apiservers(vip, config.balancer.as_ref()));
+        let ports = config.balancer.as_ref().map(redirected).unwrap_or_default();
+        let mut apiservers = config.vips.first().and_then(|vip| apiservers(vip, config.balancer.as_ref()));
         let health_check = match &mut apiservers {
             Some(apiservers) if config.balancer.is_none() => Some(apiservers.check(config.health_check)),
             Some(_) | None => config.health_check,
         };
         let balancer = config
             .balancer
-            .map(|balancer| lb::Balancer::start(balancer.config, active_seen.clone()))
+            .map(|balancer| lb::Balancer::start(balancer.config, held_seen.clone()))
             .transpose()
             .context("failed to start the balancer")?;
         let health_check = health_check
-            .map(|check| lb::Balancer::start(check, active_seen))
+            .map(|check| lb::Balancer::start(check, held_seen))
             .transpose()
             .context("failed to start the health check")?;
-        let owner = match config.vip {
-            Some(vip) => Some(Owner::start(vip).await?),
-            None => None,
-        };
+        let mut owners = Vec::new();
+        for vip in config.vips {
+            match Owner::start(vip, ports.clone()).await {
+                Ok(owner) => owners.push(owner),
+                Err(error) => {
+                    // Those before it may lead by now.
+                    join_all(owners.into_iter().map(Owner::stop)).await;
+                    return Err(error);
+                }
+            }
+        }
+        let mut witnesses = Vec::new();
+        for witness in config.witnesses {
+            witnesses.push(Witness::start(witness).await?);
+        }
         let mut parts = Self {
-            owner,
+            owners,
+            witnesses,
             balancer,
             health_check,
             apiservers,
-            active,
-            transitions: watch::Sender::new(0),
+            held,
+            memory_locked,
             stopping: watch::Sender::new(false),
             status_task: None,
+            command_task: None,
             web: None,
             socket: config.socket,
             drain_timeout: config.drain_timeout,
         };
-        let reporter = Reporter::new(node, &parts);
+        let desk = Desk::new(node.clone(), &parts.owners);
+        let reporter = Reporter::new(node, &parts, pulse.clone());
         parts.report(reporter.clone());
+        parts.obey(desk);
         let sources = web::Sources { reporter, pulse };
         parts.web = web::Server::start((config.metrics, config.health), sources);
         Ok(parts)
@@ -92,12 +117,29 @@ impl Parts {
         }
     }
 
+    /// Opens the socket for commands; as little a matter of life and death.
+    fn obey(&mut self, desk: Desk) {
+        // Without a status socket of its own, this vipd's commands would be another's.
+        if self.status_task.is_none() {
+            return;
+        }
+        let socket = command::socket(&self.socket);
+        match status::listen(&socket) {
+            Ok(listener) => self.command_task = Some(spawn_local(command::serve(listener, desk))),
+            Err(error) => {
+                let socket = socket.display();
+                warn!(%socket, %error, "`vipd step-down` will not work: failed to open the socket for commands");
+            }
+        }
+    }
+
     /// Stops everything: the address has been given up before; open connections get their time; then the tasks end.
     pub(super) async fn stop(mut self, signals: &mut Signals) {
         self.stopping.send_replace(true);
-        if let Some(owner) = self.owner.take() {
-            owner.stop().await;
-        }
+        let mut farewells = join_all(std::mem::take(&mut self.owners).into_iter().map(Owner::stop)).await;
+        join_all(farewells.iter_mut().map(Farewell::respite)).await;
+        std::mem::take(&mut self.witnesses).into_iter().for_each(Witness::stop);
+        self.held.send_if_modified(|held| !std::mem::take(held).is_empty());
         let drain = async {
             for balancer in self.balancer.take().into_iter().chain(self.health_check.take()) {
                 let drained = balancer.drain(self.drain_timeout).await;
@@ -108,6 +150,13 @@ impl Parts {
             () = drain => {}
             signal = signals.next() => warn!(signal, "second signal: open connections are cut"),
         }
+        // Beside the drain, and seldom longer.
+        join_all(farewells.into_iter().map(Farewell::end)).await;
+        if let Some(task) = self.command_task.take() {
+            task.abort();
+            let _ = task.await;
+            let _ = std::fs::remove_file(command::socket(&self.socket));
+        }
         // Last, so that status, metrics and liveness are there while connections drain.
         if let Some(task) = self.status_task.take() {
             task.abort();
@@ -117,6 +166,15 @@ impl Parts {
         drop(self.web.take());
         info!("vipd stopped");
     }
+}
+
+/// The ports that the kernel redirects: from where the balancer listens to where clients connect.
+fn redirected(balancer: &crate::config::Balancer) -> BTreeMap<u16, u16> {
+    let ports = balancer.config.frontends.iter().filter_map(|frontend| match frontend.listen {
+        lb::Listen::Redirected { port, own, .. } => Some((own, port)),
+        lb::Listen::Any { .. } | lb::Listen::Addresses { .. } | lb::Listen::Nowhere => None,
+    });
+    ports.collect()
 }
 
 /// What an election by Lease will know of apiservers.

@@ -1,211 +1,314 @@
 //! What one part says, told to the others.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::pin::pin;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use futures_util::future::try_join_all;
 use lb::Health;
 use leader::Leadership;
 use leader::kubernetes::ControlPlane;
 use tokio::sync::watch;
-use tokio::task::JoinError;
+use tokio::task::{JoinError, JoinHandle};
 use tokio::time::Instant;
 use tracing::{info, warn};
 use vip::State;
 
+use super::apiservers::Apiservers;
 use super::owner::Owner;
 use super::parts::Parts;
 use super::transitions::Transitions;
+use super::witness::Witness;
 use crate::signals::Signals;
-
-/// Something happened that another part must know.
-enum Event {
-    /// The election's view changed.
-    Leadership(Leadership),
-    /// The address came, went, or is on its way.
-    Address(State),
-    /// The link or the backends changed.
-    Health,
-    /// Control-plane nodes came, went or moved.
-    ControlPlane(ControlPlane),
-    /// A signal asks for a stop.
-    Stop(&'static str),
-    /// A part ended by itself, which none should.
-    Ended(anyhow::Error),
-}
-
-/// The watches of all parts. Waits on every one of them and on signals; sends the lease end to the address, the
-/// address's state to the balancer, and both standby and eligibility back to the election.
-pub(super) struct Wiring {
-    leadership: Option<watch::Receiver<Leadership>>,
-    address: Option<watch::Receiver<State>>,
-    link: Option<watch::Receiver<bool>>,
-    usable: Option<watch::Receiver<bool>>,
-    checked: Option<watch::Receiver<u64>>,
-    control_plane: Option<watch::Receiver<ControlPlane>>,
-    /// Until when this node counts as unfit, because the kernel refused it the address.
-    refused_until: Option<Instant>,
-    /// The requests about the address that had failed when this was looked at last.
-    failures: u64,
-    transitions: Transitions,
-}
 
 /// How long a node that led and could not have the address leaves it to others: long enough for an operator's log to show
 /// whose fault it is, short enough that a passing fault costs the preferred node little.
 const REFUSED_TIME: Duration = Duration::from_secs(10);
 
-impl Wiring {
-    pub(super) fn new(parts: &Parts) -> Self {
-        let owner = parts.owner.as_ref();
+/// Passes on what happens until a stop has been carried out: every address handed over and withdrawn. A second signal cuts it short.
+///
+/// # Errors
+/// A part that ended by itself.
+pub(super) async fn run(parts: &mut Parts, signals: &mut Signals) -> anyhow::Result<()> {
+    let Parts { owners, witnesses, balancer, health_check, apiservers, held, stopping, .. } = parts;
+    let common = Common {
+        balancer: balancer.as_ref(),
+        health_check: health_check.as_ref(),
+        apiservers: apiservers.as_ref(),
+        held,
+        stopping,
+    };
+    let wirings = owners.iter_mut().map(|owner| Wiring::of_owner(owner, common));
+    let wirings: Vec<Wiring<'_>> =
+        wirings.chain(witnesses.iter_mut().map(|witness| Wiring::of_witness(witness, common))).collect();
+    let only_balances = wirings.is_empty();
+    let mut running = pin!(try_join_all(wirings.into_iter().map(Wiring::run)));
+    let signal = tokio::select! {
+        biased;
+        ended = &mut running, if !only_balances => return ended.map(drop),
+        signal = signals.next() => signal,
+    };
+    info!(signal, "stopping");
+    stopping.send_replace(true);
+    tokio::select! {
+        biased;
+        stopped = running => stopped.map(drop),
+        signal = signals.next() => {
+            warn!(signal, "second signal: not waiting for a successor");
+            Ok(())
+        }
+    }
+}
+
+/// What all elections of a node have in common.
+#[derive(Clone, Copy)]
+struct Common<'a> {
+    balancer: Option<&'a lb::Balancer>,
+    health_check: Option<&'a lb::Balancer>,
+    apiservers: Option<&'a Apiservers>,
+    /// The addresses that are on this node.
+    held: &'a watch::Sender<BTreeSet<IpAddr>>,
+    stopping: &'a watch::Sender<bool>,
+}
+
+/// Something happened that another part must know.
+enum Event {
+    /// The election's view changed.
+    Leadership(Leadership),
+    /// The address came, went, or is on its way; or its connections have had their respite.
+    Address(State),
+    /// The link or the backends changed.
+    Health,
+    /// Control-plane nodes came, went or moved.
+    ControlPlane(ControlPlane),
+    /// A stop was asked for.
+    Stop,
+    /// A part ended by itself, which none should.
+    Ended(anyhow::Error),
+}
+
+/// The watches of one election and of what depends on it. Waits on every one of them; sends the lease end to the address, the
+/// address's state to the balancer, and both standby and eligibility back to the election.
+struct Wiring<'a> {
+    common: Common<'a>,
+    election: &'a leader::Handle,
+    election_task: &'a mut JoinHandle<Result<(), leader::peers::Error>>,
+    leadership: watch::Receiver<Leadership>,
+    transitions: Transitions,
+    /// None on a witness.
+    seat: Option<Seat<'a>>,
+    usable: Option<watch::Receiver<bool>>,
+    checked: Option<watch::Receiver<u64>>,
+    control_plane: Option<watch::Receiver<ControlPlane>>,
+    stopping: watch::Receiver<bool>,
+    /// Until when this node counts as unfit, because the kernel refused it the address.
+    refused_until: Option<Instant>,
+    /// The requests about the address that had failed when this was looked at last.
+    failures: u64,
+}
+
+/// The addresses that an election decides about.
+struct Seat<'a> {
+    ips: Vec<IpAddr>,
+    address: &'a vip::driver::Handle,
+    address_task: &'a mut JoinHandle<Result<(), vip::Error>>,
+    lease: &'a watch::Sender<Option<std::time::Instant>>,
+    state: watch::Receiver<State>,
+    parting: watch::Receiver<bool>,
+    link: watch::Receiver<bool>,
+}
+
+impl<'a> Wiring<'a> {
+    fn of_owner(owner: &'a mut Owner, common: Common<'a>) -> Self {
+        let Owner { election, election_task, address, address_task, lease, .. } = owner;
+        let seat = Seat {
+            ips: owner.addresses.iter().map(|address| address.ip).collect(),
+            state: address.state(),
+            parting: address.parting(),
+            link: address.link_up(),
+            address,
+            address_task,
+            lease,
+        };
         Self {
-            leadership: owner.map(|owner| owner.election.leadership()),
-            address: owner.map(|owner| owner.address.state()),
-            link: owner.map(|owner| owner.address.link_up()),
-            usable: parts.balancer.as_ref().map(lb::Balancer::usable),
-            checked: parts.health_check.as_ref().map(|check| check.monitor().changes()),
-            control_plane: owner.and_then(|owner| owner.monitor.control_plane()),
-            refused_until: None,
-            failures: 0,
-            transitions: Transitions::new(parts.transitions.clone()),
+            usable: common.balancer.map(lb::Balancer::usable),
+            checked: common.health_check.map(|check| check.monitor().changes()),
+            control_plane: owner.monitor.control_plane(),
+            ..Self::new(election, election_task, owner.transitions.clone(), Some(seat), common)
         }
     }
 
-    /// Passes on what happens until a stop has been carried out: the address handed over and withdrawn.
-    ///
-    /// # Errors
-    /// A part that ended by itself.
-    pub(super) async fn run(mut self, parts: &mut Parts, signals: &mut Signals) -> anyhow::Result<()> {
+    fn of_witness(witness: &'a mut Witness, common: Common<'a>) -> Self {
+        let Witness { election, election_task, transitions, .. } = witness;
+        Self::new(election, election_task, transitions.clone(), None, common)
+    }
+
+    fn new(
+        election: &'a leader::Handle,
+        election_task: &'a mut JoinHandle<Result<(), leader::peers::Error>>,
+        transitions: watch::Sender<u64>,
+        seat: Option<Seat<'a>>,
+        common: Common<'a>,
+    ) -> Self {
+        Self {
+            leadership: election.leadership(),
+            election,
+            election_task,
+            transitions: Transitions::new(transitions),
+            seat,
+            usable: None,
+            checked: None,
+            control_plane: None,
+            stopping: common.stopping.subscribe(),
+            common,
+            refused_until: None,
+            failures: 0,
+        }
+    }
+
+    /// Passes on what happens until the address has been handed over and withdrawn for a stop.
+    async fn run(mut self) -> anyhow::Result<()> {
         // What the election remembers of the control plane is there before anything changes.
         if let Some(known) = self.control_plane.as_mut().map(|known| known.borrow_and_update().clone()) {
-            Self::tell_control_plane(parts, &known);
+            self.tell_control_plane(&known);
         }
-        self.tell_eligibility(parts);
+        self.tell_eligibility();
         loop {
-            match self.next(parts, signals).await {
-                Event::Leadership(leadership) => self.tell_lease(parts, &leadership),
-                Event::Address(state) => self.tell_state(parts, state),
-                Event::Health => self.tell_eligibility(parts),
-                Event::ControlPlane(known) => Self::tell_control_plane(parts, &known),
-                Event::Stop(signal) => {
-                    info!(signal, "stopping");
-                    parts.stopping.send_replace(true);
-                    return self.hand_over(parts, signals).await;
-                }
+            match self.next().await {
+                Event::Leadership(leadership) => self.tell_lease(&leadership),
+                Event::Address(state) => self.tell_state(state),
+                Event::Health => self.tell_eligibility(),
+                Event::ControlPlane(known) => self.tell_control_plane(&known),
+                Event::Stop => return self.hand_over().await,
                 Event::Ended(error) => return Err(error),
             }
         }
     }
 
-    /// The next event. May be cancelled: every branch is a watch, a signal or a task, and loses nothing.
-    async fn next(&mut self, parts: &mut Parts, signals: &mut Signals) -> Event {
-        let (mut election_task, mut address_task) = (None, None);
-        if let Some(owner) = &mut parts.owner {
-            election_task = Some(&mut owner.election_task);
-            address_task = Some(&mut owner.address_task);
+    /// The next event. May be cancelled: every branch is a watch or a task, and loses nothing.
+    async fn next(&mut self) -> Event {
+        let (mut state, mut parting, mut link, mut address_task) = (None, None, None, None);
+        if let Some(seat) = &mut self.seat {
+            (state, parting, link) = (Some(&mut seat.state), Some(&mut seat.parting), Some(&mut seat.link));
+            address_task = Some(&mut *seat.address_task);
         }
         tokio::select! {
             // In the order of their urgency: a lease that ended is passed on before anything else.
             biased;
-            leadership = changed(&mut self.leadership) => leadership.map_or_else(Event::Ended, Event::Leadership),
-            state = changed(&mut self.address) => state.map_or_else(Event::Ended, Event::Address),
-            link = changed(&mut self.link) => link.map_or_else(Event::Ended, |_| Event::Health),
-            usable = changed(&mut self.usable) => usable.map_or_else(Event::Ended, |_| Event::Health),
-            checked = changed(&mut self.checked) => checked.map_or_else(Event::Ended, |_| Event::Health),
-            known = changed(&mut self.control_plane) => known.map_or_else(Event::Ended, Event::ControlPlane),
+            leadership = changed(Some(&mut self.leadership)) => leadership.map_or_else(Event::Ended, Event::Leadership),
+            state = changed(state) => state.map_or_else(Event::Ended, Event::Address),
+            parting = changed(parting) => parting.map_or_else(Event::Ended, |_| Event::Address(self.state())),
+            link = changed(link) => link.map_or_else(Event::Ended, |_| Event::Health),
+            usable = changed(self.usable.as_mut()) => usable.map_or_else(Event::Ended, |_| Event::Health),
+            checked = changed(self.checked.as_mut()) => checked.map_or_else(Event::Ended, |_| Event::Health),
+            known = changed(self.control_plane.as_mut()) => known.map_or_else(Event::Ended, Event::ControlPlane),
             () = reached(self.refused_until) => Event::Health,
-            signal = signals.next() => Event::Stop(signal),
-            ended = ended(election_task) => Event::Ended(reason(ended, "the election")),
+            stopping = changed(Some(&mut self.stopping)) => stopping.map_or_else(Event::Ended, |_| Event::Stop),
+            ended = &mut *self.election_task => Event::Ended(reason(ended, "the election")),
             ended = ended(address_task) => Event::Ended(reason(ended, "the address")),
         }
     }
 
-    /// Gives leadership to another node, withdrawing the address on the way. A second signal cuts it short.
-    async fn hand_over(&mut self, parts: &mut Parts, signals: &mut Signals) -> anyhow::Result<()> {
-        let Some(owner) = &parts.owner else { return Ok(()) };
-        let election = owner.election.clone();
-        let mut shutdown = std::pin::pin!(election.shutdown());
+    /// Gives leadership to another node, withdrawing the address on the way.
+    async fn hand_over(&mut self) -> anyhow::Result<()> {
+        let election = self.election.clone();
+        let mut shutdown = pin!(election.shutdown());
         loop {
             tokio::select! {
                 biased;
                 // First, as the election's task ends with it, which is no failure then.
                 () = &mut shutdown => return Ok(()),
                 // The events of a hand-over are the ordinary ones: the lease ends, the address goes, standby is told.
-                event = self.next(parts, signals) => match event {
-                    Event::Leadership(leadership) => self.tell_lease(parts, &leadership),
-                    Event::Address(state) => self.tell_state(parts, state),
-                    Event::Health | Event::ControlPlane(_) => {}
-                    Event::Stop(signal) => {
-                        warn!(signal, "second signal: not waiting for a successor");
-                        return Ok(());
-                    }
+                event = self.next() => match event {
+                    Event::Leadership(leadership) => self.tell_lease(&leadership),
+                    Event::Address(state) => self.tell_state(state),
+                    Event::Health | Event::ControlPlane(_) | Event::Stop => {}
                     Event::Ended(error) => return Err(error),
                 },
             }
         }
     }
 
-    fn tell_control_plane(parts: &Parts, known: &ControlPlane) {
-        if let Some(apiservers) = &parts.apiservers {
-            apiservers.tell(known, parts.balancer.as_ref(), parts.health_check.as_ref());
+    fn tell_control_plane(&self, known: &ControlPlane) {
+        if let Some(apiservers) = self.common.apiservers {
+            apiservers.tell(known, self.common.balancer, self.common.health_check);
         }
     }
 
-    fn tell_lease(&mut self, parts: &Parts, leadership: &Leadership) {
+    fn tell_lease(&mut self, leadership: &Leadership) {
         self.transitions.note(leadership);
-        let Some(owner) = &parts.owner else { return };
-        let lease = Owner::lease_end(leadership);
-        owner.lease.send_replace(lease);
-        if lease.is_none() && owner.is_standby() {
-            owner.election.confirm_standby();
+        let Some(seat) = &self.seat else { return };
+        let lease = match *leadership {
+            Leadership::Leader { until, .. } => Some(until),
+            Leadership::Follower { .. } => None,
+        };
+        seat.lease.send_replace(lease);
+        if lease.is_none() && self.state() == State::Standby {
+            self.election.confirm_standby();
         }
     }
 
-    fn tell_state(&mut self, parts: &Parts, state: State) {
-        parts.active.send_replace(state == State::Active);
-        let Some(owner) = &parts.owner else { return };
-        if state == State::Standby && self.is_refused(owner) {
+    /// The address's state now.
+    fn state(&self) -> State {
+        self.seat.as_ref().map_or(State::Standby, |seat| *seat.state.borrow())
+    }
+
+    fn tell_state(&mut self, state: State) {
+        let Some(seat) = &self.seat else { return };
+        // In a planned move, the balancer's connections go a moment after the address: a client's connect may not have returned yet.
+        let is_here = state == State::Active || *seat.parting.borrow();
+        self.common.held.send_if_modified(|held| {
+            let mut changed = false;
+            for ip in &seat.ips {
+                changed |= if is_here { held.insert(*ip) } else { held.remove(ip) };
+            }
+            changed
+        });
+        if state == State::Standby && self.is_refused() {
             self.refused_until = Some(Instant::now() + REFUSED_TIME);
-            self.tell_eligibility(parts);
+            self.tell_eligibility();
         }
-        let follows = self
-            .leadership
-            .as_ref()
-            .is_some_and(|leadership| matches!(*leadership.borrow(), Leadership::Follower { .. }));
+        let follows = matches!(*self.leadership.borrow(), Leadership::Follower { .. });
         if state == State::Standby && follows {
-            owner.election.confirm_standby();
+            self.election.confirm_standby();
         }
     }
 
     /// Whether this node leads, and requests for the address have failed: the kernel refuses it.
-    fn is_refused(&mut self, owner: &Owner) -> bool {
-        let failures = owner.address.status().failures;
+    fn is_refused(&mut self) -> bool {
+        let Some(seat) = &self.seat else { return false };
+        let failures = seat.address.status().failures;
         let more = failures > std::mem::replace(&mut self.failures, failures);
-        let now = Instant::now().into_std();
-        more && self.leadership.as_ref().is_some_and(|seen| seen.borrow().lease_end(now).is_some())
+        let now = leader::clock::now();
+        more && self.leadership.borrow().lease_end(now).is_some()
     }
 
     /// The one feedback into the election: a node that can't serve should not lead while another can.
-    fn tell_eligibility(&mut self, parts: &Parts) {
+    fn tell_eligibility(&mut self) {
         self.refused_until = self.refused_until.filter(|until| Instant::now() < *until);
-        let Some(owner) = &parts.owner else { return };
-        let link = self.link.as_ref().is_none_or(|link| *link.borrow());
-        let usable = self.usable.as_ref().is_none_or(|usable| *usable.borrow()) || is_empty(parts);
-        let ready = match (&parts.health_check, &parts.apiservers) {
+        let Some(seat) = &self.seat else { return };
+        let link = *seat.link.borrow();
+        let usable =
+            self.usable.as_ref().is_none_or(|usable| *usable.borrow()) || is_empty(self.common.balancer);
+        let ready = match (self.common.health_check, self.common.apiservers) {
             (Some(check), Some(apiservers)) => {
                 let fitness = apiservers.fitness(&check.status());
-                owner.election.set_successor(fitness.successor);
+                self.election.set_successor(fitness.successor);
                 fitness.eligible
             }
             (Some(check), None) => is_ready(&check.status()),
             (None, _) => true,
         };
-        owner.election.set_eligible(link && usable && ready && self.refused_until.is_none());
+        self.election.set_eligible(link && usable && ready && self.refused_until.is_none());
     }
 }
 
 /// Whether the balancer has nothing to balance yet: backends that are discovered come with the control plane, and to make one
 /// takes an address.
-fn is_empty(parts: &Parts) -> bool {
-    let status = parts.balancer.as_ref().map(lb::Balancer::status);
+fn is_empty(balancer: Option<&lb::Balancer>) -> bool {
+    let status = balancer.map(lb::Balancer::status);
     status.is_some_and(|status| status.frontends.iter().all(|frontend| frontend.backends.is_empty()))
 }
 
@@ -219,7 +322,7 @@ fn is_ready(status: &lb::Status) -> bool {
 }
 
 /// The next value of a watch; for ever pending where there is none.
-async fn changed<T: Clone>(receiver: &mut Option<watch::Receiver<T>>) -> anyhow::Result<T> {
+async fn changed<T: Clone>(receiver: Option<&mut watch::Receiver<T>>) -> anyhow::Result<T> {
     let Some(receiver) = receiver else { return std::future::pending().await };
     receiver.changed().await.context("a part of vipd ended unexpectedly")?;
     Ok(receiver.borrow_and_update().clone())
@@ -234,9 +337,7 @@ async fn reached(instant: Option<Instant>) {
 }
 
 /// The end of a task; for ever pending where there is none.
-async fn ended<E>(
-    task: Option<&mut tokio::task::JoinHandle<Result<(), E>>>,
-) -> Result<Result<(), E>, JoinError> {
+async fn ended<E>(task: Option<&mut JoinHandle<Result<(), E>>>) -> Result<Result<(), E>, JoinError> {
     match task {
         Some(task) => task.await,
         None => std::future::pending().await,

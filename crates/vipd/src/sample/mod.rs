@@ -140,13 +140,18 @@ fn pod(image: &str, config: &str, folder: &str) -> Pod {
 }
 
 /// Addresses need NET_ADMIN, ARP and ND frames NET_RAW, ports below 1024 NET_BIND_SERVICE. With SYS_NICE the election keeps its
-/// deadlines of some 100 ms on a host that is busy, as all are while they start; without it, it runs all the same.
+/// deadlines of some 100 ms on a host that is busy, as all are while they start, and with IPC_LOCK on one that is short of memory;
+/// without them, it runs all the same.
 fn security() -> SecurityContext {
     SecurityContext {
         allow_privilege_escalation: Some(false),
         read_only_root_filesystem: Some(true),
         capabilities: Some(Capabilities {
-            add: Some(["NET_ADMIN", "NET_RAW", "NET_BIND_SERVICE", "SYS_NICE"].map(str::to_owned).to_vec()),
+            add: Some(
+                ["NET_ADMIN", "NET_RAW", "NET_BIND_SERVICE", "SYS_NICE", "IPC_LOCK"]
+                    .map(str::to_owned)
+                    .to_vec(),
+            ),
             drop: Some(vec!["ALL".to_owned()]),
         }),
         ..SecurityContext::default()

@@ -1,15 +1,18 @@
 //! What vipd is doing, as one snapshot: served on a local socket, printed by `vipd status`, judged by `vipd health`.
 //!
-//! The socket writes one JSON document to whoever connects, and closes. It reads nothing, so it can change nothing.
+//! The socket writes one JSON document to whoever connects, and closes. It reads nothing, so it can change nothing; what is to
+//! change something has a socket of its own ([`crate::command`]).
 
 mod health;
+mod owner;
 mod report;
 mod show;
 mod socket;
 
 pub(crate) use self::health::health;
 #[cfg(test)]
-pub(crate) use self::report::Peer;
-pub(crate) use self::report::{Backend, Frontend, Owner, Reporter, Snapshot};
+pub(crate) use self::owner::{Clients, TieBreak};
+pub(crate) use self::owner::{Owner, Peer};
+pub(crate) use self::report::{Backend, Frontend, MainLoop, Reporter, Snapshot};
 pub(crate) use self::show::show;
-pub(crate) use self::socket::{ask, listen, serve};
+pub(crate) use self::socket::{READ_MAX, ask, connect, listen, serve, unanswered};

@@ -2,13 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use leader::Leadership;
-use leader::peers::PeerStatus;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::daemon::owner::Monitor;
+use super::owner::{Owner, OwnerWatch};
+use crate::daemon::Pulse;
 use crate::daemon::parts::Parts;
+use crate::punctuality::Punctuality;
+use crate::scheduling;
 use crate::web::health::Vitals;
 
 /// One look at a running vipd. Times are milliseconds before the look, or left from it on.
@@ -24,89 +25,31 @@ pub(crate) struct Snapshot {
     pub(crate) up_ms: u64,
     /// Whether a stop was asked for: the address is handed over, connections drain.
     pub(crate) stopping: bool,
-    /// The addresses and the election; absent where vipd only balances.
-    pub(crate) owner: Option<Owner>,
+    /// How late the thread of the election and the address is woken.
+    #[serde(default)]
+    pub(crate) main_loop: MainLoop,
+    /// The addresses and the election that decides where they are; one for each address where these are spread over the nodes, and
+    /// none where vipd only balances.
+    pub(crate) owners: Vec<Owner>,
     /// The load balancers.
     pub(crate) load_balancers: Vec<Frontend>,
     /// The backends of the health check, where there are no load balancers.
     pub(crate) health_check: Vec<Backend>,
 }
 
-/// The addresses and who has them.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-pub(crate) struct Owner {
-    /// Who leads, as far as this node knows.
-    pub(crate) leader: Option<String>,
-    /// What elects: peers, or none.
-    pub(crate) election: String,
-    /// How often the lead went from one node to another, as this one saw it.
-    pub(crate) transitions: u64,
-    /// The term that this node leads in.
-    pub(crate) term: Option<u64>,
-    /// What is left of this node's own lease.
-    pub(crate) lease_left_ms: Option<u64>,
-    /// The interface.
-    pub(crate) interface: String,
-    /// Whether it is up, with a carrier.
-    pub(crate) link_up: bool,
-    /// The addresses, with their prefixes.
-    pub(crate) addresses: Vec<String>,
-    /// standby, claiming, active or releasing.
-    pub(crate) state: String,
-    /// How often the address was put back after something else had removed it.
-    pub(crate) repairs: u64,
-    /// How often another host was heard using the address.
-    pub(crate) conflicts: u64,
-    /// The other members; empty where a Lease decides.
-    pub(crate) peers: Vec<Peer>,
-    /// The Lease that decides, if one does.
-    pub(crate) lease: Option<Lease>,
-}
-
-/// A Kubernetes Lease and how this node gets on with it.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-pub(crate) struct Lease {
-    /// Its namespace and name.
-    pub(crate) name: String,
-    /// What this node calls itself in it.
-    pub(crate) identity: String,
-    /// Who holds it, by its own word.
-    pub(crate) holder: Option<String>,
-    /// How often it has changed hands.
-    pub(crate) transitions: i32,
-    /// The apiserver that answered last.
-    pub(crate) server: Option<String>,
-    /// Whether a watch of it is open.
-    pub(crate) watching: bool,
-    /// Where the credentials are from.
-    pub(crate) credentials: Option<String>,
-    /// Why the last request failed, until one succeeds.
-    pub(crate) trouble: Option<String>,
-    /// Requests so far.
-    pub(crate) requests: u64,
-    /// Those that no apiserver carried out.
-    pub(crate) failures: u64,
-}
-
-/// Another member of the election.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-pub(crate) struct Peer {
-    /// Its name.
-    pub(crate) id: String,
-    /// Its address.
-    pub(crate) address: String,
-    /// When it was last heard.
-    pub(crate) heard_ms: Option<u64>,
-    /// Whether it says that it can serve.
-    pub(crate) eligible: Option<bool>,
-    /// Its priority.
-    pub(crate) priority: Option<u8>,
-    /// Its version.
-    pub(crate) version: Option<String>,
-    /// Whether its messages are signed with a peer key.
-    pub(crate) authenticated: bool,
-    /// Why its messages don't count.
-    pub(crate) trouble: Option<String>,
+/// The main loop, and how late it was woken within the last minute.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
+pub(crate) struct MainLoop {
+    /// Whether it has real-time priority.
+    pub(crate) realtime: bool,
+    /// One wake-up in a hundred came later than this.
+    pub(crate) delay_p99_us: u64,
+    /// The latest.
+    pub(crate) delay_max_us: u64,
+    /// What the election's timing permits; absent where none of milliseconds is held.
+    pub(crate) delay_permitted_us: Option<u64>,
+    /// Whether it is later than that.
+    pub(crate) late: bool,
 }
 
 /// A load balancer.
@@ -164,7 +107,7 @@ impl Snapshot {
         Vitals {
             silence,
             stopping: self.stopping,
-            leader: self.owner.map(|owner| owner.leader),
+            leaders: self.owners.into_iter().map(|owner| owner.leader).collect(),
             listening: self
                 .load_balancers
                 .into_iter()
@@ -180,38 +123,23 @@ pub(crate) struct Reporter {
     node: String,
     started: tokio::time::Instant,
     stopping: watch::Receiver<bool>,
-    owner: Option<OwnerWatch>,
+    pulse: Pulse,
+    realtime: bool,
+    owners: Vec<OwnerWatch>,
     balancer: Option<lb::Monitor>,
     health_check: Option<lb::Monitor>,
 }
 
-#[derive(Clone)]
-struct OwnerWatch {
-    election: &'static str,
-    transitions: watch::Receiver<u64>,
-    interface: String,
-    addresses: Vec<String>,
-    leadership: watch::Receiver<Leadership>,
-    monitor: Monitor,
-    address: vip::driver::Handle,
-}
-
 impl Reporter {
-    /// Begins to watch the parts.
-    pub(crate) fn new(node: String, parts: &Parts) -> Self {
+    /// Begins to watch the parts; to be called on the main loop's thread.
+    pub(crate) fn new(node: String, parts: &Parts, pulse: Pulse) -> Self {
         Self {
             node,
             started: tokio::time::Instant::now(),
             stopping: parts.stopping.subscribe(),
-            owner: parts.owner.as_ref().map(|owner| OwnerWatch {
-                election: owner.monitor.kind(),
-                transitions: parts.transitions.subscribe(),
-                interface: owner.interface.clone(),
-                addresses: owner.addresses.iter().map(ToString::to_string).collect(),
-                leadership: owner.election.leadership(),
-                monitor: owner.monitor.clone(),
-                address: owner.address.clone(),
-            }),
+            pulse,
+            realtime: scheduling::is_raised(),
+            owners: OwnerWatch::all(parts),
             balancer: parts.balancer.as_ref().map(lb::Balancer::monitor),
             health_check: parts.health_check.as_ref().map(lb::Balancer::monitor),
         }
@@ -235,7 +163,12 @@ impl Reporter {
             pid: std::process::id(),
             up_ms: millis(now - self.started),
             stopping: *self.stopping.borrow(),
-            owner: self.owner.as_ref().map(|owner| owner.snapshot(&self.node, std_now)),
+            main_loop: main_loop(&self.pulse.punctuality(), self.realtime),
+            owners: self
+                .owners
+                .iter()
+                .map(|owner| owner.snapshot(&self.node, leader::clock::now()))
+                .collect(),
             load_balancers: frontends(self.balancer.as_ref()),
             health_check: frontends(self.health_check.as_ref())
                 .into_iter()
@@ -245,66 +178,13 @@ impl Reporter {
     }
 }
 
-impl OwnerWatch {
-    fn snapshot(&self, node: &str, now: Instant) -> Owner {
-        let leadership = self.leadership.borrow().clone();
-        let left = leadership.lease_end(now).map(|until| millis(until - now));
-        let (leader, term) = match leadership {
-            Leadership::Leader { term, .. } if left.is_some() => (Some(node.to_owned()), Some(term.0)),
-            Leadership::Leader { .. } => (None, None),
-            Leadership::Follower { leader } => (leader.map(|leader| leader.to_string()), None),
-        };
-        let status = self.address.status();
-        let (peers, lease) = match &self.monitor {
-            Monitor::Peers(monitor) => {
-                (monitor.peers().borrow().iter().map(|peer| self::peer(peer, now)).collect(), None)
-            }
-            Monitor::Lease(monitor) => (Vec::new(), Some(lease(&monitor.status().borrow()))),
-        };
-        Owner {
-            leader,
-            election: self.election.to_owned(),
-            transitions: *self.transitions.borrow(),
-            term,
-            lease_left_ms: left,
-            interface: self.interface.clone(),
-            link_up: *self.address.link_up().borrow(),
-            addresses: self.addresses.clone(),
-            state: format!("{:?}", *self.address.state().borrow()).to_lowercase(),
-            repairs: status.repairs,
-            conflicts: status.conflicts,
-            peers,
-            lease,
-        }
-    }
-}
-
-fn lease(status: &leader::kubernetes::Status) -> Lease {
-    Lease {
-        name: status.lease.clone(),
-        identity: status.identity.to_string(),
-        holder: status.holder.clone(),
-        transitions: status.transitions,
-        server: status.server.map(|server| server.to_string()),
-        watching: status.watching,
-        credentials: status.credentials.clone(),
-        trouble: status.trouble.clone(),
-        requests: status.requests,
-        failures: status.failures,
-    }
-}
-
-fn peer(status: &PeerStatus, now: Instant) -> Peer {
-    let said = status.said.as_ref();
-    Peer {
-        id: status.id.to_string(),
-        address: status.address.to_string(),
-        heard_ms: status.heard.map(|heard| millis(now.saturating_duration_since(heard))),
-        eligible: said.map(|said| said.eligible),
-        priority: said.map(|said| said.priority),
-        version: said.map(|said| said.version.to_string()),
-        authenticated: status.authenticated,
-        trouble: status.mismatch.as_ref().map(ToString::to_string),
+fn main_loop(told: &Punctuality, realtime: bool) -> MainLoop {
+    MainLoop {
+        realtime,
+        delay_p99_us: micros(told.delays.p99),
+        delay_max_us: micros(told.delays.max),
+        delay_permitted_us: told.tolerance.map(micros),
+        late: told.is_late,
     }
 }
 
@@ -337,6 +217,10 @@ fn backend(status: &lb::BackendStatus, now: Instant) -> Backend {
     }
 }
 
-fn millis(duration: Duration) -> u64 {
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

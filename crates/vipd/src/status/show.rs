@@ -4,7 +4,8 @@ use std::fmt::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::report::{Backend, Frontend, Lease, Owner, Peer, Snapshot};
+use super::owner::{Clients, Lease, Owner, Peer, TieBreak};
+use super::report::{Backend, Frontend, MainLoop, Snapshot};
 use crate::{cli, exit, fail, print};
 
 /// Prints the status of the vipd behind a socket.
@@ -28,13 +29,30 @@ fn text(snapshot: &Snapshot) -> String {
     // Writing to a string can't fail.
     let _ =
         writeln!(out, "node       {}, vipd {}, up {}", snapshot.node, snapshot.version, ago(snapshot.up_ms));
-    if let Some(owner) = &snapshot.owner {
+    write_main_loop(&mut out, &snapshot.main_loop);
+    for owner in &snapshot.owners {
         write_owner(&mut out, owner);
     }
     for frontend in &snapshot.load_balancers {
         write_frontend(&mut out, frontend);
     }
     out
+}
+
+fn write_main_loop(out: &mut String, main_loop: &MainLoop) {
+    let MainLoop { realtime, delay_p99_us, delay_max_us, delay_permitted_us, late } = *main_loop;
+    // Where no election counts in milliseconds it is of no concern.
+    let Some(permitted) = delay_permitted_us else { return };
+    let ms = |micros: u64| format!("{}.{} ms", micros / 1000, micros % 1000 / 100);
+    let _ = writeln!(
+        out,
+        "woken      {} late but for one in a hundred, {} at most, {} permitted{}{}",
+        ms(delay_p99_us),
+        ms(delay_max_us),
+        ms(permitted),
+        if late { ": too late, leases may be lost" } else { "" },
+        if realtime { "" } else { "; ordinary priority" }
+    );
 }
 
 fn write_owner(out: &mut String, owner: &Owner) {
@@ -44,6 +62,15 @@ fn write_owner(out: &mut String, owner: &Owner) {
         (None, None) => "nobody".to_owned(),
     };
     let _ = writeln!(out, "leader     {leader}");
+    if owner.is_witness() {
+        let _ = writeln!(
+            out,
+            "address    {}: never here, this node is a witness and only votes",
+            owner.addresses.join(", ")
+        );
+        write_peers(out, owner);
+        return;
+    }
     let _ = writeln!(
         out,
         "address    {} on {}: {}; repaired {}, conflicts {}",
@@ -53,19 +80,73 @@ fn write_owner(out: &mut String, owner: &Owner) {
         count(owner.repairs),
         owner.conflicts
     );
+    if !owner.fenced {
+        out.push_str(
+            "           not fenced by the kernel: if vipd is killed, this node answers until the address's lifetime ends\n",
+        );
+    }
+    if !owner.memory_locked {
+        out.push_str("           memory is not locked: a host that is short of it may stall the election\n");
+    }
     if !owner.link_up {
         let _ = writeln!(out, "           the link of {} is down", owner.interface);
     }
     if let Some(lease) = &owner.lease {
         write_lease(out, lease);
     }
-    for Peer { id, address, heard_ms, eligible, version, trouble, .. } in &owner.peers {
+    if let Some(clients) = &owner.clients {
+        write_clients(out, clients);
+    }
+    if let Some(tie_break) = &owner.tie_break {
+        write_tie_break(out, tie_break);
+    }
+    write_peers(out, owner);
+}
+
+fn write_peers(out: &mut String, owner: &Owner) {
+    for Peer { id, address, heard_ms, eligible, resting, witness, version, trouble, .. } in &owner.peers {
         let heard = heard_ms.map_or_else(|| "never heard".to_owned(), |ms| format!("heard {} ago", ago(ms)));
-        let fit = if *eligible == Some(false) { ", unfit to lead" } else { "" };
+        let fit = match (eligible, witness) {
+            (_, Some(true)) => ", a witness",
+            (Some(false), _) => ", unfit to lead",
+            (Some(true) | None, _) => "",
+        };
+        let rests = if *resting == Some(true) { ", stepped down, rests" } else { "" };
         let version = version.as_deref().map(|version| format!(", vipd {version}")).unwrap_or_default();
         let trouble = trouble.as_deref().map(|trouble| format!(": {trouble}")).unwrap_or_default();
-        let _ = writeln!(out, "peer       {id} ({address}) {heard}{fit}{version}{trouble}");
+        let _ = writeln!(out, "peer       {id} ({address}) {heard}{fit}{rests}{version}{trouble}");
     }
+}
+
+fn write_clients(out: &mut String, clients: &Clients) {
+    let Clients { own, beyond_limit, of_leader, tickles } = clients;
+    let _ = writeln!(out, "clients    {own} here, {of_leader} of the leader's known; {tickles} tickles sent");
+    if *beyond_limit > 0 {
+        let _ = writeln!(
+            out,
+            "           {beyond_limit} more than the peers are told of: if they are idle, they notice a move late"
+        );
+    }
+}
+
+fn write_tie_break(out: &mut String, tie_break: &TieBreak) {
+    let TieBreak { rule, address, answers, needed, votes_for_this_node } = tie_break;
+    let who = match address {
+        Some(address) if address == rule => address.clone(),
+        Some(address) => format!("{rule}, {address}"),
+        None => format!("{rule}, of which there is none: no default route leads over the interface"),
+    };
+    let answers = match answers {
+        Some(true) => " answers",
+        Some(false) => " does not answer",
+        None => "",
+    };
+    let votes = match (votes_for_this_node, needed) {
+        (true, _) => ", and this node leads by the segment's vote",
+        (false, true) => ", and the segment has voted for nobody here",
+        (false, false) => ", and is not needed",
+    };
+    let _ = writeln!(out, "tie-break  {who}{answers}{votes}");
 }
 
 fn write_lease(out: &mut String, lease: &Lease) {
@@ -114,6 +195,31 @@ fn ago(ms: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tie_break_says_whether_it_answers_and_for_whom_the_segment_votes() {
+        let shown = |address: Option<&str>, answers, needed, votes_for_this_node| {
+            let address = address.map(str::to_owned);
+            let mut out = String::new();
+            let rule = "gateway".to_owned();
+            write_tie_break(&mut out, &TieBreak { rule, address, answers, needed, votes_for_this_node });
+            out
+        };
+        let gateway = Some("10.0.0.1");
+        assert_eq!(
+            shown(gateway, Some(true), false, false),
+            "tie-break  gateway, 10.0.0.1 answers, and is not needed\n"
+        );
+        assert_eq!(
+            shown(gateway, Some(true), true, true),
+            "tie-break  gateway, 10.0.0.1 answers, and this node leads by the segment's vote\n"
+        );
+        assert_eq!(
+            shown(gateway, Some(false), true, false),
+            "tie-break  gateway, 10.0.0.1 does not answer, and the segment has voted for nobody here\n"
+        );
+        assert!(shown(None, None, false, false).contains("there is none"));
+    }
 
     #[test]
     fn durations_are_shown_in_the_units_that_matter() {

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use rustix::fs::{Mode, fchmod};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixListener;
@@ -20,7 +21,13 @@ use crate::web::health::SILENCE_MAX;
 const WRITE_MAX: Duration = Duration::from_secs(1);
 
 /// How long an answer is awaited: the main loop gives it, and is not alive if it is silent for longer.
-const READ_MAX: Duration = SILENCE_MAX;
+pub(crate) const READ_MAX: Duration = SILENCE_MAX;
+
+/// Root and vipd's own group may connect.
+const MODE: u32 = 0o660;
+
+/// Askers that wait for their turn: probes of a kubelet and a few people.
+const BACKLOG: i32 = 128;
 
 /// The largest snapshot that is read, in bytes: hundreds of backends fit.
 const SNAPSHOT_MAX: u64 = 1 << 20;
@@ -44,10 +51,15 @@ pub(crate) fn listen(path: &Path) -> io::Result<UnixListener> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
-    let listener = UnixListener::bind(path)?;
-    // Who may look: root and vipd's own group.
-    fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;
-    Ok(listener)
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    // Who may ask: root and vipd's own group. The socket's own mode, less what the process masks, is what the file begins with;
+    // so nobody else can connect in between.
+    fchmod(&socket, Mode::from_raw_mode(MODE))?;
+    rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(MODE))?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    UnixListener::from_std(socket.into())
 }
 
 /// Answers until aborted, which may happen at any await: a reader then sees the connection end.
@@ -91,31 +103,34 @@ pub(crate) fn ask(path: &Path) -> anyhow::Result<Snapshot> {
         connect(path)?.take(SNAPSHOT_MAX).read_to_end(&mut answer)?;
         Ok(answer)
     };
-    let answer = read().map_err(|error| {
-        if error.kind() == io::ErrorKind::WouldBlock {
-            let seconds = READ_MAX.as_secs();
-            return anyhow!(
-                "the vipd behind {} has not answered for {seconds} s: it is stopped, or stuck",
-                path.display()
-            );
-        }
-        let nobody = [io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused].contains(&error.kind());
-        let hint = if nobody {
-            "no vipd runs here, or its configuration names another `socket` (use --socket)"
-        } else if error.kind() == io::ErrorKind::PermissionDenied {
-            "only root and vipd's own group may ask"
-        } else {
-            "is it the socket of a vipd?"
-        };
-        anyhow::Error::new(error).context(format!("failed to ask {}: {hint}", path.display()))
-    })?;
+    let answer = read().map_err(|error| unanswered(error, path, READ_MAX))?;
     serde_json::from_slice(&answer)
         .with_context(|| format!("{} did not answer as a vipd does", path.display()))
 }
 
+/// Why nobody answered on a socket within this time, and the way out.
+pub(crate) fn unanswered(error: io::Error, path: &Path, patience: Duration) -> anyhow::Error {
+    if error.kind() == io::ErrorKind::WouldBlock {
+        let seconds = patience.as_secs();
+        return anyhow!(
+            "the vipd behind {} has not answered for {seconds} s: it is stopped, or stuck",
+            path.display()
+        );
+    }
+    let nobody = [io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused].contains(&error.kind());
+    let hint = if nobody {
+        "no vipd runs here, or its configuration names another `socket` (use --socket)"
+    } else if error.kind() == io::ErrorKind::PermissionDenied {
+        "only root and vipd's own group may ask"
+    } else {
+        "is it the socket of a vipd?"
+    };
+    anyhow::Error::new(error).context(format!("failed to ask {}: {hint}", path.display()))
+}
+
 /// Connects without waiting: while a vipd is stopped, those who ask fill the socket's queue, and who comes then would wait
 /// for ever. [`io::ErrorKind::WouldBlock`] is the answer of both a full queue and a silent vipd.
-fn connect(path: &Path) -> io::Result<UnixStream> {
+pub(crate) fn connect(path: &Path) -> io::Result<UnixStream> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;

@@ -18,8 +18,8 @@ pub(crate) struct Vitals {
     pub(crate) silence: Duration,
     /// Whether a stop was asked for.
     pub(crate) stopping: bool,
-    /// Who leads, if that is known; `None` outside where nothing is elected.
-    pub(crate) leader: Option<Option<String>>,
+    /// Who leads in each election, if that is known.
+    pub(crate) leaders: Vec<Option<String>>,
     /// The load balancers by name, and whether each listens.
     pub(crate) listening: Vec<(String, bool)>,
 }
@@ -54,8 +54,12 @@ pub(crate) fn live(silence: Duration) -> Vec<Check> {
 pub(crate) fn ready(vitals: &Vitals) -> Vec<Check> {
     let mut checks = live(vitals.silence);
     checks.push(Check::new("running", !vitals.stopping, || "a stop was asked for".to_owned()));
-    if let Some(leader) = &vitals.leader {
-        checks.push(Check::new("election", leader.is_some(), || "no leader is known".to_owned()));
+    if !vitals.leaders.is_empty() {
+        let unknown = vitals.leaders.iter().filter(|leader| leader.is_none()).count();
+        checks.push(Check::new("election", unknown == 0, || match vitals.leaders.len() {
+            1 => "no leader is known".to_owned(),
+            all => format!("no leader is known in {unknown} of {all} elections"),
+        }));
     }
     if !vitals.listening.is_empty() {
         let deaf: Vec<&str> =
@@ -94,7 +98,7 @@ mod tests {
         Vitals {
             silence: Duration::from_millis(250),
             stopping: false,
-            leader: Some(Some("a".to_owned())),
+            leaders: vec![Some("a".to_owned())],
             listening: vec![("api".to_owned(), true)],
         }
     }
@@ -119,7 +123,7 @@ mod tests {
             text,
             "[+]main-loop ok\n[+]running ok\n[+]election ok\n[+]listeners ok\nreadyz check passed\n"
         );
-        let balancing_alone = Vitals { leader: None, ..vitals() };
+        let balancing_alone = Vitals { leaders: Vec::new(), ..vitals() };
         assert_eq!(
             told(&balancing_alone).1,
             "[+]main-loop ok\n[+]running ok\n[+]listeners ok\nreadyz check passed\n"
@@ -139,7 +143,11 @@ mod tests {
                 "[-]main-loop failed: it has not run for 10000 ms\n",
             ),
             (Vitals { stopping: true, ..vitals() }, "[-]running failed: a stop was asked for\n"),
-            (Vitals { leader: Some(None), ..vitals() }, "[-]election failed: no leader is known\n"),
+            (Vitals { leaders: vec![None], ..vitals() }, "[-]election failed: no leader is known\n"),
+            (
+                Vitals { leaders: vec![Some("a".to_owned()), None, None], ..vitals() },
+                "[-]election failed: no leader is known in 2 of 3 elections\n",
+            ),
             (
                 Vitals { listening: vec![("api".to_owned(), true), ("b".to_owned(), false)], ..vitals() },
                 "[-]listeners failed: these load balancers do not listen: b\n",

@@ -14,7 +14,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::process::{Process, as_f64};
-use crate::status::{Backend, Frontend, Owner, Snapshot};
+use crate::status::{Backend, Frontend, MainLoop, Owner, Peer, Snapshot};
 
 /// The states of a backend, as the status names them.
 const STATES: [&str; 4] = ["unknown", "ready", "draining", "dead"];
@@ -44,14 +44,43 @@ struct Exposition {
 impl Collector for Exposition {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut writer = Writer(encoder);
+        let elections = elections(&self.snapshot.owners);
         write_build(&mut writer, &self.snapshot)?;
-        write_election(&mut writer, &self.snapshot)?;
-        write_address(&mut writer, self.snapshot.owner.as_ref())?;
-        write_peers(&mut writer, self.snapshot.owner.as_ref())?;
+        write_main_loop(&mut writer, &self.snapshot.main_loop)?;
+        write_election(&mut writer, &self.snapshot.node, &elections)?;
+        write_address(&mut writer, &elections)?;
+        write_peers(&mut writer, &elections)?;
+        write_clients(&mut writer, &elections)?;
+        write_tie_break(&mut writer, &elections)?;
         write_frontends(&mut writer, &self.snapshot.load_balancers)?;
         write_backends(&mut writer, &self.snapshot)?;
         write_process(&mut writer, &self.process)
     }
+}
+
+/// An election with what it decides about.
+struct Election<'a> {
+    owner: &'a Owner,
+    /// What tells its samples from those of others: nothing where there is but one.
+    mark: Option<String>,
+}
+
+impl Election<'_> {
+    /// A sample's labels.
+    fn labels<const N: usize>(&self, labels: [(&'static str, String); N]) -> Labels {
+        labels.into_iter().chain(self.mark.iter().map(|mark| ("vip", mark.clone()))).collect()
+    }
+}
+
+fn elections(owners: &[Owner]) -> Vec<Election<'_>> {
+    let several = owners.len() > 1;
+    let mark = |owner: &Owner| owner.addresses.first().filter(|_| several).map(|address| bare(address));
+    owners.iter().map(|owner| Election { owner, mark: mark(owner) }).collect()
+}
+
+/// An address without its prefix.
+fn bare(address: &str) -> String {
+    address.split('/').next().unwrap_or(address).to_owned()
 }
 
 fn write_build(writer: &mut Writer<'_>, snapshot: &Snapshot) -> fmt::Result {
@@ -63,33 +92,64 @@ fn write_build(writer: &mut Writer<'_>, snapshot: &Snapshot) -> fmt::Result {
     writer.gauge("kube_vip_build_info", None, "What runs here; always 1", [(labels, 1.0)])
 }
 
-fn write_election(writer: &mut Writer<'_>, snapshot: &Snapshot) -> fmt::Result {
-    let owner = snapshot.owner.as_ref();
-    let node = &snapshot.node;
+fn write_main_loop(writer: &mut Writer<'_>, main_loop: &MainLoop) -> fmt::Result {
+    let delays = [("p99", main_loop.delay_p99_us), ("max", main_loop.delay_max_us)];
+    writer.gauge(
+        "vipd_scheduling_delay",
+        Some(Unit::Seconds),
+        "How late the thread of the election and the address was woken within the last minute",
+        delays.map(|(which, delay)| (vec![("of", which.to_owned())], as_f64(delay) / 1e6)),
+    )?;
+    writer.gauge(
+        "vipd_scheduling_delay_permitted",
+        Some(Unit::Seconds),
+        "How late it may be woken, by the timing of the election among peers",
+        main_loop.delay_permitted_us.map(|delay| (Vec::new(), as_f64(delay) / 1e6)),
+    )?;
+    writer.gauge(
+        "vipd_scheduling_late",
+        None,
+        "1 while more than one wake-up in a hundred is later than permitted",
+        main_loop.delay_permitted_us.map(|_| (Vec::new(), flag(main_loop.late))),
+    )?;
+    writer.gauge(
+        "vipd_scheduling_realtime",
+        None,
+        "1 if that thread has real-time priority",
+        [(Vec::new(), flag(main_loop.realtime))],
+    )
+}
+
+fn write_election(writer: &mut Writer<'_>, node: &String, elections: &[Election<'_>]) -> fmt::Result {
     let leads = |owner: &Owner, node: &str| flag(owner.leader.as_deref() == Some(node));
     writer.gauge(
         "kube_vip_is_leader",
         None,
         "1 if this node leads",
-        owner.map(|owner| {
-            let labels = vec![("node", node.clone()), ("lease_name", lease_name(owner))];
-            (labels, leads(owner, node))
+        elections.iter().map(|election| {
+            let labels = [("node", node.clone()), ("lease_name", lease_name(election.owner))];
+            (election.labels(labels), leads(election.owner, node))
         }),
     )?;
     writer.counter(
         "kube_vip_leader_election_transitions",
         None,
         "Times that the lead went from one node to another, as this node saw it",
-        owner.map(|owner| (vec![("lease_name", lease_name(owner))], owner.transitions)),
+        elections.iter().map(|election| {
+            (election.labels([("lease_name", lease_name(election.owner))]), election.owner.transitions)
+        }),
     )?;
-    let nodes = owner.into_iter().flat_map(|owner| {
-        let nodes = std::iter::once(node).chain(owner.peers.iter().map(|peer| &peer.id));
-        nodes.map(move |node| (vec![("node", node.clone())], leads(owner, node)))
+    let nodes = elections.iter().flat_map(|election| {
+        let nodes = std::iter::once(node).chain(election.owner.peers.iter().map(|peer| &peer.id));
+        nodes.map(move |node| (election.labels([("node", node.clone())]), leads(election.owner, node)))
     });
     writer.gauge("vipd_leader", None, "1 for the node that leads, as this node knows it", nodes)?;
-    let term = owner.and_then(|owner| owner.term).map(|term| (Vec::new(), as_f64(term)));
-    writer.gauge("vipd_term", None, "The term that this node leads in; absent while it does not", term)?;
-    let left = owner.map(|owner| (Vec::new(), seconds(owner.lease_left_ms.unwrap_or(0))));
+    let terms =
+        elections.iter().filter_map(|election| Some((election.labels([]), as_f64(election.owner.term?))));
+    writer.gauge("vipd_term", None, "The term that this node leads in; absent while it does not", terms)?;
+    let left = elections
+        .iter()
+        .map(|election| (election.labels([]), seconds(election.owner.lease_left_ms.unwrap_or(0))));
     writer.gauge("vipd_lease_left", Some(Unit::Seconds), "What is left of this node's own lease", left)
 }
 
@@ -99,47 +159,112 @@ fn lease_name(owner: &Owner) -> String {
     lease.map_or(owner.election.as_str(), |name| name.rsplit('/').next().unwrap_or(name)).to_owned()
 }
 
-fn write_address(writer: &mut Writer<'_>, owner: Option<&Owner>) -> fmt::Result {
-    let held = owner.into_iter().flat_map(|owner| {
-        owner.addresses.iter().map(|address| {
-            let ip = address.split('/').next().unwrap_or(address).to_owned();
-            (vec![("address", ip)], flag(owner.state == "active"))
-        })
+fn write_address(writer: &mut Writer<'_>, elections: &[Election<'_>]) -> fmt::Result {
+    let held = elections.iter().flat_map(|election| {
+        let held = flag(election.owner.state == "active");
+        election
+            .owner
+            .addresses
+            .iter()
+            .map(move |address| (election.labels([("address", bare(address))]), held))
     });
     writer.gauge("vipd_vip_held", None, "1 while this node has the virtual address", held)?;
+    // On a witness there is no interface and nothing to be fenced, put back or in conflict.
+    let seats = || elections.iter().filter(|election| !election.owner.is_witness());
+    // What the whole host has is told once.
+    let host = || seats().take(1).map(|election| election.owner);
     writer.gauge(
         "vipd_link_up",
         None,
         "1 while the interface of the virtual addresses is up, with a carrier",
-        owner.map(|owner| (vec![("interface", owner.interface.clone())], flag(owner.link_up))),
+        host().map(|owner| (vec![("interface", owner.interface.clone())], flag(owner.link_up))),
+    )?;
+    writer.gauge(
+        "vipd_address_fenced",
+        None,
+        "1 while the kernel, too, stops answering for the virtual addresses when the lease ends",
+        seats().map(|election| (election.labels([]), flag(election.owner.fenced))),
+    )?;
+    writer.gauge(
+        "vipd_memory_locked",
+        None,
+        "1 if the memory of vipd stays in RAM",
+        host().map(|owner| (Vec::new(), flag(owner.memory_locked))),
     )?;
     writer.counter(
         "vipd_address_repairs",
         None,
         "Times that a virtual address was put back after something else had removed it",
-        owner.map(|owner| (Vec::new(), owner.repairs)),
+        seats().map(|election| (election.labels([]), election.owner.repairs)),
     )?;
     writer.counter(
         "vipd_address_conflicts",
         None,
         "Times that another host was heard using a virtual address that this node has",
-        owner.map(|owner| (Vec::new(), owner.conflicts)),
+        seats().map(|election| (election.labels([]), election.owner.conflicts)),
     )
 }
 
-fn write_peers(writer: &mut Writer<'_>, owner: Option<&Owner>) -> fmt::Result {
-    let peers = owner.map(|owner| owner.peers.as_slice()).unwrap_or_default();
+fn write_tie_break(writer: &mut Writer<'_>, elections: &[Election<'_>]) -> fmt::Result {
+    let with_one =
+        || elections.iter().filter_map(|election| Some((election, election.owner.tie_break.as_ref()?)));
+    writer.gauge(
+        "vipd_tie_break_answers",
+        None,
+        "1 if what decides between two hosts answered when it was asked last",
+        with_one().filter_map(|(election, tie_break)| Some((election.labels([]), flag(tie_break.answers?)))),
+    )?;
+    writer.gauge(
+        "vipd_tie_break_votes",
+        None,
+        "1 while this node leads by the vote of the segment, the other host being silent",
+        with_one().map(|(election, tie_break)| (election.labels([]), flag(tie_break.votes_for_this_node))),
+    )
+}
+
+fn write_peers(writer: &mut Writer<'_>, elections: &[Election<'_>]) -> fmt::Result {
+    let peers = || {
+        elections.iter().flat_map(|election| election.owner.peers.iter().map(move |peer| (election, peer)))
+    };
+    let labels = |election: &Election<'_>, peer: &Peer| election.labels([("peer", peer.id.clone())]);
     writer.gauge(
         "vipd_peer_heard_age",
         Some(Unit::Seconds),
         "How long ago the peer was last heard; absent while it never was",
-        peers.iter().filter_map(|peer| Some((vec![("peer", peer.id.clone())], seconds(peer.heard_ms?)))),
+        peers().filter_map(|(election, peer)| Some((labels(election, peer), seconds(peer.heard_ms?)))),
     )?;
     writer.gauge(
         "vipd_peer_authenticated",
         None,
         "1 if the peer's messages are signed with a peer key",
-        peers.iter().map(|peer| (vec![("peer", peer.id.clone())], flag(peer.authenticated))),
+        peers().map(|(election, peer)| (labels(election, peer), flag(peer.authenticated))),
+    )
+}
+
+fn write_clients(writer: &mut Writer<'_>, elections: &[Election<'_>]) -> fmt::Result {
+    let clients =
+        || elections.iter().filter_map(|election| Some((election, election.owner.clients.as_ref()?)));
+    let known = clients().flat_map(|(election, clients)| {
+        [("this_node", clients.own), ("leader", clients.of_leader)]
+            .map(|(whose, count)| (election.labels([("of", whose.to_owned())]), size(count)))
+    });
+    writer.gauge(
+        "vipd_clients",
+        None,
+        "Connections to the virtual addresses that peers are told of, or were told of by the leader",
+        known,
+    )?;
+    writer.gauge(
+        "vipd_clients_beyond_limit",
+        None,
+        "Connections to the virtual addresses that no peer is told of, as they are too many",
+        clients().map(|(election, clients)| (election.labels([]), size(clients.beyond_limit))),
+    )?;
+    writer.counter(
+        "vipd_tickles",
+        None,
+        "Packets sent to clients of the owner before this node, so that idle ones notice the move",
+        clients().map(|(election, clients)| (election.labels([]), clients.tickles)),
     )
 }
 

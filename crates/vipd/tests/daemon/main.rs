@@ -8,11 +8,17 @@ use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+mod commands;
 mod health;
+mod held;
+mod late;
+mod memory;
 mod openmetrics;
 mod rig;
 mod unfit;
+mod unread;
 mod web;
+mod witness;
 
 use rig::{Daemon, PATIENCE, balancer, free_port};
 
@@ -30,7 +36,7 @@ fn balancers_alone_need_no_address_and_no_root() {
     assert!(status.status.success());
     let text = String::from_utf8(status.stdout).unwrap();
     let snapshot: serde_json::Value = serde_json::from_str(&text).unwrap();
-    assert!(snapshot["owner"].is_null(), "{text}");
+    assert!(snapshot["owners"].as_array().unwrap().is_empty(), "{text}");
     assert_eq!(snapshot["load_balancers"][0]["name"], "api", "{text}");
     assert_eq!(snapshot["load_balancers"][0]["accepted"], 1, "{text}");
     let people = String::from_utf8(daemon.status(&[]).stdout).unwrap();

@@ -19,11 +19,21 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
-    /// Starts one, and waits until it says that it has started.
+    /// Starts one, and waits until it balances and answers on its sockets.
     pub(crate) fn start(name: &str, config: &str) -> Self {
         let mut daemon = Self::launch(name, config, &[]);
+        // From a thread of the balancer, perhaps before the sockets are there.
         daemon.read_until("backend health changed");
+        daemon.answers();
         daemon
+    }
+
+    /// Waits until it tells its status; it takes commands by then, too.
+    pub(crate) fn answers(&self) {
+        let began = tokio::time::Instant::now();
+        while !self.status(&[]).status.success() {
+            assert!(began.elapsed() < PATIENCE, "no answer on the status socket");
+        }
     }
 
     /// Starts one, and waits until it serves metrics and health.
@@ -38,8 +48,19 @@ impl Daemon {
         Self::run(Command::new(env!("CARGO_BIN_EXE_vipd")), name, config, arguments)
     }
 
+    /// Starts one without any capability, also where the test has all of them.
+    pub(crate) fn powerless(name: &str, config: &str) -> Self {
+        if !rustix::process::geteuid().is_root() {
+            return Self::launch(name, config, &[]);
+        }
+        let mut command = Command::new("setpriv");
+        command.args(["--bounding-set", "-all", "--inh-caps", "-all"]);
+        command.arg(env!("CARGO_BIN_EXE_vipd"));
+        Self::run(command, name, config, &[])
+    }
+
     /// Starts one by a command that ends in the path of the binary.
-    fn run(mut command: Command, name: &str, config: &str, arguments: &[&str]) -> Self {
+    pub(crate) fn run(mut command: Command, name: &str, config: &str, arguments: &[&str]) -> Self {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
         fs::create_dir_all(&folder).unwrap();
         let (file, socket) = (folder.join("config.yaml"), folder.join("vipd.sock"));
@@ -113,8 +134,19 @@ impl Enclosed {
     /// Starts a vipd in a namespace of its own, whose one interface is the loopback. The capabilities, with their signs, are
     /// taken from it: `-net_admin`.
     pub(crate) fn launch(&self, name: &str, config: &str, without: Option<&str>) -> Daemon {
+        self.launch_by(&[], name, config, without)
+    }
+
+    /// The same, by a command that runs its arguments.
+    pub(crate) fn launch_by(
+        &self,
+        prefix: &[&str],
+        name: &str,
+        config: &str,
+        without: Option<&str>,
+    ) -> Daemon {
         let mut command = Command::new("unshare");
-        command.arg("--net");
+        command.arg("--net").args(prefix);
         if let Some(without) = without {
             command.args(["setpriv", "--bounding-set", without, "--inh-caps", without]);
         }

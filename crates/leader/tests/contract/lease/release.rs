@@ -5,12 +5,14 @@ use leader::{
     quorum::StepDownError,
 };
 
+use std::collections::BTreeSet;
+
 use super::*;
 
 #[test]
 fn a_leader_that_steps_down_follows_at_once_and_releases_nothing_before_the_owner_confirms() {
     let mut one = One::leader();
-    one.election.step_down(one.now).unwrap();
+    one.election.step_down(None, None, one.now).unwrap();
     assert!(!one.leads());
     assert_eq!(one.asks(), None);
     one.wait(S);
@@ -25,7 +27,7 @@ fn a_leader_that_steps_down_follows_at_once_and_releases_nothing_before_the_owne
 #[test]
 fn only_a_leader_steps_down() {
     let mut one = One::seeing(held("other", 1));
-    assert_eq!(one.election.step_down(one.now), Err(StepDownError::NotLeader));
+    assert_eq!(one.election.step_down(None, None, one.now), Err(StepDownError::NotLeader));
 }
 
 #[test]
@@ -50,6 +52,39 @@ fn the_successor_is_named() {
     );
     one.election.confirm_standby(one.now);
     assert_eq!(one.writes().successor, Some(name("next")));
+}
+
+#[test]
+fn the_successor_that_an_operator_names_is_named_whoever_else_is_fit_and_this_once() {
+    let known = BTreeSet::from(["me", "next", "other"].map(name));
+    let mut one = One::leader();
+    one.election.set_eligible(true, Some(name("other")), one.now);
+    assert_eq!(one.election.step_down(Some(&name("next")), Some(&known), one.now), Ok(Some(name("next"))));
+    one.election.set_eligible(true, Some(name("other")), one.now);
+    one.election.confirm_standby(one.now);
+    assert_eq!(one.grant().successor, Some(name("next")));
+
+    one.writes_after();
+    let record = match one.asked.as_ref().map(|asked| asked.ask.clone()) {
+        Some(Ask::Update(_, record)) => record,
+        other => panic!("{other:?}"),
+    };
+    // It was told to stop while it asked.
+    one.election.stop(one.now);
+    one.done(record);
+    assert_eq!(one.grant().successor, Some(name("other")));
+}
+
+#[test]
+fn a_successor_that_is_not_known_can_not_be_named() {
+    let known = BTreeSet::from(["me", "other"].map(name));
+    let mut one = One::leader();
+    let mut refused = |to: &str, known| one.election.step_down(Some(&name(to)), known, one.now).unwrap_err();
+    assert_eq!(refused("me", Some(&known)), StepDownError::Itself);
+    let unknown = StepDownError::Unknown { node: name("next"), known: vec![name("other")] };
+    assert_eq!(refused("next", Some(&known)), unknown);
+    assert_eq!(refused("next", None), StepDownError::Unknowable);
+    assert!(one.leads(), "nothing has changed");
 }
 
 #[test]
@@ -129,7 +164,7 @@ fn a_release_that_nobody_takes_is_given_up_when_the_lease_has_lapsed() {
 #[test]
 fn after_a_command_the_lead_is_left_to_others_for_a_lease_duration() {
     let mut one = One::leader();
-    one.election.step_down(one.now).unwrap();
+    one.election.step_down(None, None, one.now).unwrap();
     one.election.confirm_standby(one.now);
     one.grant();
     at(DURATION, one.writes_after());

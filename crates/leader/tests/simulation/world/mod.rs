@@ -9,10 +9,11 @@ use std::{
 use fastrand::Rng;
 
 use self::network::{Letter, Network};
-pub(crate) use self::party::{Nothing, Party, Sent, Service};
+pub(crate) use self::party::{Nothing, Party, Sent, Service, Sight};
 
 mod network;
 mod party;
+mod segment;
 
 /// Time as an outside observer sees it, in nanoseconds.
 pub(crate) type Nanos = u64;
@@ -63,6 +64,10 @@ pub(crate) struct Node<P: Party> {
     owner: Owner,
     eligible: bool,
     stopping: bool,
+    /// Counts its processes.
+    runs: u64,
+    looking: bool,
+    asking: bool,
 }
 
 /// Who acts upon a node's leadership: it holds something while it may, and lets go late.
@@ -119,6 +124,17 @@ pub(crate) enum What<T> {
         node: usize,
         turn: u64,
     },
+    /// A process looks at the segment.
+    Look {
+        node: usize,
+        run: u64,
+    },
+    /// It has its answers.
+    Saw {
+        node: usize,
+        run: u64,
+        sight: Sight,
+    },
 }
 
 impl<P: Party> World<P> {
@@ -143,6 +159,9 @@ impl<P: Party> World<P> {
             owner: Owner::default(),
             eligible: true,
             stopping: false,
+            runs: 0,
+            looking: false,
+            asking: false,
         });
         let nodes: Vec<_> = nodes.collect();
         let network = Network::good(nodes.len() + service.places(), scale);
@@ -199,6 +218,8 @@ impl<P: Party> World<P> {
                     What::Resume(n) => self.resume(n),
                     What::Probe(n) => self.probe(n),
                     What::Confirm { node, turn } => self.confirm(node, turn),
+                    What::Look { node, run } => self.look(node, run),
+                    What::Saw { node, run, sight } => self.saw(node, run, sight),
                 }
             } else if let Some((_, n)) = wake {
                 self.input(n, Party::handle_timeout);
@@ -274,6 +295,8 @@ impl<P: Party> World<P> {
         let node = &mut self.nodes[n];
         node.process = Some(P::start(&node.setup, incarnation, seed, now));
         node.stopping = false;
+        node.runs += 1;
+        node.looking = false;
         let eligible = node.eligible;
         self.note(|_| format!("n{n} starts"));
         self.input(n, |party, now| party.set_eligible(eligible, now));
@@ -329,9 +352,12 @@ impl<P: Party> World<P> {
         }
     }
 
-    pub(crate) fn step_down(&mut self, n: usize) {
-        self.note(|_| format!("n{n} is told to step down"));
-        self.input(n, Party::step_down);
+    pub(crate) fn step_down(&mut self, n: usize, to: Option<usize>) {
+        self.note(|_| match to {
+            Some(to) => format!("n{n} is told to step down in favour of n{to}"),
+            None => format!("n{n} is told to step down"),
+        });
+        self.input(n, |party, now| party.step_down(to, now));
     }
 
     pub(crate) fn stop(&mut self, n: usize) {
@@ -405,6 +431,7 @@ impl<P: Party> World<P> {
         for (to, parcel) in outgoing {
             self.transmit(Letter { from: n, to, parcel });
         }
+        self.begin_to_look(n, now);
     }
 
     /// Lets the owner see the leadership; it lets go some time after it should.

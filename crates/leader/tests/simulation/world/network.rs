@@ -9,8 +9,10 @@ pub(crate) struct Network {
     pub(crate) replay: f32,
     pub(crate) delay: Nanos,
     pub(crate) rare_delay: Nanos,
-    /// `blocked[from][to]`.
+    /// `blocked[from][to]`: no frame passes.
     pub(crate) blocked: Vec<Vec<bool>>,
+    /// `filtered[from][to]`: no message of the election passes, but what tells who has an address does.
+    pub(crate) filtered: Vec<Vec<bool>>,
 }
 
 impl Network {
@@ -22,6 +24,7 @@ impl Network {
             delay: scale.delay,
             rare_delay: scale.delay * 4,
             blocked: vec![vec![false; places]; places],
+            filtered: vec![vec![false; places]; places],
         }
     }
 }
@@ -68,7 +71,9 @@ impl<P: Party> World<P> {
     }
 
     fn is_lost(&mut self, from: usize, to: usize) -> bool {
-        self.network.blocked[from][to] || self.rng.f32() < self.network.loss
+        self.network.blocked[from][to]
+            || self.network.filtered[from][to]
+            || self.rng.f32() < self.network.loss
     }
 
     pub(super) fn transmit(&mut self, letter: Letter<P::Parcel>) {

@@ -1,6 +1,9 @@
 //! What the world must know of a participant in an election, and of what stands between them.
 
-use std::{fmt::Debug, time::Instant};
+use std::{
+    fmt::Debug,
+    time::{Duration, Instant},
+};
 
 use fastrand::Rng;
 
@@ -25,10 +28,28 @@ pub(crate) trait Party: Sized {
     fn set_eligible(&mut self, eligible: bool, now: Instant);
     fn find_segment_free(&mut self, now: Instant);
     fn confirm_standby(&mut self, now: Instant);
-    fn step_down(&mut self, now: Instant);
+    /// In favour of the party at this place, if one is named.
+    fn step_down(&mut self, to: Option<usize>, now: Instant);
     fn stop(&mut self, now: Instant);
     fn has_left(&self, now: Instant) -> bool;
     fn describe(parcel: &Self::Parcel) -> String;
+
+    /// At which interval it wants to look at the segment, if it does.
+    fn looks(&self, _now: Instant) -> Option<Duration> {
+        None
+    }
+
+    /// What a look has shown.
+    fn see(&mut self, _sight: Sight, _now: Instant) {}
+}
+
+/// One look at the segment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sight {
+    pub(crate) asked: Instant,
+    pub(crate) answered: bool,
+    pub(crate) owned: bool,
+    pub(crate) contested: bool,
 }
 
 /// Something that parties talk to, at places of its own on the network.

@@ -76,10 +76,18 @@ fn other_election(reader: &mut Reader<'_>, file: &File) {
             "remove one of the two",
         );
     }
+    if let Some(witness) = file.witness() {
+        reader.error(
+            &witness,
+            "`witness: true` contradicts `election: kubernetes`: nobody votes there, a Lease decides",
+            "remove one of the two",
+        );
+    }
     let keys = [
         ("remotePeers", file.remote_peers.as_ref().is_some_and(|peers| !peers.is_empty())),
         ("startAsLeader", file.start_as_leader == Some(true)),
         ("timing", file.timing.is_some()),
+        ("tieBreak", file.tie_break.is_some()),
         ("priority", file.priority.is_some()),
         ("preempt", file.preempt.is_some()),
         ("preemptDelay", file.preempt_delay.is_some()),

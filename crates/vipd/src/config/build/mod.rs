@@ -5,6 +5,7 @@
 mod balancer;
 pub(super) mod kubernetes;
 mod peers;
+mod spread;
 mod vips;
 mod web;
 
@@ -13,10 +14,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::diagnostic::Diagnostic;
-use super::file::{Election, File};
+use super::file::{self, File};
 use super::reader::Reader;
 use super::source::Source;
-use super::{Config, Overrides, SOCKET_DEFAULT};
+use super::{Config, Election, Overrides, SOCKET_DEFAULT, Vip, Witness};
 
 /// How long open connections may go on after a stop, unless the file says otherwise: half of a pod's grace period.
 const DRAIN_TIMEOUT_DEFAULT: Duration = Duration::from_secs(15);
@@ -40,11 +41,12 @@ pub(super) fn build(
     let ips: Vec<IpAddr> = addresses.iter().map(|address| address.ip).collect();
     let local = file.local_peer.as_ref().and_then(|peer| peer.address.parse::<IpAddr>().ok());
     let balancer = balancer::balancer(&mut reader, &file, &ips, local);
-    let vip = wants_vip.then(|| vips::vip(&mut reader, &file, &node, addresses)).flatten();
+    let built = wants_vip.then(|| vips::vips(&mut reader, &file, &node, addresses)).flatten();
+    let (vips, witnesses) = seats(built.unwrap_or_default(), file.is_of_witness());
     if !wants_vip {
         without_vip(&mut reader, &file);
     }
-    let health_check = balancer::health_check(&mut reader, &file);
+    let health_check = balancer::health_check(&mut reader, &file).filter(|_| !file.is_of_witness());
 
     if !wants_vip && file.load_balancers.as_ref().is_none_or(Vec::is_empty) {
         reader.error(
@@ -71,7 +73,23 @@ pub(super) fn build(
         return Err(findings);
     }
     let web::Web { metrics, health } = web;
-    Ok((Config { node, vip, balancer, health_check, socket, metrics, health, drain_timeout }, findings))
+    Ok((
+        Config { node, vips, witnesses, balancer, health_check, socket, metrics, health, drain_timeout },
+        findings,
+    ))
+}
+
+/// What this host is in each election: one that may have the addresses, or a witness.
+fn seats(vips: Vec<Vip>, is_of_witness: bool) -> (Vec<Vip>, Vec<Witness>) {
+    if !is_of_witness {
+        return (vips, Vec::new());
+    }
+    let witnesses = vips.into_iter().filter_map(|vip| match vip.election {
+        Election::Peers(election) => Some(Witness { addresses: vip.addresses, election }),
+        // Refused before: nobody votes there.
+        Election::Kubernetes(_) => None,
+    });
+    (Vec::new(), witnesses.collect())
 }
 
 fn apply(file: &mut File, overrides: Overrides) {
@@ -132,7 +150,7 @@ fn obsolete(reader: &mut Reader<'_>, file: &mut File) {
             if wanted { "write `election: kubernetes` in its place" } else { "remove the key" },
         );
         if wanted && file.election.is_none() {
-            file.election = Some(Election::Kubernetes);
+            file.election = Some(file::Election::Kubernetes);
         }
     }
 }
@@ -145,7 +163,7 @@ fn node(reader: &mut Reader<'_>, file: &File) -> String {
             reader.error(&["node".into()], "`node` is empty", "write this node's name, or remove the key");
             String::new()
         }
-        (Some(node), Some(peer)) if node != peer && file.election != Some(Election::Kubernetes) => {
+        (Some(node), Some(peer)) if node != peer && file.election != Some(file::Election::Kubernetes) => {
             reader.error(
                 &["node".into()],
                 format!("this node is called `{node}` here, and `{peer}` in `localPeer.id`"),
@@ -164,9 +182,11 @@ fn without_vip(reader: &mut Reader<'_>, file: &File) {
         ("interface", file.interface.is_some()),
         ("remotePeers", file.remote_peers.is_some()),
         ("startAsLeader", file.start_as_leader == Some(true)),
-        ("election", matches!(file.election, Some(Election::Peers | Election::Kubernetes))),
+        ("election", matches!(file.election, Some(file::Election::Peers | file::Election::Kubernetes))),
         ("kubernetes", file.kubernetes.is_some()),
         ("timing", file.timing.is_some()),
+        ("tieBreak", file.tie_break.is_some()),
+        ("spread", file.spread == Some(true)),
         ("peerKeys", file.peer_keys.is_some()),
         ("healthCheck", file.health_check.is_some()),
     ];

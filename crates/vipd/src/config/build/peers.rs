@@ -9,7 +9,7 @@ use leader::{NodeId, Timing};
 use crate::config::file::{self, Election, File};
 use crate::config::reader::Reader;
 use crate::config::source::Step;
-use crate::config::value;
+use crate::config::{TieBreak, value};
 
 /// What a node without a priority of its own has; the middle of the range leaves room on both sides.
 const PRIORITY_DEFAULT: u8 = 100;
@@ -18,7 +18,12 @@ const PRIORITY_DEFAULT: u8 = 100;
 const PREEMPT_DELAY_DEFAULT: Duration = Duration::from_secs(30);
 
 /// Builds the configuration of an election among peers; `None` after an error was noted.
-pub(super) fn election(reader: &mut Reader<'_>, file: &File, node: &str) -> Option<leader::peers::Config> {
+pub(super) fn election(
+    reader: &mut Reader<'_>,
+    file: &File,
+    node: &str,
+    tie_break: Option<TieBreak>,
+) -> Option<leader::peers::Config> {
     let single = is_single(reader, file);
     let timing = timing(reader, file.timing.as_ref());
     let preempt_delay =
@@ -27,16 +32,21 @@ pub(super) fn election(reader: &mut Reader<'_>, file: &File, node: &str) -> Opti
     let start_as_leader = file.start_as_leader.unwrap_or(false);
     let (me, listen, peers) = if single { alone(reader, file, node)? } else { members(reader, file)? };
     let members: BTreeSet<NodeId> = peers.keys().cloned().chain([me.clone()]).collect();
+    let witnesses = witnesses(reader, file, single);
     let election = leader::peers::Config {
         quorum: leader::quorum::Config {
             me,
             members,
+            witnesses,
             timing: timing?,
             priority: file.priority.unwrap_or(PRIORITY_DEFAULT),
-            preempt: file.preempt.unwrap_or(false),
+            // What is spread over the hosts comes back to the one that it is meant for, or it wouldn't stay spread.
+            preempt: file.preempt.or(file.spread).unwrap_or(false),
             preempt_delay,
             start_as_leader,
+            tie_break: tie_break.map(|rule| leader::quorum::TieBreak::named(&rule.to_string())),
         },
+        subject: None,
         listen,
         peers,
         keys: keys?,
@@ -46,14 +56,70 @@ pub(super) fn election(reader: &mut Reader<'_>, file: &File, node: &str) -> Opti
     if !reader.has_errors()
         && let Err(error) = election.check()
     {
-        reader.error(
-            &["remotePeers".into()],
-            error.to_string(),
-            "list 2 to 14 other hosts, each with a name of its own",
+        let too_fast = matches!(
+            error,
+            leader::peers::ConfigError::Quorum(leader::quorum::ConfigError::TieTooFast { .. })
         );
+        let (key, help) = if too_fast {
+            ("tieBreak", "use `timing: default` or `relaxed` with it, or three hosts with this timing")
+        } else {
+            ("remotePeers", "list 2 to 14 other hosts, each with a name of its own")
+        };
+        reader.error(&[key.into()], error.to_string(), help);
         return None;
     }
     Some(election)
+}
+
+/// What decides between two hosts, where the file says so and they are two; an error is noted where they aren't.
+pub(super) fn tie_break(
+    reader: &mut Reader<'_>,
+    file: &File,
+    addresses: &[vip::Address],
+) -> Option<TieBreak> {
+    let path = [Step::Key("tieBreak")];
+    let text = file.tie_break.as_deref()?.trim();
+    let hosts = file.remote_peers.as_ref().map_or(0, Vec::len) + 1;
+    let alone = file.single_node == Some(true) || file.election == Some(Election::None);
+    if alone || hosts != 2 || file.witness().is_some() {
+        let what = match (alone || hosts == 1, file.witness()) {
+            (true, _) => "there is no election here".to_owned(),
+            (false, Some(_)) => "a witness votes here".to_owned(),
+            (false, None) => format!("a majority of {hosts} decides here"),
+        };
+        reader.error(
+            &path,
+            format!("`tieBreak` is for two hosts that can't have a majority without each other; {what}"),
+            "remove the key, or list exactly one other host, which is no witness, under `remotePeers`",
+        );
+        return None;
+    }
+    if text == "gateway" {
+        return Some(TieBreak::Gateway);
+    }
+    let Ok(ip) = text.parse::<IpAddr>() else {
+        reader.error(
+            &path,
+            format!("`{text}` is neither `gateway` nor an IP address"),
+            "write `gateway`, for the router of the default route, or the address of a host of the same subnet that is always up",
+        );
+        return None;
+    };
+    let ip = reader.ip(&path, &ip.to_string())?;
+    let peers = file.local_peer.iter().chain(file.remote_peers.iter().flatten());
+    let of_host =
+        peers.filter(|peer| peer.address.trim().parse() == Ok(ip)).map(|peer| peer.id.as_str()).next();
+    let whose = match of_host {
+        Some(host) => format!("the address of `{host}` itself"),
+        None if addresses.iter().any(|address| address.ip == ip) => "the virtual address".to_owned(),
+        None => return Some(TieBreak::Address(ip)),
+    };
+    reader.error(
+        &path,
+        format!("{ip} is {whose}: it can't decide between the two"),
+        "write `gateway`, or the address of a third host of the same subnet that is always up",
+    );
+    None
 }
 
 fn is_single(reader: &mut Reader<'_>, file: &File) -> bool {
@@ -98,6 +164,57 @@ fn is_single(reader: &mut Reader<'_>, file: &File) -> bool {
                 "list every other host under `remotePeers`, or say `singleNode: true`",
             );
             true
+        }
+    }
+}
+
+/// Those who vote and never have the address.
+fn witnesses(reader: &mut Reader<'_>, file: &File, single: bool) -> BTreeSet<NodeId> {
+    let Some(first) = file.witness() else { return BTreeSet::new() };
+    if single {
+        reader.error(
+            &first,
+            "a witness votes for other hosts, and there is no election here",
+            "remove `witness: true`, or list every other host under `remotePeers` and remove `singleNode: true`",
+        );
+        return BTreeSet::new();
+    }
+    let hosts = || file.local_peer.iter().chain(file.remote_peers.iter().flatten());
+    if hosts().all(file::Peer::is_witness) {
+        reader.error(
+            &first,
+            "all hosts are witnesses: none may have the address",
+            "remove `witness: true` from every host that may have it; of three hosts, one is a witness at most",
+        );
+    }
+    if file.is_of_witness() {
+        of_witness(reader, file);
+    }
+    hosts().filter(|host| host.is_witness()).filter_map(|host| NodeId::new(&host.id).ok()).collect()
+}
+
+/// Keys that contradict a witness's own file, or change nothing in it.
+fn of_witness(reader: &mut Reader<'_>, file: &File) {
+    if file.start_as_leader == Some(true) {
+        reader.error(
+            &["startAsLeader".into()],
+            "this host is a witness (`localPeer`), and never has the address: `startAsLeader: true` contradicts that",
+            "write `startAsLeader: true` on one of the other hosts",
+        );
+    }
+    let keys = [
+        ("priority", file.priority.is_some()),
+        ("preempt", file.preempt == Some(true)),
+        ("preemptDelay", file.preempt_delay.is_some()),
+        ("healthCheck", file.health_check.is_some()),
+    ];
+    for (key, present) in keys {
+        if present {
+            reader.warn(
+                &[key.into()],
+                format!("`{key}` has no effect on a witness, which never has the address"),
+                "remove the key",
+            );
         }
     }
 }
@@ -167,19 +284,31 @@ fn members(reader: &mut Reader<'_>, file: &File) -> Option<Members> {
         }
         peers.insert(id, address);
     }
-    let count = remote.len() + 1;
-    if complete && count.is_multiple_of(2) {
-        reader.warn(
-            &["remotePeers".into()],
-            format!(
-                "{count} hosts: a majority is {}, so one more host would let one more of them fail",
-                count / 2 + 1
-            ),
-            "use three or five hosts",
-        );
+    if complete && file.tie_break.is_none() {
+        warn_of_even(reader, remote.len() + 1);
     }
     let (me, listen) = (me?, listen?);
     complete.then_some((me, listen, peers))
+}
+
+/// An even number of hosts survives no more than one less.
+fn warn_of_even(reader: &mut Reader<'_>, count: usize) {
+    let help = match count {
+        2 => {
+            "use three hosts, or a third that only votes (`witness: true`), or `tieBreak: gateway`; docs/two-nodes.md compares them"
+        }
+        _ => "use three or five hosts",
+    };
+    if count.is_multiple_of(2) {
+        let majority = count / 2 + 1;
+        reader.warn(
+            &["remotePeers".into()],
+            format!(
+                "{count} hosts: a majority is {majority}, so one more host would let one more of them fail"
+            ),
+            help,
+        );
+    }
 }
 
 fn node_id(reader: &mut Reader<'_>, path: &[Step], name: &str) -> Option<NodeId> {

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use vip::Address;
 
-use super::{kubernetes, peers};
+use super::{kubernetes, peers, spread};
 use crate::config::file::{self, File};
 use crate::config::reader::Reader;
 use crate::config::source::Step;
@@ -77,17 +77,28 @@ fn address(reader: &mut Reader<'_>, path: &[Step], text: &str, addresses: &mut V
     }
 }
 
-/// The addresses with their interface and election; `None` after an error was noted.
-pub(super) fn vip(reader: &mut Reader<'_>, file: &File, node: &str, addresses: Vec<Address>) -> Option<Vip> {
+/// The addresses with their interface and election, or each with one of its own; `None` after an error was noted.
+pub(super) fn vips(
+    reader: &mut Reader<'_>,
+    file: &File,
+    node: &str,
+    addresses: Vec<Address>,
+) -> Option<Vec<Vip>> {
     let interface = interface(reader, file);
-    let election = match file.election {
+    let groups = match file.election {
         Some(file::Election::Kubernetes) => {
+            spread::refused_by_lease(reader, file);
             let ips: Vec<IpAddr> = addresses.iter().map(|address| address.ip).collect();
-            kubernetes::election(reader, file, node, &ips).map(Election::Kubernetes)
+            kubernetes::election(reader, file, node, &ips)
+                .map(|election| (vec![(addresses.clone(), Election::Kubernetes(election))], None))
         }
         Some(file::Election::Peers | file::Election::None) | None => {
             kubernetes::without_effect(reader, file);
-            peers::election(reader, file, node).map(Election::Peers)
+            let tie_break = peers::tie_break(reader, file, &addresses);
+            let election = peers::election(reader, file, node, tie_break);
+            let groups = election.and_then(|election| spread::groups(reader, file, election, &addresses));
+            let peers = |(addresses, election)| (addresses, Election::Peers(election));
+            groups.map(|groups| (groups.into_iter().map(peers).collect(), tie_break))
         }
     };
     let hosts =
@@ -116,7 +127,14 @@ pub(super) fn vip(reader: &mut Reader<'_>, file: &File, node: &str, addresses: V
             "write true, or remove the key, unless something else announces the address",
         );
     }
-    Some(Vip { interface: interface?, addresses, announce, election: election? })
+    let refuses_late_hosts = !matches!(file.timing, Some(file::Timing::Custom { .. }));
+    let (groups, tie_break): (Vec<_>, _) = groups?;
+    let interface = interface?;
+    let vip = |(addresses, election)| {
+        let interface = interface.clone();
+        Vip { interface, addresses, announce, election, tie_break, refuses_late_hosts }
+    };
+    Some(groups.into_iter().map(vip).collect())
 }
 
 fn interface(reader: &mut Reader<'_>, file: &File) -> Option<Interface> {

@@ -55,14 +55,14 @@ fn built(pairs: &[(&str, &str)]) -> Config {
 }
 
 fn election(config: &Config) -> &leader::kubernetes::Config {
-    match &config.vip.as_ref().unwrap().election {
+    match &config.vips[0].election {
         Election::Kubernetes(election) => election,
         Election::Peers(election) => panic!("{election:?}"),
     }
 }
 
 fn addresses(config: &Config) -> Vec<String> {
-    config.vip.as_ref().unwrap().addresses.iter().map(ToString::to_string).collect()
+    config.vips[0].addresses.iter().map(ToString::to_string).collect()
 }
 
 #[test]
@@ -328,7 +328,7 @@ fn with_the_apiservers_port_the_balancer_shares_it_where_the_kernel_can_redirect
 #[test]
 fn a_single_node_counts_only_where_no_election_by_lease_is_asked_for() {
     let alone = built(&[("address", "10.0.0.40"), ("vip_singlenode", "true")]);
-    assert!(matches!(&alone.vip.unwrap().election, Election::Peers(election) if election.peers.is_empty()));
+    assert!(matches!(&alone.vips[0].election, Election::Peers(election) if election.peers.is_empty()));
     let elected =
         built(&[("address", "10.0.0.40"), ("vip_singlenode", "true"), ("vip_leaderelection", "true")]);
     assert_eq!(election(&elected).me.as_str(), "n1");
@@ -388,7 +388,7 @@ fn a_manifest_of_1_2_means_what_it_meant_there() {
     let (config, warnings) = settings.build(&Lookups::default()).unwrap();
     assert!(warnings.is_empty(), "{warnings:?}");
     assert_eq!(addresses(&config), ["192.168.0.40/32", "fd00::40/128"]);
-    let vip = config.vip.as_ref().unwrap();
+    let vip = &config.vips[0];
     assert_eq!(vip.interface, crate::config::Interface::Named("ens18".to_owned()));
     assert_eq!(election(&config).name, "plndr-cp-lock");
     // Of the name that stands there twice, the first value may be the one that counts.

@@ -1,7 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
-use crate::status::Peer;
+use crate::status::{Clients, Peer, TieBreak};
 use openmetrics::Labels;
 
 #[path = "../../../tests/daemon/openmetrics.rs"]
@@ -32,26 +32,30 @@ fn leading() -> Snapshot {
         refused: 1,
         backends: vec![backend("10.0.0.163:6443", "ready"), backend("10.0.0.164:6443", "dead")],
     };
-    let peer = |id: &str, heard_ms, authenticated| Peer {
-        id: id.to_owned(),
-        address: "10.0.0.164:10000".to_owned(),
-        heard_ms,
-        eligible: Some(true),
-        priority: Some(100),
-        version: None,
-        authenticated,
-        trouble: None,
-    };
     Snapshot {
         node: "a".to_owned(),
         version: "1.2.3".to_owned(),
         pid: 7,
         up_ms: 1,
         stopping: false,
-        owner: Some(Owner {
+        main_loop: MainLoop {
+            realtime: true,
+            delay_p99_us: 1_250,
+            delay_max_us: 7_000_000,
+            delay_permitted_us: Some(15_000),
+            late: false,
+        },
+        owners: vec![Owner {
             leader: Some("a".to_owned()),
             election: "peers".to_owned(),
             lease: None,
+            tie_break: Some(TieBreak {
+                rule: "gateway".to_owned(),
+                address: Some("10.0.0.1".to_owned()),
+                answers: Some(true),
+                needed: true,
+                votes_for_this_node: true,
+            }),
             transitions: 3,
             term: Some(9),
             lease_left_ms: Some(125),
@@ -59,12 +63,30 @@ fn leading() -> Snapshot {
             link_up: true,
             addresses: vec!["10.0.0.162/24".to_owned(), "fd00::162/64".to_owned()],
             state: "active".to_owned(),
+            fenced: true,
+            memory_locked: true,
             repairs: 2,
             conflicts: 1,
+            clients: Some(Clients { own: 12, beyond_limit: 3, of_leader: 0, tickles: 24 }),
             peers: vec![peer("b", Some(50), true), peer("c", None, false)],
-        }),
+        }],
         load_balancers: vec![frontend("api \"\\\n", 8443), frontend("twin", 1), frontend("twin", 2)],
         health_check: Vec::new(),
+    }
+}
+
+fn peer(id: &str, heard_ms: Option<u64>, authenticated: bool) -> Peer {
+    Peer {
+        id: id.to_owned(),
+        address: "10.0.0.164:10000".to_owned(),
+        heard_ms,
+        eligible: Some(true),
+        priority: Some(100),
+        witness: Some(false),
+        resting: Some(false),
+        version: None,
+        authenticated,
+        trouble: None,
     }
 }
 
@@ -81,7 +103,29 @@ fn labels(labels: &[(&str, &str)]) -> Labels {
 
 /// The owner of a snapshot, to be changed.
 fn owner(snapshot: &mut Snapshot) -> &mut Owner {
-    snapshot.owner.as_mut().unwrap()
+    &mut snapshot.owners[0]
+}
+
+#[test]
+fn a_tie_break_has_samples_where_there_is_one() {
+    let mut snapshot = leading();
+    let metrics = read(snapshot.clone());
+    assert_eq!(metrics["vipd_tie_break_answers"][&Labels::new()], 1.0);
+    assert_eq!(metrics["vipd_tie_break_votes"][&Labels::new()], 1.0);
+    owner(&mut snapshot).tie_break = None;
+    let metrics = read(snapshot);
+    assert!(metrics["vipd_tie_break_answers"].is_empty() && metrics["vipd_tie_break_votes"].is_empty());
+}
+
+#[test]
+fn a_witness_has_an_election_and_nothing_of_an_interface() {
+    let mut witness = leading();
+    owner(&mut witness).state = "witness".to_owned();
+    owner(&mut witness).leader = Some("b".to_owned());
+    let metrics = read(witness);
+    assert_eq!(metrics["vipd_leader"][&labels(&[("node", "b")])], 1.0);
+    assert_eq!(metrics["vipd_vip_held"][&labels(&[("address", "10.0.0.162")])], 0.0);
+    assert!(metrics["vipd_link_up"].is_empty() && metrics["vipd_address_fenced"].is_empty());
 }
 
 #[test]
@@ -98,13 +142,53 @@ fn a_leader_tells_that_it_leads_and_for_how_long() {
     assert_eq!(seen["vipd_lease_left_seconds"][&labels(&[])], 0.125);
     let held = ["10.0.0.162", "fd00::162"].map(|ip| seen["vipd_vip_held"][&labels(&[("address", ip)])]);
     assert_eq!(held, [1.0, 1.0]);
+    assert_eq!(seen["vipd_address_fenced"][&labels(&[])], 1.0);
+    assert_eq!(seen["vipd_memory_locked"][&labels(&[])], 1.0);
     assert_eq!(seen["vipd_address_repairs_total"][&labels(&[])], 2.0);
     assert_eq!(seen["vipd_address_conflicts_total"][&labels(&[])], 1.0);
     assert_eq!(seen["vipd_link_up"][&labels(&[("interface", "ens3")])], 1.0);
     // A peer that was never heard has no age.
     assert_eq!(seen["vipd_peer_heard_age_seconds"], [(labels(&[("peer", "b")]), 0.05)].into());
+    let clients = ["this_node", "leader"].map(|of| seen["vipd_clients"][&labels(&[("of", of)])]);
+    assert_eq!(clients, [12.0, 0.0]);
+    assert_eq!(seen["vipd_clients_beyond_limit"][&labels(&[])], 3.0);
+    assert_eq!(seen["vipd_tickles_total"][&labels(&[])], 24.0);
     let authenticated = ["b", "c"].map(|peer| seen["vipd_peer_authenticated"][&labels(&[("peer", peer)])]);
     assert_eq!(authenticated, [1.0, 0.0]);
+}
+
+/// Where addresses are spread, each has its election, and the host is still one.
+#[test]
+fn of_several_elections_each_has_samples_of_its_own() {
+    let mut snapshot = leading();
+    let mut other = snapshot.owners[0].clone();
+    other.addresses = vec!["10.0.0.163/24".to_owned()];
+    (other.leader, other.term, other.state) = (Some("b".to_owned()), None, "standby".to_owned());
+    snapshot.owners.push(other);
+    let seen = read(snapshot);
+    let (here, there) = ([("vip", "10.0.0.162")], [("vip", "10.0.0.163")]);
+    assert_eq!(seen["vipd_term"], [(labels(&here), 9.0)].into());
+    let leads = |node: &str, vip: &str| seen["vipd_leader"][&labels(&[("node", node), ("vip", vip)])];
+    assert_eq!([leads("a", "10.0.0.162"), leads("b", "10.0.0.162")], [1.0, 0.0]);
+    assert_eq!([leads("a", "10.0.0.163"), leads("b", "10.0.0.163")], [0.0, 1.0]);
+    assert_eq!(seen["vipd_address_fenced"], [(labels(&here), 1.0), (labels(&there), 1.0)].into());
+    assert_eq!(seen["vipd_memory_locked"], [(labels(&[]), 1.0)].into());
+    assert_eq!(seen["vipd_link_up"], [(labels(&[("interface", "ens3")]), 1.0)].into());
+}
+
+#[test]
+fn a_loop_that_is_woken_late_is_told_of_in_seconds() {
+    let mut snapshot = leading();
+    let seen = read(snapshot.clone());
+    let delay = |of| seen["vipd_scheduling_delay_seconds"][&labels(&[("of", of)])];
+    assert_eq!([delay("p99"), delay("max")], [0.001_25, 7.0]);
+    assert_eq!(seen["vipd_scheduling_delay_permitted_seconds"][&labels(&[])], 0.015);
+    assert_eq!(seen["vipd_scheduling_late"][&labels(&[])], 0.0);
+    assert_eq!(seen["vipd_scheduling_realtime"][&labels(&[])], 1.0);
+    snapshot.main_loop.late = true;
+    assert_eq!(read(snapshot.clone())["vipd_scheduling_late"][&labels(&[])], 1.0);
+    snapshot.main_loop.delay_permitted_us = None;
+    assert!(read(snapshot)["vipd_scheduling_late"].is_empty());
 }
 
 #[test]

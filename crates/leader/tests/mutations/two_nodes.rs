@@ -1,0 +1,126 @@
+//! The rules that decide between two nodes, by a witness or by the segment.
+
+use super::table::Mutation;
+
+#[rustfmt::skip]
+pub(crate) const MUTATIONS: &[Mutation] = &[
+    Mutation {
+        rule: "witness: it never stands",
+        file: "quorum/turn.rs",
+        find: "if self.settings.witness {",
+        replace: "if self.settings.witness && self.failures > 1000 {",
+        caught_by: "witness::a_witness_votes_and_never_stands",
+    },
+    Mutation {
+        rule: "witness: it doesn't answer to being named",
+        file: "quorum/ballot.rs",
+        find: "!self.settings.witness",
+        replace: "true",
+        caught_by: "witness::a_witness_that_is_named_as_successor_does_not_stand",
+    },
+    Mutation {
+        rule: "witness: nobody hands over to it",
+        file: "quorum/roster.rs",
+        find: "!gossip.witness",
+        replace: "true",
+        caught_by: "witness::nobody_hands_over_to_a_witness",
+    },
+    Mutation {
+        rule: "witness: releases before it see one that doesn't wish to lead",
+        file: "quorum/turn.rs",
+        find: "Departure::Staying => !self.settings.witness,",
+        replace: "Departure::Staying => true,",
+        caught_by: "witness::a_witness_tells_releases_that_know_no_witness_that_it_does_not_wish_to_lead",
+    },
+    Mutation {
+        rule: "tie-break: a sight is worth a lease from when it was asked",
+        file: "quorum/tie_break.rs",
+        find: "let until = asked + self.lease();",
+        replace: "let until = now + self.lease(); let _ = asked;",
+        caught_by: "tie_break::a_leader_whose_peer_is_silent_is_renewed_from_when_it_looked",
+    },
+    Mutation {
+        rule: "tie-break: a leader that is missed is not renewed by the segment",
+        file: "quorum/tie_break.rs",
+        find: "missed.is_some_and(|missed| now < missed + self.settings.timing.exclusion());",
+        replace: "missed.is_some_and(|missed| now < missed);",
+        caught_by: "tie_break::a_leader_that_its_peer_misses_is_not_renewed_by_the_segment",
+    },
+    Mutation {
+        rule: "tie-break: nor beside another owner",
+        file: "quorum/tie_break.rs",
+        find: "self.answered && !self.owned",
+        replace: "self.answered",
+        caught_by: "tie_break::a_leader_is_not_renewed_without_the_tie_break_nor_beside_another_owner",
+    },
+    Mutation {
+        rule: "tie-break: a follower waits as long as a voter would",
+        file: "quorum/tie_break.rs",
+        find: "last_word < first && first + span <= last",
+        replace: "last_word < first && first + span / 2 <= last",
+        caught_by: "tie_break::a_follower_stands_after_an_exclusion_of_good_sights_and_leads_with_one_more",
+    },
+    Mutation {
+        rule: "tie-break: a candidate looks once more",
+        file: "quorum/candidate.rs",
+        find: "attempt.started <= then)",
+        replace: "attempt.started <= then || then < attempt.started)",
+        caught_by: "tie_break::a_sight_from_before_the_candidacy_elects_nobody",
+    },
+    Mutation {
+        rule: "tie-break: of two that look at the same time one waits",
+        file: "quorum/tie_break.rs",
+        find: " || sight.contested",
+        replace: "",
+        caught_by: "tie_break::whatever_breaks_the_series_begins_it_anew",
+    },
+    Mutation {
+        rule: "tie-break: a hole ends a series",
+        file: "quorum/tie_break.rs",
+        find: "&& sight.asked <= series.last + hole =>",
+        replace: "&& hole <= hole =>",
+        caught_by: "tie_break::whatever_breaks_the_series_begins_it_anew",
+    },
+    Mutation {
+        rule: "tie-break: an unproven sign is no silence",
+        file: "quorum/tie_break.rs",
+        find: "watch.word_sign = Some(now);",
+        replace: "watch.word_sign = None;",
+        caught_by: "tie_break::whatever_breaks_the_series_begins_it_anew",
+    },
+    Mutation {
+        rule: "tie-break: an unproven sign of being missed counts",
+        file: "quorum/tie_break.rs",
+        find: "watch.missed = Some(now);",
+        replace: "watch.missed = None;",
+        caught_by: "tie_break::an_unproven_sign_that_it_is_missed_keeps_a_leader_from_the_segments_vote",
+    },
+    Mutation {
+        rule: "tie-break: a leader lets go for a higher term",
+        file: "quorum/tie_break.rs",
+        find: "candidacy.term < term ||",
+        replace: "candidacy.term > term ||",
+        caught_by: "tie_break::a_leader_lets_go_for_one_that_asks_in_a_higher_term_and_for_no_other",
+    },
+    Mutation {
+        rule: "tie-break: where majorities decide it doesn't",
+        file: "quorum/tie_break.rs",
+        find: "self.watch.is_some() && outranked",
+        replace: "outranked",
+        caught_by: "tie_break::a_leader_lets_go_for_one_that_asks_in_a_higher_term_and_for_no_other",
+    },
+    Mutation {
+        rule: "tie-break: both mean the same by it",
+        file: "quorum/tie_break.rs",
+        find: "&& self.agrees_on_rule(gossip)\n",
+        replace: "",
+        caught_by: "tie_break::two_that_do_not_agree_get_no_vote_of_the_segment",
+    },
+    Mutation {
+        rule: "tie-break: who misses the other says so at once",
+        file: "quorum/tie_break.rs",
+        find: "            self.announce(now);\n        }\n    }\n\n    /// Lets go",
+        replace: "        }\n    }\n\n    /// Lets go",
+        caught_by: "tie_break::a_member_says_at_once_that_it_misses_the_other",
+    },
+];

@@ -1,0 +1,85 @@
+//! Log lines on standard error: text for people, or one JSON object a line.
+//!
+//! Who reads them may stop to: a full pipe would hold whoever writes for as long as that lasts, the loop that renews leases too. So
+//! lines, and whatever else vipd says while it runs, go through a [`Queue`] that never holds anybody.
+
+mod queue;
+
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::io::{self, IsTerminal};
+use std::panic::PanicHookInfo;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use anyhow::Context;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt;
+
+use crate::cli::LogFormat;
+use queue::Queue;
+
+/// What is not logged unless somebody asks for it by name.
+const QUIET: &str = "kube_client=off";
+
+/// How long the end of the process waits for a reader of its last lines. Nothing is held any more by then.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long a panic does, which should let go as soon as it can: in this time a reader that reads has read.
+const PANIC_PATIENCE: Duration = Duration::from_millis(100);
+
+static QUEUE: OnceLock<Queue> = OnceLock::new();
+
+/// Begins to log.
+///
+/// # Errors
+/// A filter that can't be parsed, or no thread and no socket for the queue.
+pub(crate) fn begin(level: &str, format: LogFormat) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(level).map_err(|error| {
+        anyhow::anyhow!("`{level}` is not a log level: {error}; write error, warn, info, debug or trace")
+    })?;
+    // The client of the Kubernetes API calls each failed request an error; whether it is one, the election tells.
+    let filter = if level.contains("kube") { filter } else { filter.add_directive(QUIET.parse()?) };
+    let opened = Queue::open().context("failed to start the thread that writes the log")?;
+    let queue = QUEUE.get_or_init(|| opened);
+    let builder = fmt()
+        .with_env_filter(filter)
+        .with_writer(move || queue)
+        .with_ansi(io::stderr().is_terminal())
+        // Of a line that can't be written nothing can be said either: the attempt would end the process, and the address with it.
+        .log_internal_errors(false);
+    match format {
+        LogFormat::Text => builder.init(),
+        LogFormat::Json => builder.json().flatten_event(true).init(),
+    }
+    std::panic::set_hook(Box::new(panicked));
+    Ok(())
+}
+
+/// Says something on standard error after the lines that were logged before; false if nothing is logged here.
+pub(crate) fn say(text: &str) -> bool {
+    let Some(queue) = QUEUE.get() else { return false };
+    queue.put(format!("{text}\n").as_bytes());
+    true
+}
+
+/// Waits, not for ever, until what was said is written.
+pub(crate) fn finish() {
+    if let Some(queue) = QUEUE.get() {
+        queue.flush(PATIENCE);
+    }
+}
+
+/// Says what is to be said of a panic. The process ends when this returns.
+fn panicked(panic: &PanicHookInfo<'_>) {
+    let thread = std::thread::current();
+    let name = thread.name().unwrap_or("without a name");
+    let mut text = format!("thread {name} {panic}");
+    let backtrace = Backtrace::capture();
+    if backtrace.status() == BacktraceStatus::Captured {
+        text = format!("{text}\n{backtrace}");
+    }
+    say(&text);
+    if let Some(queue) = QUEUE.get() {
+        queue.flush(PANIC_PATIENCE);
+    }
+}

@@ -1,0 +1,130 @@
+//! The socket for commands: who may give them, and what is refused. What moves an address is the lab's.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use crate::rig::{Daemon, Enclosed, PATIENCE, balancer, free_port};
+
+fn command_socket(daemon: &Daemon) -> PathBuf {
+    let mut path = daemon.socket.clone().into_os_string();
+    path.push(".command");
+    path.into()
+}
+
+/// Runs `vipd step-down`, perhaps by another program.
+fn step_down(by: &[&str], socket: &Path, to: Option<&str>) -> Output {
+    let words = [by, &[env!("CARGO_BIN_EXE_vipd"), "step-down", "--socket"]].concat();
+    let mut command = Command::new(words[0]);
+    command.args(&words[1..]).arg(socket);
+    if let Some(to) = to {
+        command.args(["--to", to]);
+    }
+    command.output().unwrap()
+}
+
+/// A balancer that says when it serves health over HTTP: by then its sockets are there.
+fn serving() -> String {
+    format!("healthPort: {}\n{}", free_port(), balancer(free_port()))
+}
+
+#[track_caller]
+fn refused(output: &Output, code: i32, words: &str) {
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{text}");
+    assert!(output.stdout.is_empty());
+    assert_eq!(text.lines().count(), 1, "{text}");
+    assert!(text.contains(words), "{text}");
+}
+
+/// Writes these bytes; gives what is answered.
+fn say(daemon: &Daemon, bytes: &[u8]) -> String {
+    let mut stream = UnixStream::connect(command_socket(daemon)).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(bytes).unwrap();
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line).unwrap();
+    line
+}
+
+#[test]
+fn a_vipd_without_an_address_has_nothing_to_hand_over() {
+    let daemon = Daemon::serving("commands", &serving(), &[]);
+    // Whoever says nothing keeps nobody else from being heard.
+    let silent = UnixStream::connect(command_socket(&daemon)).unwrap();
+    refused(&step_down(&[], &daemon.socket, None), 69, "only balances");
+    refused(&step_down(&[], &daemon.socket, Some("b")), 69, "only balances");
+    assert!(daemon.status(&[]).status.success(), "and the status is told as before");
+
+    let mut line = String::new();
+    silent.set_read_timeout(Some(PATIENCE)).unwrap();
+    BufReader::new(silent).read_line(&mut line).unwrap();
+    assert!(line.contains("no command came within a second"), "{line}");
+    for nonsense in
+        [&b"{\"do\":\"fly\"}\n"[..], b"{\"do\":\"step-down\",\"to\":7}\n", b"\xff\n", &[b'x'; 511]]
+    {
+        // Perhaps unanswered, as it is no text or a line without an end; but not obeyed.
+        let answer = say(&daemon, nonsense);
+        assert!(answer.is_empty() || answer.contains("not-understood"), "{answer}");
+    }
+    let mode = fs::metadata(command_socket(&daemon)).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o660);
+
+    let socket = command_socket(&daemon);
+    let (exit, log) = daemon.stop();
+    assert!(exit.success(), "{log}");
+    assert!(!socket.exists(), "the socket was left behind");
+}
+
+#[test]
+fn those_who_are_neither_root_nor_of_the_group_may_not() {
+    let Some(_root) = Enclosed::new("to be somebody else") else { return };
+    let folder = std::env::temp_dir().join(format!("vipd-commands-{}", std::process::id()));
+    fs::create_dir(&folder).unwrap();
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
+    let socket = folder.join("vipd.sock");
+    let binary = folder.join("vipd");
+    // Not by this process: what another thread starts meanwhile would have it open for writing, and nobody could run it.
+    assert!(Command::new("cp").arg(env!("CARGO_BIN_EXE_vipd")).arg(&binary).status().unwrap().success());
+    let config = format!("socket: {}\n{}", socket.display(), serving());
+    let file = folder.join("config.yaml");
+    fs::write(&file, config).unwrap();
+    let mut child = Command::new(&binary)
+        .args(["start", "-c"])
+        .arg(&file)
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("serves metrics and health") {
+        line.clear();
+        assert_ne!(log.read_line(&mut line).unwrap(), 0, "it ended");
+    }
+
+    let nobody = ["--reuid=65534", "--regid=65534", "--clear-groups"];
+    let output = Command::new("setpriv")
+        .args(nobody)
+        .arg(&binary)
+        .args(["step-down", "--socket"])
+        .arg(&socket)
+        .output()
+        .unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    fs::remove_dir_all(&folder).unwrap();
+    refused(&output, 77, "only root and vipd's own group may ask");
+}
+
+#[test]
+fn without_an_election_there_is_nobody_to_hand_over_to() {
+    let Some(enclosed) = Enclosed::new("an address") else { return };
+    let config = "vip: 10.99.0.1\ninterface: lo\nsingleNode: true\n";
+    let mut daemon = enclosed.launch("commands-single", config, None);
+    // The election begins when the sockets are there.
+    daemon.read_until("became leader");
+    refused(&step_down(&[], &daemon.socket, None), 69, "there is no election");
+}
