@@ -13,9 +13,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use futures_util::TryStreamExt as _;
+use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute};
 use rtnetlink::{LinkBridge, LinkUnspec, LinkVeth};
 use tokio::io::AsyncWriteExt as _;
 
+use crate::arp::Mac;
 use crate::delay::{Relay, Slowness};
 use crate::namespace::{Namespace, Netlink};
 use crate::sys;
@@ -77,7 +80,7 @@ pub struct Host {
     /// The kernel's number of its interface.
     pub interface: u32,
     /// Its Ethernet address: 02:00 and the IPv4 address.
-    pub mac: [u8; 6],
+    pub mac: Mac,
 }
 
 impl Host {
@@ -85,6 +88,29 @@ impl Host {
     pub fn address6(&self) -> Ipv6Addr {
         let digits = u16::from_str_radix(&self.address.octets()[3].to_string(), 16);
         Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, digits.expect("decimal digits are hexadecimal digits"))
+    }
+
+    /// The Ethernet address that it sends to for an address on the segment, if it knows one.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub async fn neighbour(&self, address: IpAddr) -> Result<Option<Mac>> {
+        let handle = self.netlink.handle();
+        let mut entries = handle.neighbours().get().execute();
+        while let Some(entry) = entries.try_next().await? {
+            let is_it = |attribute: &NeighbourAttribute| match attribute {
+                NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => address == IpAddr::V4(*ip),
+                NeighbourAttribute::Destination(NeighbourAddress::Inet6(ip)) => address == IpAddr::V6(*ip),
+                _ => false,
+            };
+            if entry.attributes.iter().any(is_it) {
+                return Ok(entry.attributes.iter().find_map(|attribute| match attribute {
+                    NeighbourAttribute::LinkLayerAddress(mac) => mac.as_slice().try_into().ok(),
+                    _ => None,
+                }));
+            }
+        }
+        Ok(None)
     }
 }
 

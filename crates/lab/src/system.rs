@@ -26,9 +26,9 @@ pub enum System {
     /// vipd among static peers, with one of its timing profiles.
     Vipd(Timing),
     /// vipd among static peers, its balancer at the port that every apiserver has.
-    VipdSamePort,
+    VipdSamePort(Timing),
     /// vipd among static peers, without a balancer: clients are with the owner's own apiserver.
-    VipdAddress,
+    VipdAddress(Timing),
     /// vipd among two nodes, and what decides between them; VIP only.
     VipdPair(Arbiter),
     /// vipd with an election by Kubernetes Lease.
@@ -59,12 +59,16 @@ pub struct Site<'a> {
 
 impl System {
     /// All of them.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 26] = [
         Self::Vipd(Timing::Default),
         Self::Vipd(Timing::Fast),
         Self::Vipd(Timing::Relaxed),
-        Self::VipdSamePort,
-        Self::VipdAddress,
+        Self::VipdSamePort(Timing::Default),
+        Self::VipdSamePort(Timing::Fast),
+        Self::VipdSamePort(Timing::Relaxed),
+        Self::VipdAddress(Timing::Default),
+        Self::VipdAddress(Timing::Fast),
+        Self::VipdAddress(Timing::Relaxed),
         Self::VipdPair(Arbiter::TieBreak),
         Self::VipdPair(Arbiter::Witness),
         Self::VipdLease(Pace::Fifteen, Balancer::Off),
@@ -90,8 +94,12 @@ impl System {
             Self::Vipd(Timing::Default) => "vipd",
             Self::Vipd(Timing::Fast) => "vipd-fast",
             Self::Vipd(Timing::Relaxed) => "vipd-relaxed",
-            Self::VipdSamePort => "vipd-same-port",
-            Self::VipdAddress => "vipd-address",
+            Self::VipdSamePort(Timing::Default) => "vipd-same-port",
+            Self::VipdSamePort(Timing::Fast) => "vipd-same-port-fast",
+            Self::VipdSamePort(Timing::Relaxed) => "vipd-same-port-relaxed",
+            Self::VipdAddress(Timing::Default) => "vipd-address",
+            Self::VipdAddress(Timing::Fast) => "vipd-address-fast",
+            Self::VipdAddress(Timing::Relaxed) => "vipd-address-relaxed",
             Self::VipdPair(Arbiter::TieBreak) => "vipd-two-tie-break",
             Self::VipdPair(Arbiter::Witness) => "vipd-two-witness",
             Self::VipdLease(Pace::Fifteen, Balancer::Off) => "vipd-lease-15",
@@ -122,8 +130,8 @@ impl System {
             Self::Vipd(_) | Self::VipdLease(_, Balancer::On | Balancer::Discovered) | Self::Keepalived(_) => {
                 FRONTEND
             }
-            Self::VipdSamePort
-            | Self::VipdAddress
+            Self::VipdSamePort(_)
+            | Self::VipdAddress(_)
             | Self::VipdPair(_)
             | Self::VipdLease(_, Balancer::Off)
             | Self::KubeVip(_)
@@ -136,8 +144,8 @@ impl System {
         match self {
             Self::VipdLease(pace, _) | Self::KubeVip(pace) | Self::ClientGo(pace) => Some(pace),
             Self::Vipd(_)
-            | Self::VipdSamePort
-            | Self::VipdAddress
+            | Self::VipdSamePort(_)
+            | Self::VipdAddress(_)
             | Self::VipdPair(_)
             | Self::Keepalived(_) => None,
         }
@@ -146,7 +154,7 @@ impl System {
     /// The longest after which a dead local apiserver may still move the address, by the system's own timers.
     pub fn check_time(self) -> Duration {
         match self {
-            Self::Vipd(_) | Self::VipdSamePort | Self::VipdAddress | Self::VipdPair(_) => {
+            Self::Vipd(_) | Self::VipdSamePort(_) | Self::VipdAddress(_) | Self::VipdPair(_) => {
                 Duration::from_secs(3)
             }
             Self::VipdLease(pace, _) | Self::KubeVip(pace) | Self::ClientGo(pace) => pace.takeover(),
@@ -160,11 +168,14 @@ impl System {
     /// could still move the address back.
     pub fn calm_time(self) -> Duration {
         match self {
-            Self::Vipd(Timing::Default | Timing::Fast)
-            | Self::VipdSamePort
-            | Self::VipdAddress
-            | Self::VipdPair(_) => Duration::from_millis(1500),
-            Self::Vipd(Timing::Relaxed) => Duration::from_secs(6),
+            Self::Vipd(timing) | Self::VipdSamePort(timing) | Self::VipdAddress(timing)
+                if timing == Timing::Relaxed =>
+            {
+                Duration::from_secs(6)
+            }
+            Self::Vipd(_) | Self::VipdSamePort(_) | Self::VipdAddress(_) | Self::VipdPair(_) => {
+                Duration::from_millis(1500)
+            }
             // Every node has read the Lease since, so each knows how long it still holds.
             Self::VipdLease(pace, _) | Self::KubeVip(pace) | Self::ClientGo(pace) => {
                 2 * pace.retry_period() + Duration::from_secs(1)
@@ -182,8 +193,8 @@ impl System {
     pub fn find(self, programs: &Programs) -> Result<()> {
         match self {
             Self::Vipd(_)
-            | Self::VipdSamePort
-            | Self::VipdAddress
+            | Self::VipdSamePort(_)
+            | Self::VipdAddress(_)
             | Self::VipdPair(_)
             | Self::VipdLease(..) => programs.vipd().map(drop),
             Self::KubeVip(_) => programs.kube_vip().map(drop),
@@ -199,10 +210,10 @@ impl System {
     pub fn prepare(self, site: Site<'_>) -> Result<Vec<Launch>> {
         match self {
             Self::Vipd(timing) => Ok(vec![vipd::prepare(timing, &vipd::balancer(), site)?]),
-            Self::VipdSamePort => {
-                Ok(vec![vipd::prepare(Timing::Default, &vipd::balancer_at_the_same_port(), site)?])
+            Self::VipdSamePort(timing) => {
+                Ok(vec![vipd::prepare(timing, &vipd::balancer_at_the_same_port(), site)?])
             }
-            Self::VipdAddress => Ok(vec![vipd::prepare(Timing::Default, &vipd::own_apiserver(), site)?]),
+            Self::VipdAddress(timing) => Ok(vec![vipd::prepare(timing, &vipd::own_apiserver(), site)?]),
             Self::VipdPair(arbiter) => vipd::prepare_pair(arbiter, site),
             Self::VipdLease(pace, balancer) => Ok(vec![lease::prepare_vipd(pace, balancer, site)?]),
             Self::KubeVip(pace) => Ok(vec![lease::prepare_kube_vip(pace, site)?]),

@@ -249,7 +249,7 @@ fn idle_clients_learn_of_it_at_the_port_that_they_know_where_the_kernel_redirect
     let name = "idle_clients_learn_of_it_at_the_port_that_they_know_where_the_kernel_redirects_it";
     in_a_lab(name, async |mut lab| {
         let servers = virtual_addresses().map(|vip| SocketAddr::new(vip, BACKEND_PORT));
-        all_learn(&mut lab, System::VipdSamePort, &servers, 5, Fault::CableOut).await
+        all_learn(&mut lab, System::VipdSamePort(Timing::Default), &servers, 5, Fault::CableOut).await
     });
 }
 

@@ -1,6 +1,10 @@
 //! A client that connects all the time, through moves that somebody planned: none of its connects fails, and none has to be
 //! begun a second time.
 //!
+//! The timing is `relaxed`: on a host that stalls for longer than the lease the address moves without a plan, and connections with
+//! it, which is another matter. Each move begins when the client has heard of the one before: an owner that loses the address again
+//! before it has announced itself leaves the frames that its predecessor holds back for it without a way (docs/step-down.md).
+//!
 //! They need a built vipd, beside this test's target folder or named by VIPD_BIN, and fail without one.
 
 mod commands;
@@ -30,7 +34,7 @@ const EVERY: Duration = Duration::from_millis(2);
 /// A connect that needs as long is one that fails.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
 /// Moves of each kind.
-const MOVES: usize = 4;
+const MOVES: usize = 3;
 
 /// What became of the connects.
 #[derive(Debug, Default)]
@@ -114,10 +118,23 @@ fn say(text: &str) {
     writeln!(std::io::stderr(), "{text}").ok();
 }
 
+/// Waits until a node has the addresses and the client sends to it.
+async fn await_owner(lab: &Lab, wanted: impl FnMut(usize) -> bool) -> Result<usize> {
+    let owner = lab.await_owner(PATIENCE, wanted).await?;
+    let deadline = Instant::now() + PATIENCE;
+    for address in virtual_addresses() {
+        while lab.client.neighbour(address).await? != Some(lab.nodes[owner].host.mac) {
+            ensure!(Instant::now() < deadline, "the client doesn't hear of {} at {address}", NODES[owner]);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+    Ok(owner)
+}
+
 /// Ends the owner's vipd by SIGTERM, and starts it again when another has the address.
 async fn restart(lab: &mut Lab, owner: usize) -> Result<usize> {
     lab.nodes[owner].process("vipd")?.signal(Signal::TERM)?;
-    let successor = lab.await_owner(PATIENCE, |node| node != owner).await?;
+    let successor = await_owner(lab, |node| node != owner).await?;
     let status = lab.nodes[owner].await_end("vipd", STOP_PATIENCE).await?;
     ensure!(status.success(), "vipd ended with {status}");
     lab.nodes[owner].start_again("vipd")?;
@@ -136,7 +153,7 @@ async fn hand_over(lab: &Lab, owner: usize, next: usize) -> Result<usize> {
             continue;
         }
         ensure!(obeyed(&output)? == NODES[next]);
-        return lab.await_owner(PATIENCE, |node| node == next).await;
+        return await_owner(lab, |node| node == next).await;
     }
 }
 
@@ -182,18 +199,18 @@ async fn no_connect_suffers(lab: &mut Lab, system: System) -> Result<()> {
 #[test]
 fn no_connect_to_a_balancer_fails_or_begins_again_in_planned_moves() {
     in_a_lab("no_connect_to_a_balancer_fails_or_begins_again_in_planned_moves", async |mut lab| {
-        no_connect_suffers(&mut lab, System::Vipd(Timing::Default)).await
+        no_connect_suffers(&mut lab, System::Vipd(Timing::Relaxed)).await
     });
 }
 
 #[test]
 fn no_connect_to_a_balancer_at_the_same_port_fails_or_begins_again_in_planned_moves() {
     let name = "no_connect_to_a_balancer_at_the_same_port_fails_or_begins_again_in_planned_moves";
-    in_a_lab(name, async |mut lab| no_connect_suffers(&mut lab, System::VipdSamePort).await);
+    in_a_lab(name, async |mut lab| no_connect_suffers(&mut lab, System::VipdSamePort(Timing::Relaxed)).await);
 }
 
 #[test]
 fn no_connect_to_the_owners_own_apiserver_fails_or_begins_again_in_planned_moves() {
     let name = "no_connect_to_the_owners_own_apiserver_fails_or_begins_again_in_planned_moves";
-    in_a_lab(name, async |mut lab| no_connect_suffers(&mut lab, System::VipdAddress).await);
+    in_a_lab(name, async |mut lab| no_connect_suffers(&mut lab, System::VipdAddress(Timing::Relaxed)).await);
 }

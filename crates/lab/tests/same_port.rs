@@ -151,7 +151,7 @@ async fn everybody_reaches_all(lab: &Lab, owner: usize) -> Result<()> {
 fn the_address_leads_everybody_to_all_apiservers_before_and_after_a_move() {
     in_a_lab("the_address_leads_everybody_to_all_apiservers_before_and_after_a_move", async |mut lab| {
         lab.start_backends().await?;
-        let owner = bring_up(&mut lab, System::VipdSamePort).await?;
+        let owner = bring_up(&mut lab, System::VipdSamePort(Timing::Default)).await?;
         everybody_reaches_all(&lab, owner).await?;
 
         lab.nodes[owner].process("vipd")?.signal(Signal::TERM)?;
@@ -206,7 +206,7 @@ fn a_killed_vipd_takes_the_redirect_along_and_its_clients_learn_of_it_at_once() 
     in_a_lab(name, async |mut lab| {
         let vip = SocketAddr::new(virtual_addresses()[0], BACKEND_PORT);
         lab.start_backends().await?;
-        let (owner, took) = killed(&mut lab, System::VipdSamePort, vip).await?;
+        let (owner, took) = killed(&mut lab, System::VipdSamePort(Timing::Default), vip).await?;
         say(&format!("same port: the client knew after {} us", took.as_micros()));
         ensure!(redirects(&lab, owner)? == FLOWS, "left: {}", redirects(&lab, owner)?);
         // The address is still there, until the kernel takes it off; then its port is the own apiserver's.

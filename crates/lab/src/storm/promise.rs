@@ -15,8 +15,12 @@ const ETCD_TIMEOUT: Duration = Duration::from_secs(1);
 pub(super) fn answered_within(system: System, fault: Fault) -> Option<Duration> {
     // An answer takes several ways along the slow cable.
     let slow = fault.slowness().is_some();
-    let is_default =
-        matches!(system, System::Vipd(Timing::Default) | System::VipdSamePort | System::VipdAddress);
+    let is_default = matches!(
+        system,
+        System::Vipd(Timing::Default)
+            | System::VipdSamePort(Timing::Default)
+            | System::VipdAddress(Timing::Default)
+    );
     (is_default && fault.leaves_a_majority() && !by_chance(fault) && !slow)
         .then_some(Duration::from_millis(200))
 }
