@@ -12,12 +12,11 @@ lint:
 
 # Tests that need neither root nor other programs
 pure:
-    cargo test -p leader -p lb -p vipd --locked -- --skip connections:: --skip tables::
+    ./test pure
 
 # Tests in network namespaces (root)
 namespaces:
-    cargo test -p vip -p lab --locked
-    cargo test -p lb --locked --test redirect
+    ./test namespaces
 
 # The static binary
 static:
