@@ -135,6 +135,8 @@ pub(crate) struct Prober {
     told: Arc<Told>,
     held: Held,
     chatter: usize,
+    /// The held connection was lost, and the backend has not shaken hands since.
+    lost: bool,
     rng: Rng,
     /// Options of its own connections: a host that vanished is noticed after as long as failing checks would
     /// take.
@@ -172,6 +174,7 @@ impl Prober {
             told: Arc::clone(&plan.told),
             held: Held::Nothing,
             chatter: CHATTER,
+            lost: false,
             spoke_tls: false,
             spoke_http: false,
             next_reconnect: now,
@@ -229,7 +232,7 @@ impl Prober {
                     return cause;
                 }
                 Cause::Closed(_) => {
-                    self.held = Held::Nothing;
+                    (self.held, self.lost) = (Held::Nothing, true);
                     if self.next_reconnect <= now {
                         self.next_reconnect = now + self.check.interval;
                         return cause;
@@ -274,7 +277,10 @@ impl Prober {
             (Held::ForRequests(stream), Cause::Time) => match self.ask(stream, deadline).await {
                 Reply::Observed(observation) => observation,
                 // It may have ended just while we asked: that says nothing yet.
-                Reply::Closed => self.connect(cause, deadline).await,
+                Reply::Closed => {
+                    self.lost = true;
+                    self.connect(cause, deadline).await
+                }
                 Reply::Malformed(error) => Observation::not_ready(error.to_string()),
                 // Not enough to tell a busy backend from a frozen one; the next check begins with a
                 // handshake.
@@ -307,8 +313,7 @@ impl Prober {
                 Observation::ready("connected")
             }
             Method::Request { connector, auto, .. } => {
-                let lost = matches!(cause, Cause::Closed(_));
-                let early = lost.then(|| Instant::now() + SUCCESSOR_PATIENCE);
+                let early = self.lost.then(|| Instant::now() + SUCCESSOR_PATIENCE);
                 self.shake_hands(stream, &connector, auto, early, deadline).await
             }
         }
@@ -355,7 +360,7 @@ impl Prober {
         };
         let failure = match shaken {
             Ok(Ok(stream)) => {
-                self.spoke_tls = true;
+                (self.spoke_tls, self.lost) = (true, false);
                 return self.first_request(Box::new(stream), auto, deadline).await;
             }
             Ok(Err(error)) => tls::classify(&error),
