@@ -95,18 +95,21 @@ impl Host {
     /// # Errors
     /// The kernel's.
     pub async fn neighbour(&self, address: IpAddr) -> Result<Option<Mac>> {
+        let wanted = match address {
+            IpAddr::V4(ip) => NeighbourAddress::Inet(ip),
+            IpAddr::V6(ip) => NeighbourAddress::Inet6(ip),
+        };
         let handle = self.netlink.handle();
         let mut entries = handle.neighbours().get().execute();
         while let Some(entry) = entries.try_next().await? {
-            let is_it = |attribute: &NeighbourAttribute| match attribute {
-                NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => address == IpAddr::V4(*ip),
-                NeighbourAttribute::Destination(NeighbourAddress::Inet6(ip)) => address == IpAddr::V6(*ip),
-                _ => false,
+            let is_it = |attribute: &NeighbourAttribute| {
+                let NeighbourAttribute::Destination(destination) = attribute else { return false };
+                *destination == wanted
             };
             if entry.attributes.iter().any(is_it) {
-                return Ok(entry.attributes.iter().find_map(|attribute| match attribute {
-                    NeighbourAttribute::LinkLayerAddress(mac) => mac.as_slice().try_into().ok(),
-                    _ => None,
+                return Ok(entry.attributes.iter().find_map(|attribute| {
+                    let NeighbourAttribute::LinkLayerAddress(mac) = attribute else { return None };
+                    mac.as_slice().try_into().ok()
                 }));
             }
         }
