@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use crate::drain::End;
 use crate::frontend::Shared;
 use crate::pool::{Candidate, Candidates, Pool};
+use crate::reactor::Reactor;
 use crate::roster::Roster;
 use crate::worker::Starvation;
 
@@ -33,6 +34,7 @@ pub(crate) struct Lane {
     pool: RefCell<Pool>,
     rosters: RefCell<watch::Receiver<Arc<Roster>>>,
     pub(crate) buffer: Rc<RefCell<Box<[u8]>>>,
+    pub(crate) reactor: Rc<Reactor>,
     pub(crate) starvation: Arc<Starvation>,
     /// Joins the flows and accept loops of the worker.
     pub(crate) tasks: TaskTracker,
@@ -106,6 +108,7 @@ impl Lane {
         shared: Arc<Shared>,
         seed: u64,
         buffer: Rc<RefCell<Box<[u8]>>>,
+        reactor: Rc<Reactor>,
         starvation: Arc<Starvation>,
         tasks: TaskTracker,
     ) -> Self {
@@ -117,6 +120,7 @@ impl Lane {
             pool: RefCell::new(pool),
             rosters: RefCell::new(rosters),
             buffer,
+            reactor,
             starvation,
             tasks,
             flows: RefCell::default(),

@@ -8,7 +8,7 @@
 //!
 //! * [`health`], [`policy`], `pool`, `roster`, `http` and `first_flight` are pure: they name no socket, no clock
 //!   and no runtime.
-//! * `probe` and `probes` ask the backends, `tcp` and `relay` move the bytes, `control` and `drain` begin and end it all.
+//! * `probe` and `probes` ask the backends, `tcp`, `relay`, `leg` and `reactor` move the bytes, `control` and `drain` begin and end it all.
 //! * [`redirect`] has the kernel lead here what comes for a port that the host's own apiserver has.
 //!
 //! Each worker is an OS thread with its own runtime and its own listening sockets, so a flow lives its whole
@@ -24,11 +24,13 @@ mod frontend;
 pub mod health;
 mod http;
 mod lane;
+mod leg;
 mod listen;
 pub mod policy;
 mod pool;
 mod probe;
 mod probes;
+mod reactor;
 mod readiness;
 pub mod redirect;
 mod relay;

@@ -7,16 +7,63 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::task::{Context, Poll};
 
 use rustix::io::Errno;
+use rustix::net::SocketFlags;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::Error;
 use crate::config::{Frontend, Listen};
+use crate::reactor::Reactor;
 use crate::socket;
 
 /// Connections that may wait to be accepted; the kernel lowers it to net.core.somaxconn, 4096 by default.
 const BACKLOG: i32 = 4096;
+
+/// A listening socket in the hands of its worker.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    socket: TcpListener,
+    reactor: Rc<Reactor>,
+    key: usize,
+}
+
+impl Listener {
+    /// Has a socket watched.
+    ///
+    /// # Errors
+    /// It can't be watched.
+    pub(crate) fn new(socket: TcpListener, reactor: &Rc<Reactor>) -> io::Result<Self> {
+        let key = reactor.register(&socket)?;
+        Ok(Self { socket, reactor: Rc::clone(reactor), key })
+    }
+
+    /// Takes the next connection; it doesn't block.
+    pub(crate) fn poll_accept(&self, context: &Context<'_>) -> Poll<io::Result<OwnedFd>> {
+        self.reactor.poll_read(self.key, context, || self.take())
+    }
+
+    /// Takes a connection that has come already.
+    ///
+    /// # Errors
+    /// Those of accept(2); `WouldBlock` when there is none.
+    pub(crate) fn accept_now(&self) -> io::Result<OwnedFd> {
+        Ok(self.take()?)
+    }
+
+    fn take(&self) -> rustix::io::Result<OwnedFd> {
+        rustix::net::accept_with(&self.socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.reactor.deregister(self.key);
+    }
+}
 
 /// Binds a frontend: for every worker one listener per address.
 pub(crate) fn bind(frontend: &Frontend, workers: usize) -> Result<Vec<Vec<TcpListener>>, Error> {

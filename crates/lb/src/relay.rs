@@ -9,13 +9,12 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
 use crate::drain::End;
 use crate::first_flight::FirstFlight;
 use crate::lane::Record;
+use crate::leg::Leg;
 use crate::pool::{Candidate, Candidates, Counter, Member};
 
 /// Bytes moved in one direction before the other flows of the worker get their turn, well under a millisecond
@@ -83,63 +82,73 @@ impl fmt::Display for Outcome {
 /// One direction of a flow.
 #[derive(Debug, Default)]
 pub(crate) struct Direction {
-    /// Read, but not yet taken by the destination: at most [`BUFFER`](crate::lane::BUFFER) bytes, since
-    /// nothing is read while any are left. Freed when sent.
-    pending: Vec<u8>,
-    sent: usize,
+    /// Read, but not yet taken by the destination; nothing more is read before it is.
+    pending: Option<Box<Pending>>,
     /// The source has ended.
     ended: bool,
-    /// The destination has been told so.
+    /// The destination has been told so, or will be by the end of its connection.
     shut: bool,
+}
+
+/// At most [`BUFFER`](crate::lane::BUFFER) bytes that wait.
+#[derive(Debug)]
+struct Pending {
+    bytes: Vec<u8>,
+    sent: usize,
 }
 
 impl Direction {
     /// Starts over towards another destination, with `pending` to be said first.
     fn restart(&mut self, pending: &[u8]) {
-        *self = Self { pending: pending.to_vec(), ended: self.ended, ..Self::default() };
+        *self = Self { ended: self.ended, ..Self::default() };
+        self.keep(pending);
+    }
+
+    fn keep(&mut self, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            self.pending = Some(Box::new(Pending { bytes: bytes.to_vec(), sent: 0 }));
+        }
     }
 
     /// Sends what is left over, then the end of the stream if there is one. Ready when there is nothing more
-    /// to send.
+    /// to send. If this is the `last` of the flow's two directions, the connections are closed next, which says the same.
     fn poll_flush(
         &mut self,
-        context: &mut Context<'_>,
-        to: &mut TcpStream,
+        context: &Context<'_>,
+        to: &Leg,
         count: &Counter,
+        last: bool,
     ) -> Poll<io::Result<()>> {
-        while self.sent < self.pending.len() {
-            let written = ready!(Pin::new(&mut *to).poll_write(context, &self.pending[self.sent..]))?;
-            count.add(written as u64);
-            self.sent += written;
-        }
-        if self.sent > 0 {
-            (self.pending, self.sent) = (Vec::new(), 0);
+        if let Some(pending) = &mut self.pending {
+            while pending.sent < pending.bytes.len() {
+                let rest = &pending.bytes[pending.sent..];
+                let written = ready!(to.poll_write(context, rest, self.ended))?;
+                count.add(written as u64);
+                pending.sent += written;
+            }
+            self.pending = None;
         }
         if self.ended && !self.shut {
-            ready!(Pin::new(to).poll_shutdown(context))?;
+            if !last {
+                to.shutdown()?;
+            }
             self.shut = true;
         }
         Poll::Ready(Ok(()))
     }
 
     /// Sends `bytes` as far as the destination takes them now, and keeps the rest.
-    fn send(
-        &mut self,
-        context: &mut Context<'_>,
-        to: &mut TcpStream,
-        bytes: &[u8],
-        count: &Counter,
-    ) -> io::Result<()> {
-        debug_assert!(self.pending.is_empty(), "reading went on with bytes left over");
+    fn send(&mut self, context: &Context<'_>, to: &Leg, bytes: &[u8], count: &Counter) -> io::Result<()> {
+        debug_assert!(self.pending.is_none(), "reading went on with bytes left over");
         let mut written = 0;
         while written < bytes.len() {
-            match Pin::new(&mut *to).poll_write(context, &bytes[written..])? {
+            match to.poll_write(context, &bytes[written..], self.ended)? {
                 Poll::Ready(more) => {
                     count.add(more as u64);
                     written += more;
                 }
                 Poll::Pending => {
-                    self.pending = bytes[written..].to_vec();
+                    self.keep(&bytes[written..]);
                     return Ok(());
                 }
             }
@@ -166,8 +175,8 @@ impl Directions {
 
 /// A flow and everything it needs for one poll.
 pub(crate) struct Relay<'a> {
-    pub(crate) client: &'a mut TcpStream,
-    pub(crate) backend: &'a mut TcpStream,
+    pub(crate) client: &'a Leg,
+    pub(crate) backend: &'a Leg,
     pub(crate) directions: &'a mut Directions,
     pub(crate) opening: &'a mut Option<Box<Opening>>,
     pub(crate) record: &'a Record,
@@ -195,12 +204,13 @@ impl Relay<'_> {
     }
 
     /// From the client to the backend; ready when this direction has ended.
-    fn poll_up(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Outcome>> {
-        let direction = &mut self.directions.up;
+    fn poll_up(&mut self, context: &Context<'_>) -> Poll<Result<(), Outcome>> {
+        let Directions { up: direction, down } = &mut *self.directions;
         let count = &self.member.to_backend;
         let mut turn = TURN;
         loop {
-            ready!(direction.poll_flush(context, self.backend, count)).map_err(Outcome::Backend)?;
+            ready!(direction.poll_flush(context, self.backend, count, down.shut))
+                .map_err(Outcome::Backend)?;
             if direction.ended {
                 return Poll::Ready(Ok(()));
             }
@@ -209,11 +219,12 @@ impl Relay<'_> {
                 return Poll::Pending;
             }
             let mut buffer = self.buffer.borrow_mut();
-            let bytes = ready!(poll_read(context, self.client, &mut buffer)).map_err(Outcome::Client)?;
-            turn = turn.saturating_sub(bytes.len());
+            let read = ready!(self.client.poll_read(context, &mut buffer)).map_err(Outcome::Client)?;
+            turn = turn.saturating_sub(read.length);
             self.record.touch();
+            direction.ended = read.last;
+            let bytes = &buffer[..read.length];
             if bytes.is_empty() {
-                direction.ended = true;
                 continue;
             }
             if let Some(opening) = self.opening.as_mut() {
@@ -229,11 +240,11 @@ impl Relay<'_> {
 
     /// From the backend to the client; ready when this direction has ended.
     fn poll_down(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Outcome>> {
-        let direction = &mut self.directions.down;
+        let Directions { up, down: direction } = &mut *self.directions;
         let count = &self.member.to_client;
         let mut turn = TURN;
         loop {
-            ready!(direction.poll_flush(context, self.client, count)).map_err(Outcome::Client)?;
+            ready!(direction.poll_flush(context, self.client, count, up.shut)).map_err(Outcome::Client)?;
             if direction.ended {
                 return Poll::Ready(Ok(()));
             }
@@ -243,7 +254,7 @@ impl Relay<'_> {
             }
             if let Some(wait) = self.opening.as_mut().and_then(|opening| opening.early_end.as_mut()) {
                 // A client that has ended will not say anything that could tell more.
-                if !self.directions.up.ended {
+                if !up.ended {
                     ready!(wait.as_mut().poll(context));
                 }
                 *self.opening = None;
@@ -251,11 +262,13 @@ impl Relay<'_> {
                 continue;
             }
             let mut buffer = self.buffer.borrow_mut();
-            let bytes = ready!(poll_read(context, self.backend, &mut buffer)).map_err(Outcome::Backend)?;
-            turn = turn.saturating_sub(bytes.len());
+            let read = ready!(self.backend.poll_read(context, &mut buffer)).map_err(Outcome::Backend)?;
+            turn = turn.saturating_sub(read.length);
             self.record.touch();
-            if !bytes.is_empty() {
+            if read.length > 0 {
+                let bytes = &buffer[..read.length];
                 *self.opening = None;
+                direction.ended = read.last;
                 direction.send(context, self.client, bytes, count).map_err(Outcome::Client)?;
                 continue;
             }
@@ -273,21 +286,6 @@ impl Relay<'_> {
 /// A handshake that was answered by the end of the stream.
 fn backend_ended() -> Outcome {
     Outcome::Backend(io::ErrorKind::UnexpectedEof.into())
-}
-
-/// Reads into the worker's buffer; empty at the end of the stream.
-///
-/// `poll_read` rather than readiness and `try_read`: after a short read it knows that nothing is left, and
-/// saves the system call that would find out.
-fn poll_read<'b>(
-    context: &mut Context<'_>,
-    from: &mut TcpStream,
-    buffer: &'b mut [u8],
-) -> Poll<io::Result<&'b [u8]>> {
-    let mut filled = ReadBuf::new(buffer);
-    ready!(Pin::new(from).poll_read(context, &mut filled))?;
-    let length = filled.filled().len();
-    Poll::Ready(Ok(&buffer[..length]))
 }
 
 #[cfg(test)]

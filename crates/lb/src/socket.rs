@@ -25,7 +25,7 @@ pub(crate) fn tune(socket: &impl AsFd, timeouts: &Timeouts) -> io::Result<()> {
     socket.set_tcp_user_timeout(Some(timeouts.user_timeout))
 }
 
-/// Connects to a backend.
+/// Connects to a backend for a check; a flow's own is [`Leg::connect`](crate::leg::Leg::connect).
 ///
 /// # Errors
 ///
@@ -50,35 +50,4 @@ pub(crate) fn is_ours(error: &io::Error) -> bool {
 /// True when a file descriptor or memory is missing, which the end of a flow gives back.
 pub(crate) fn is_starvation(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM))
-}
-
-/// One connection of a flow. Dropping it resets the connection, unless it was ended properly: whoever forgets
-/// a flow, tells its peers.
-#[derive(Debug)]
-pub(crate) struct Leg {
-    pub(crate) stream: TcpStream,
-    finished: bool,
-}
-
-impl Leg {
-    pub(crate) fn new(stream: TcpStream) -> Self {
-        Self { stream, finished: false }
-    }
-
-    /// Closes the connection in the normal way, after both directions have ended.
-    pub(crate) fn finish(mut self) {
-        self.finished = true;
-    }
-}
-
-impl Drop for Leg {
-    fn drop(&mut self) {
-        if !self.finished {
-            // The virtual IP that a client reached may have left this host just now. From an address that isn't its own, the kernel
-            // sends nothing, not even this reset, unless it is told so; without the right to, the client stays in the dark.
-            let _ = SockRef::from(&self.stream).set_ip_transparent_v4(true);
-            // It fails only on a connection that is gone already.
-            let _ = self.stream.set_zero_linger();
-        }
-    }
 }

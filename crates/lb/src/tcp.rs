@@ -2,19 +2,21 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tracing::{debug, trace, warn};
 
 use crate::drain::{End, Orders, Phase};
 use crate::lane::{Entry, Lane};
+use crate::leg::Leg;
+use crate::listen::Listener;
 use crate::pool::Candidate;
 use crate::relay::{Directions, Opening, Outcome, Relay};
-use crate::socket::{self, Leg};
+use crate::socket;
 use crate::target::Open;
 
 /// Accepts on one listener until the balancer drains, and starts a flow for every connection.
@@ -23,18 +25,24 @@ use crate::target::Open;
 /// connection more, and the kernel's accept queue holds the rest. Not cancelled; it ends by order. On
 /// draining, connections that wait in the accept queue are taken over first, because closing a listener
 /// resets them.
-pub(crate) async fn accept(lane: Rc<Lane>, listener: TcpListener, mut orders: watch::Receiver<Orders>) {
+pub(crate) async fn accept(lane: Rc<Lane>, listener: Listener, mut orders: watch::Receiver<Orders>) {
     let phase = {
         let mut left = pin!(orders.wait_for(|orders| orders.phase != Phase::Running));
+        let mut turn = 0;
         loop {
+            turn += 1;
+            if turn == ACCEPT_TURN {
+                turn = 0;
+                tokio::task::yield_now().await;
+            }
             let accepted = tokio::select! {
                 biased;
                 orders = &mut left => break orders.map_or(Phase::Stopped, |orders| orders.phase),
-                accepted = listener.accept() => accepted,
+                accepted = poll_fn(|context| listener.poll_accept(context)) => accepted,
             };
             let next = async {
                 match accepted {
-                    Ok((stream, _)) => admit(&lane, stream).await,
+                    Ok(socket) => admit(&lane, socket).await,
                     Err(error) => recover(&lane, &error).await,
                 }
             };
@@ -47,14 +55,13 @@ pub(crate) async fn accept(lane: Rc<Lane>, listener: TcpListener, mut orders: wa
         }
     };
     if phase == Phase::Draining {
-        empty_queue(&lane, listener);
+        empty_queue(&lane, &listener);
     }
 }
 
 /// Starts the flow of a connection once there is room for it.
-async fn admit(lane: &Rc<Lane>, stream: TcpStream) {
-    lane.shared.accepted.add(1);
-    let client = Leg::new(stream);
+async fn admit(lane: &Rc<Lane>, socket: OwnedFd) {
+    let Some(client) = client(lane, socket) else { return };
     let room = &lane.shared.room;
     let permit = match room.clone().try_acquire_owned() {
         Ok(permit) => permit,
@@ -68,25 +75,31 @@ async fn admit(lane: &Rc<Lane>, stream: TcpStream) {
     spawn(lane, client, permit);
 }
 
+/// Takes over a connection that was accepted.
+fn client(lane: &Lane, socket: OwnedFd) -> Option<Leg> {
+    lane.shared.accepted.add(1);
+    let client = Leg::new(socket, &lane.reactor);
+    client
+        .inspect_err(
+            |error| warn!(frontend = lane.shared.name, %error, "a connection can't be watched: client reset"),
+        )
+        .ok()
+}
+
 fn spawn(lane: &Rc<Lane>, client: Leg, permit: OwnedSemaphorePermit) {
     let virtual_ips = &lane.shared.virtual_ips;
     // Without any, the kernel need not be asked.
-    let local = || client.stream.local_addr().ok().map(|local| local.ip().to_canonical());
+    let local = || client.local_ip().ok();
     let virtual_ip = if virtual_ips.is_empty() { None } else { local() };
     let virtual_ip = virtual_ip.filter(|ip| virtual_ips.contains(ip));
     lane.tasks.spawn_local(flow(lane.enter(virtual_ip), permit, client));
 }
 
 /// Takes over what has been accepted by the kernel but not by us, then closes the listener.
-fn empty_queue(lane: &Rc<Lane>, listener: TcpListener) {
-    // The kernel is asked, not the runtime: that learns of a connection only at its next turn.
-    let Ok(listener) = listener.into_std() else { return };
-    while let Ok((stream, _)) = listener.accept() {
-        lane.shared.accepted.add(1);
-        let Ok(stream) = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) else {
-            continue;
-        };
-        let client = Leg::new(stream);
+fn empty_queue(lane: &Rc<Lane>, listener: &Listener) {
+    // The kernel is asked, not the reactor: that learns of a connection only at its next turn.
+    while let Ok(socket) = listener.accept_now() {
+        let Some(client) = client(lane, socket) else { continue };
         // Without room the connection is reset: nothing would take it up later.
         if let Ok(permit) = lane.shared.room.clone().try_acquire_owned() {
             spawn(lane, client, permit);
@@ -105,6 +118,9 @@ async fn recover(lane: &Lane, error: &io::Error) {
     }
 }
 
+/// Connections accepted before the flows get their turn.
+const ACCEPT_TURN: u8 = 32;
+
 /// Pause after an accept that failed for an unknown reason: the log must stay readable, and nothing may spin.
 const ACCEPT_RETRY: Duration = Duration::from_secs(1);
 
@@ -112,7 +128,7 @@ const ACCEPT_RETRY: Duration = Duration::from_secs(1);
 ///
 /// Dropping it, or returning early, resets both legs. The order of the parameters is the reverse of their
 /// dropping: the table's entry goes last, when the file descriptors are free.
-async fn flow(entry: Entry, permit: OwnedSemaphorePermit, mut client: Leg) {
+async fn flow(entry: Entry, permit: OwnedSemaphorePermit, client: Leg) {
     let _permit = &permit;
     let Entry { lane, record, .. } = &entry;
     let candidates = lane.candidates();
@@ -120,7 +136,7 @@ async fn flow(entry: Entry, permit: OwnedSemaphorePermit, mut client: Leg) {
     let mut directions = Directions::default();
     while let Some(open_end) = opening.as_mut() {
         // Boxed, so that an idle flow does not carry the memory of connecting.
-        let (mut backend, open) = match Box::pin(connect(&entry, open_end)).await {
+        let (backend, open) = match Box::pin(connect(&entry, open_end)).await {
             Ok(connected) => connected,
             Err(None) => {
                 lane.shared.refused.add(1);
@@ -131,8 +147,8 @@ async fn flow(entry: Entry, permit: OwnedSemaphorePermit, mut client: Leg) {
         };
         let outcome = poll_fn(|context| {
             Relay {
-                client: &mut client.stream,
-                backend: &mut backend.stream,
+                client: &client,
+                backend: &backend,
                 directions: &mut directions,
                 opening: &mut opening,
                 record,
@@ -182,7 +198,7 @@ async fn connect(entry: &Entry, opening: &mut Opening) -> Result<(Leg, Open), Op
         let mut starved = false;
         let attempt = tokio::time::timeout(patience, async {
             loop {
-                match socket::connect(target.address, &shared.timeouts).await {
+                match Leg::connect(target.address, &shared.timeouts, &entry.lane.reactor).await {
                     Err(error) if socket::is_starvation(&error) => {
                         starved = true;
                         entry.lane.starvation.wait(&shared.name, &error).await;
@@ -200,9 +216,9 @@ async fn connect(entry: &Entry, opening: &mut Opening) -> Result<(Leg, Open), Op
             result = attempt => result.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())),
         };
         match result {
-            Ok(stream) => {
+            Ok(leg) => {
                 target.member.total.add(1);
-                return Ok((Leg::new(stream), open));
+                return Ok((leg, open));
             }
             Err(error) => {
                 if !starved && !socket::is_ours(&error) {

@@ -17,6 +17,8 @@ use tokio_util::task::TaskTracker;
 use crate::Frontends;
 use crate::drain::{Orders, Phase};
 use crate::lane::{BUFFER, IDLE_PARTS, Lane};
+use crate::listen::Listener;
+use crate::reactor::Reactor;
 use crate::tcp;
 
 /// How often an accept loop or flow that found no free file descriptor looks again although no flow has
@@ -88,7 +90,7 @@ enum Event {
 impl Worker {
     /// Runs on the calling thread until every flow has ended after an order to drain or stop. `started` hears
     /// once whether it could begin.
-    pub(crate) fn run(self, started: &std::sync::mpsc::SyncSender<io::Result<()>>) {
+    pub(crate) fn run(mut self, started: &std::sync::mpsc::SyncSender<io::Result<()>>) {
         let runtime = match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
             Ok(runtime) => runtime,
             // A starter that has gone has no use for the answer.
@@ -106,20 +108,27 @@ impl Worker {
     }
 
     /// Starts accepting.
-    fn lanes(&self) -> io::Result<(Vec<Rc<Lane>>, TaskTracker)> {
+    fn lanes(&mut self) -> io::Result<(Vec<Rc<Lane>>, TaskTracker)> {
         let tasks = TaskTracker::new();
+        let reactor = Rc::new(Reactor::new()?);
+        tokio::task::spawn_local(watch_sockets(Rc::clone(&reactor)));
         let buffer = Rc::new(RefCell::new(vec![0; BUFFER].into_boxed_slice()));
         let mut lanes = Vec::with_capacity(self.frontends.len());
-        for (shared, listeners) in self.frontends.iter().zip(&self.listeners) {
-            let starvation = Arc::clone(&self.starvation);
-            let lane =
-                Lane::new(Arc::clone(shared), self.seed, Rc::clone(&buffer), starvation, tasks.clone());
-            let lane = Rc::new(lane);
+        for (shared, listeners) in self.frontends.iter().zip(std::mem::take(&mut self.listeners)) {
+            let lane = Rc::new(Lane::new(
+                Arc::clone(shared),
+                self.seed,
+                Rc::clone(&buffer),
+                Rc::clone(&reactor),
+                Arc::clone(&self.starvation),
+                tasks.clone(),
+            ));
+            let listens_nowhere = listeners.is_empty();
             for listener in listeners {
-                let listener = tokio::net::TcpListener::from_std(listener.try_clone()?)?;
+                let listener = Listener::new(listener, &reactor)?;
                 tasks.spawn_local(tcp::accept(Rc::clone(&lane), listener, self.orders.clone()));
             }
-            if listeners.is_empty() {
+            if listens_nowhere {
                 // A worker ends with its last task: one that listens nowhere has this, until it is told to stop.
                 let mut orders = self.orders.clone();
                 tasks.spawn_local(async move {
@@ -138,8 +147,6 @@ impl Worker {
     /// Waits for a change of the orders, the next count of silence, or the end of the last task. Not
     /// cancelled.
     async fn supervise(mut self, lanes: &[Rc<Lane>], tasks: &TaskTracker) {
-        // The accept loops have their own handles; kept, these would hold the ports while draining.
-        self.listeners.clear();
         let mut seen = self.orders.borrow().clone();
         let now = Instant::now();
         let period = |lane: &Rc<Lane>| lane.shared.timeouts.idle.map(|idle| idle / u32::from(IDLE_PARTS));
@@ -178,6 +185,13 @@ impl Worker {
         tasks.wait().await;
         drop(self.alive);
     }
+}
+
+/// Wakes flows and accept loops as long as there are any; it ends with the runtime.
+async fn watch_sockets(reactor: Rc<Reactor>) {
+    let Err(error) = reactor.run().await;
+    // The instance is ours alone and valid: the kernel has no reason to refuse. Without it, nothing would ever move again.
+    panic!("the worker's sockets can't be watched: {error}");
 }
 
 /// Tells the flows what has changed between two orders.

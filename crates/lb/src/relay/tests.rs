@@ -1,10 +1,12 @@
 use std::future::poll_fn;
+use std::rc::Rc;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::lane::BUFFER;
+use crate::reactor::Reactor;
 
 /// Both ends of a connection.
 async fn pair() -> (TcpStream, TcpStream) {
@@ -13,10 +15,18 @@ async fn pair() -> (TcpStream, TcpStream) {
     (near, listener.accept().await.unwrap().0)
 }
 
+impl Direction {
+    /// Memory for what waits, in bytes.
+    fn held(&self) -> usize {
+        self.pending.as_ref().map_or(0, |pending| pending.bytes.capacity())
+    }
+}
+
 /// A flow as a worker holds it.
 struct Flow {
-    client: TcpStream,
-    backend: TcpStream,
+    client: Leg,
+    backend: Leg,
+    watching: Pin<Box<dyn Future<Output = ()>>>,
     directions: Directions,
     opening: Option<Box<Opening>>,
     record: Record,
@@ -28,9 +38,15 @@ impl Flow {
     /// A flow, and the far ends of its two connections.
     async fn new() -> (Self, TcpStream, TcpStream) {
         let ((client, far_client), (backend, far_backend)) = (pair().await, pair().await);
+        let reactor = Rc::new(Reactor::new().unwrap());
+        let leg = |stream: TcpStream| Leg::new(stream.into_std().unwrap().into(), &reactor).unwrap();
         let flow = Self {
-            client,
-            backend,
+            client: leg(client),
+            backend: leg(backend),
+            watching: Box::pin({
+                let reactor = Rc::clone(&reactor);
+                async move { drop(reactor.run().await) }
+            }),
             directions: Directions::default(),
             opening: None,
             record: Record::default(),
@@ -41,9 +57,10 @@ impl Flow {
     }
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Outcome> {
+        assert!(self.watching.as_mut().poll(context).is_pending());
         Relay {
-            client: &mut self.client,
-            backend: &mut self.backend,
+            client: &self.client,
+            backend: &self.backend,
             directions: &mut self.directions,
             opening: &mut self.opening,
             record: &self.record,
@@ -71,7 +88,7 @@ async fn a_slow_reader_costs_no_more_than_the_bound_and_loses_nothing() {
         }
         let polled = poll_fn(|context| Poll::Ready(flow.poll(context).is_ready())).await;
         assert!(!polled);
-        most = most.max(flow.directions.up.pending.capacity());
+        most = most.max(flow.directions.up.held());
         if let Ok(length) = far_backend.try_read(&mut sip) {
             heard += length;
         }
@@ -93,7 +110,7 @@ async fn a_slow_reader_costs_no_more_than_the_bound_and_loses_nothing() {
         }
     }
     let _ = poll_fn(|context| Poll::Ready(flow.poll(context))).await;
-    assert_eq!((heard, flow.directions.up.pending.capacity()), (said, 0));
+    assert_eq!((heard, flow.directions.up.held()), (said, 0));
     assert_eq!(flow.member.to_backend.get(), said as u64);
 }
 
@@ -108,5 +125,5 @@ async fn an_idle_flow_holds_no_buffer() {
     }
 
     assert_eq!(&question, b"question");
-    assert_eq!(flow.directions.up.pending.capacity() + flow.directions.down.pending.capacity(), 0);
+    assert_eq!(flow.directions.up.held() + flow.directions.down.held(), 0);
 }

@@ -1,0 +1,178 @@
+//! One connection of a flow.
+
+use std::future::poll_fn;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SendFlags, Shutdown, SocketFlags, SocketType, ipproto, sockopt};
+use socket2::SockRef;
+
+use crate::config::Timeouts;
+use crate::reactor::Reactor;
+use crate::socket;
+
+/// One connection of a flow. Dropping it resets the connection, unless it was ended properly: whoever forgets
+/// a flow, tells its peers.
+#[derive(Debug)]
+pub(crate) struct Leg {
+    socket: OwnedFd,
+    reactor: Rc<Reactor>,
+    key: usize,
+    finished: bool,
+}
+
+/// What was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Read {
+    /// How many bytes; none at the end of the stream.
+    pub(crate) length: usize,
+    /// Nothing comes after them.
+    pub(crate) last: bool,
+}
+
+impl Leg {
+    /// A connection that was accepted.
+    ///
+    /// # Errors
+    /// It can't be watched; it is reset then.
+    pub(crate) fn new(socket: OwnedFd, reactor: &Rc<Reactor>) -> io::Result<Self> {
+        match reactor.register(&socket) {
+            Ok(key) => Ok(Self { socket, reactor: Rc::clone(reactor), key, finished: false }),
+            Err(error) => {
+                let _ = SockRef::from(&socket).set_linger(Some(std::time::Duration::ZERO));
+                Err(error)
+            }
+        }
+    }
+
+    /// Connects to a backend.
+    ///
+    /// # Errors
+    ///
+    /// Those of the kernel; and `ConnectionRefused` when the kernel, choosing the port nobody listens on as our
+    /// own, has connected the socket to itself.
+    pub(crate) async fn connect(
+        address: SocketAddr,
+        timeouts: &Timeouts,
+        reactor: &Rc<Reactor>,
+    ) -> io::Result<Self> {
+        let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?;
+        socket::tune(&socket, timeouts)?;
+        match rustix::net::connect(&socket, &address) {
+            // Interrupted, it goes on like one in progress (connect(2)).
+            Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let leg = Self::new(socket, reactor)?;
+        poll_fn(|context| {
+            let readiness = leg.reactor.readiness(leg.key, context);
+            if readiness.write { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+        if let Err(error) = sockopt::socket_error(&leg.socket)? {
+            return Err(error.into());
+        }
+        if address.ip().is_loopback() && leg.local_address()? == address {
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        }
+        Ok(leg)
+    }
+
+    /// The address of this host that the connection has.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(crate) fn local_ip(&self) -> io::Result<IpAddr> {
+        Ok(self.local_address()?.ip().to_canonical())
+    }
+
+    fn local_address(&self) -> io::Result<SocketAddr> {
+        let address = SockRef::from(&self.socket).local_addr()?;
+        address.as_socket().ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+
+    /// Reads into the buffer.
+    pub(crate) fn poll_read(&self, context: &Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<Read>> {
+        // Told before reading: what is here now is all of it then.
+        let readiness = self.reactor.readiness(self.key, context);
+        let size = buffer.len();
+        let read = self.reactor.poll_read(self.key, context, || rustix::io::read(&self.socket, &mut *buffer));
+        read.map_ok(|length| {
+            // All that was there; the system call that would find nothing is saved. More is told anew, but of the end only once.
+            let is_all = length < size;
+            if is_all && !readiness.ended {
+                self.reactor.clear_read(self.key);
+            }
+            Read { length, last: length == 0 || is_all && readiness.ended && !readiness.broken }
+        })
+    }
+
+    /// Writes what there is room for. `more` says that something, if only the end of the stream, is said at once afterwards.
+    pub(crate) fn poll_write(
+        &self,
+        context: &Context<'_>,
+        bytes: &[u8],
+        more: bool,
+    ) -> Poll<io::Result<usize>> {
+        if !self.reactor.readiness(self.key, context).write {
+            return Poll::Pending;
+        }
+        let flags = if more { SendFlags::NOSIGNAL | SendFlags::MORE } else { SendFlags::NOSIGNAL };
+        loop {
+            match rustix::net::send(&self.socket, bytes, flags) {
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => {
+                    self.reactor.clear_write(self.key);
+                    return Poll::Pending;
+                }
+                Ok(written) => {
+                    if written < bytes.len() {
+                        self.reactor.clear_write(self.key);
+                    }
+                    return Poll::Ready(Ok(written));
+                }
+                Err(error) => return Poll::Ready(Err(error.into())),
+            }
+        }
+    }
+
+    /// Ends our stream; the peer may go on.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(crate) fn shutdown(&self) -> io::Result<()> {
+        match rustix::net::shutdown(&self.socket, Shutdown::Write) {
+            // The peer has reset it: reading tells.
+            Ok(()) | Err(Errno::NOTCONN) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Closes the connection in the normal way, after the peer has ended its stream; ours ends by it, if it hasn't yet.
+    pub(crate) fn finish(mut self) {
+        self.finished = true;
+    }
+}
+
+impl Drop for Leg {
+    fn drop(&mut self) {
+        self.reactor.deregister(self.key);
+        if !self.finished {
+            let socket = SockRef::from(&self.socket);
+            // The virtual IP that a client reached may have left this host just now. From an address that isn't its own, the kernel
+            // sends nothing, not even this reset, unless it is told so; without the right to, the client stays in the dark.
+            let _ = socket.set_ip_transparent_v4(true);
+            // It fails only on a connection that is gone already.
+            let _ = socket.set_linger(Some(std::time::Duration::ZERO));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,177 @@
+//! Which sockets of a worker's flows can be read or written: an epoll instance of the worker's own, within the runtime's.
+//!
+//! The runtime could watch them, too. Its registration of a socket takes several times the memory of a slot here, is shared
+//! between threads where a worker has only one, and doesn't tell that a peer has said all it has to say, which saves a system
+//! call and a packet where a connection ends.
+//!
+//! Sockets are watched edge by edge (`EPOLLET`, epoll(7)): a slot remembers what was told until an operation finds that it is
+//! over. All of it lives on one thread, so cells do and nothing is locked.
+
+use std::cell::RefCell;
+use std::convert::Infallible;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::task::{Context, Poll, Waker};
+
+use rustix::buffer::spare_capacity;
+use rustix::event::Timespec;
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::io::Errno;
+use slab::Slab;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Events taken at a time; what is left is told at the next turn, when the flows have had theirs.
+const EVENTS: usize = 256;
+
+/// The epoll instance, and what is known of the sockets in it.
+#[derive(Debug)]
+pub(crate) struct Reactor {
+    epoll: AsyncFd<OwnedFd>,
+    /// Bounded by the limits of connections: two for each, and one for each listener.
+    slots: RefCell<Slab<Slot>>,
+}
+
+/// What is known of a socket.
+#[derive(Debug, Default)]
+struct Slot {
+    readiness: Readiness,
+    /// The task that waits for more.
+    waker: Option<Waker>,
+}
+
+/// What may be tried on a socket.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Readiness {
+    pub(crate) read: bool,
+    pub(crate) write: bool,
+    /// Nothing comes any more but what is here already.
+    pub(crate) ended: bool,
+    /// The connection is broken; why, the next operation tells.
+    pub(crate) broken: bool,
+}
+
+impl Readiness {
+    fn add(&mut self, flags: EventFlags) {
+        let any = |of: EventFlags| flags.intersects(of);
+        self.broken |= any(EventFlags::ERR);
+        self.read |= any(EventFlags::IN | EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR);
+        self.write |= any(EventFlags::OUT | EventFlags::HUP | EventFlags::ERR);
+        self.ended |= any(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR);
+    }
+}
+
+impl Reactor {
+    /// An instance watched by the runtime of the calling thread.
+    ///
+    /// # Errors
+    /// No file descriptor is left, or no watch (fs.epoll.max_user_watches).
+    pub(crate) fn new() -> io::Result<Self> {
+        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+        // SAFETY: an OwnedFd is the same open descriptor from here to its drop, and nobody takes it out.
+        #[expect(unsafe_code)]
+        let epoll = unsafe { AsyncFd::register_with_interest(epoll, Interest::READABLE)? };
+        Ok(Self { epoll, slots: RefCell::default() })
+    }
+
+    /// Watches a socket that doesn't block, until [`deregister`](Self::deregister) and its closing; gives its key.
+    ///
+    /// # Errors
+    /// As for [`new`](Self::new).
+    pub(crate) fn register(&self, socket: impl AsFd) -> io::Result<usize> {
+        let key = self.slots.borrow_mut().insert(Slot::default());
+        let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+        if let Err(error) = epoll::add(self.epoll.get_ref(), socket, EventData::new_u64(key as u64), flags) {
+            self.deregister(key);
+            return Err(error.into());
+        }
+        Ok(key)
+    }
+
+    /// Forgets a socket, which is closed next: the kernel forgets it then. It must have no duplicates.
+    pub(crate) fn deregister(&self, key: usize) {
+        self.slots.borrow_mut().remove(key);
+    }
+
+    /// Tells what may be tried on a socket; whoever finds nothing is woken when there is more.
+    pub(crate) fn readiness(&self, key: usize, context: &Context<'_>) -> Readiness {
+        let slot = &mut self.slots.borrow_mut()[key];
+        match &mut slot.waker {
+            Some(waker) if waker.will_wake(context.waker()) => {}
+            waker => *waker = Some(context.waker().clone()),
+        }
+        slot.readiness
+    }
+
+    /// Notes that nothing more is to be read, until told otherwise.
+    pub(crate) fn clear_read(&self, key: usize) {
+        self.slots.borrow_mut()[key].readiness.read = false;
+    }
+
+    /// Notes that no more can be written, until told otherwise.
+    pub(crate) fn clear_write(&self, key: usize) {
+        self.slots.borrow_mut()[key].readiness.write = false;
+    }
+
+    /// Does something that may find nothing to read; ready when it did not.
+    pub(crate) fn poll_read<T>(
+        &self,
+        key: usize,
+        context: &Context<'_>,
+        mut operation: impl FnMut() -> rustix::io::Result<T>,
+    ) -> Poll<io::Result<T>> {
+        if !self.readiness(key, context).read {
+            return Poll::Pending;
+        }
+        loop {
+            match operation() {
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => {
+                    self.clear_read(key);
+                    return Poll::Pending;
+                }
+                result => return Poll::Ready(result.map_err(Into::into)),
+            }
+        }
+    }
+
+    /// Tells the tasks what the kernel tells, for ever. To be run beside the tasks, on their thread; dropped, nobody is woken
+    /// any more.
+    ///
+    /// # Errors
+    /// None that leaves the instance of use.
+    pub(crate) async fn run(&self) -> io::Result<Infallible> {
+        let mut events: Vec<Event> = Vec::with_capacity(EVENTS);
+        let now = Timespec::default();
+        loop {
+            let mut ready = self.epoll.readable().await?;
+            events.clear();
+            match epoll::wait(self.epoll.get_ref(), spare_capacity(&mut events), Some(&now)) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+            let more = events.len() == EVENTS;
+            if !more {
+                ready.clear_ready();
+            }
+            self.dispatch(&events);
+            if more {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    fn dispatch(&self, events: &[Event]) {
+        let mut slots = self.slots.borrow_mut();
+        for event in events {
+            let key = usize::try_from(event.data.u64()).ok();
+            // Whatever is closed is out of the set, and nothing is closed between being told and this.
+            if let Some(slot) = key.and_then(|key| slots.get_mut(key)) {
+                slot.readiness.add(event.flags);
+                if let Some(waker) = &slot.waker {
+                    waker.wake_by_ref();
+                }
+            }
+        }
+    }
+}
