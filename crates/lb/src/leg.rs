@@ -9,9 +9,11 @@ use std::task::{Context, Poll};
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SendFlags, Shutdown, SocketFlags, SocketType, ipproto, sockopt};
+use rustix::pipe::{SpliceFlags, splice};
 use socket2::SockRef;
 
 use crate::config::Timeouts;
+use crate::pipe::{PIPE, Pipe};
 use crate::reactor::Reactor;
 use crate::socket;
 
@@ -120,26 +122,37 @@ impl Leg {
         bytes: &[u8],
         more: bool,
     ) -> Poll<io::Result<usize>> {
-        if !self.reactor.readiness(self.key, context).write {
-            return Poll::Pending;
-        }
         let flags = if more { SendFlags::NOSIGNAL | SendFlags::MORE } else { SendFlags::NOSIGNAL };
-        loop {
-            match rustix::net::send(&self.socket, bytes, flags) {
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => {
-                    self.reactor.clear_write(self.key);
-                    return Poll::Pending;
-                }
-                Ok(written) => {
-                    if written < bytes.len() {
-                        self.reactor.clear_write(self.key);
-                    }
-                    return Poll::Ready(Ok(written));
-                }
-                Err(error) => return Poll::Ready(Err(error.into())),
+        let written =
+            self.reactor.poll_write(self.key, context, || rustix::net::send(&self.socket, bytes, flags));
+        written.map_ok(|length| {
+            // No room is left: more is told anew.
+            if length < bytes.len() {
+                self.reactor.clear_write(self.key);
             }
-        }
+            length
+        })
+    }
+
+    /// Moves what is here, as far as there is room for it, into a pipe; none at the end of the stream.
+    pub(crate) fn poll_fill(&self, context: &Context<'_>, pipe: &Pipe) -> Poll<io::Result<usize>> {
+        self.reactor.poll_read(self.key, context, || {
+            splice(&self.socket, None, &pipe.entrance, None, PIPE, SpliceFlags::NONBLOCK | SpliceFlags::MOVE)
+        })
+    }
+
+    /// Writes what is in a pipe, as far as there is room for it; `more` as in [`poll_write`](Self::poll_write).
+    pub(crate) fn poll_drain(
+        &self,
+        context: &Context<'_>,
+        pipe: &Pipe,
+        more: bool,
+    ) -> Poll<io::Result<usize>> {
+        let more = if more { SpliceFlags::MORE } else { SpliceFlags::empty() };
+        let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE | more;
+        self.reactor.poll_write(self.key, context, || {
+            splice(&pipe.exit, None, &self.socket, None, pipe.filled, flags)
+        })
     }
 
     /// Ends our stream; the peer may go on.

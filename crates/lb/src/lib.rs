@@ -26,6 +26,7 @@ mod http;
 mod lane;
 mod leg;
 mod listen;
+mod pipe;
 pub mod policy;
 mod pool;
 mod probe;

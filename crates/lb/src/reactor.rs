@@ -118,21 +118,31 @@ impl Reactor {
         &self,
         key: usize,
         context: &Context<'_>,
-        mut operation: impl FnMut() -> rustix::io::Result<T>,
+        operation: impl FnMut() -> rustix::io::Result<T>,
     ) -> Poll<io::Result<T>> {
-        if !self.readiness(key, context).read {
-            return Poll::Pending;
+        let tried = self.readiness(key, context).read.then(|| uninterrupted(operation));
+        match tried {
+            Some(Err(Errno::AGAIN)) => self.clear_read(key),
+            Some(result) => return Poll::Ready(result.map_err(Into::into)),
+            None => {}
         }
-        loop {
-            match operation() {
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => {
-                    self.clear_read(key);
-                    return Poll::Pending;
-                }
-                result => return Poll::Ready(result.map_err(Into::into)),
-            }
+        Poll::Pending
+    }
+
+    /// Does something that may find no room to write; ready when it did not.
+    pub(crate) fn poll_write<T>(
+        &self,
+        key: usize,
+        context: &Context<'_>,
+        operation: impl FnMut() -> rustix::io::Result<T>,
+    ) -> Poll<io::Result<T>> {
+        let tried = self.readiness(key, context).write.then(|| uninterrupted(operation));
+        match tried {
+            Some(Err(Errno::AGAIN)) => self.clear_write(key),
+            Some(result) => return Poll::Ready(result.map_err(Into::into)),
+            None => {}
         }
+        Poll::Pending
     }
 
     /// Tells the tasks what the kernel tells, for ever. To be run beside the tasks, on their thread; dropped, nobody is woken
@@ -172,6 +182,16 @@ impl Reactor {
                     waker.wake_by_ref();
                 }
             }
+        }
+    }
+}
+
+/// Does something until no signal interrupts it.
+fn uninterrupted<T>(mut operation: impl FnMut() -> rustix::io::Result<T>) -> rustix::io::Result<T> {
+    loop {
+        match operation() {
+            Err(Errno::INTR) => {}
+            result => return result,
         }
     }
 }

@@ -78,7 +78,7 @@ async fn admit(lane: &Rc<Lane>, socket: OwnedFd) {
 /// Takes over a connection that was accepted.
 fn client(lane: &Lane, socket: OwnedFd) -> Option<Leg> {
     lane.shared.accepted.add(1);
-    let client = Leg::new(socket, &lane.reactor);
+    let client = Leg::new(socket, &lane.kit.reactor);
     client
         .inspect_err(
             |error| warn!(frontend = lane.shared.name, %error, "a connection can't be watched: client reset"),
@@ -153,7 +153,8 @@ async fn flow(entry: Entry, permit: OwnedSemaphorePermit, client: Leg) {
                 opening: &mut opening,
                 record,
                 member: &open.target().member,
-                buffer: &lane.buffer,
+                buffer: &lane.kit.buffer,
+                pipes: &lane.kit.pipes,
             }
             .poll(context)
         })
@@ -198,7 +199,7 @@ async fn connect(entry: &Entry, opening: &mut Opening) -> Result<(Leg, Open), Op
         let mut starved = false;
         let attempt = tokio::time::timeout(patience, async {
             loop {
-                match Leg::connect(target.address, &shared.timeouts, &entry.lane.reactor).await {
+                match Leg::connect(target.address, &shared.timeouts, &entry.lane.kit.reactor).await {
                     Err(error) if socket::is_starvation(&error) => {
                         starved = true;
                         entry.lane.starvation.wait(&shared.name, &error).await;

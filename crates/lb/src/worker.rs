@@ -1,6 +1,5 @@
 //! One thread that carries flows.
 
-use std::cell::RefCell;
 use std::convert::Infallible;
 use std::io;
 use std::net::TcpListener;
@@ -16,7 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::Frontends;
 use crate::drain::{Orders, Phase};
-use crate::lane::{BUFFER, IDLE_PARTS, Lane};
+use crate::lane::{IDLE_PARTS, Kit, Lane};
 use crate::listen::Listener;
 use crate::reactor::Reactor;
 use crate::tcp;
@@ -110,22 +109,20 @@ impl Worker {
     /// Starts accepting.
     fn lanes(&mut self) -> io::Result<(Vec<Rc<Lane>>, TaskTracker)> {
         let tasks = TaskTracker::new();
-        let reactor = Rc::new(Reactor::new()?);
-        tokio::task::spawn_local(watch_sockets(Rc::clone(&reactor)));
-        let buffer = Rc::new(RefCell::new(vec![0; BUFFER].into_boxed_slice()));
+        let kit = Rc::new(Kit::new()?);
+        tokio::task::spawn_local(watch_sockets(Rc::clone(&kit.reactor)));
         let mut lanes = Vec::with_capacity(self.frontends.len());
         for (shared, listeners) in self.frontends.iter().zip(std::mem::take(&mut self.listeners)) {
             let lane = Rc::new(Lane::new(
                 Arc::clone(shared),
                 self.seed,
-                Rc::clone(&buffer),
-                Rc::clone(&reactor),
+                Rc::clone(&kit),
                 Arc::clone(&self.starvation),
                 tasks.clone(),
             ));
             let listens_nowhere = listeners.is_empty();
             for listener in listeners {
-                let listener = Listener::new(listener, &reactor)?;
+                let listener = Listener::new(listener, &kit.reactor)?;
                 tasks.spawn_local(tcp::accept(Rc::clone(&lane), listener, self.orders.clone()));
             }
             if listens_nowhere {
