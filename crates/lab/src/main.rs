@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
-use lab::balance::Contender;
+use lab::balance::{Contender, Load};
 use lab::compare::Matrix;
 use lab::control::Control;
 use lab::demo::{Console, Started, bring_up};
@@ -89,6 +89,9 @@ enum Command {
         /// Which: none, nft, haproxy, nginx, vipd
         #[arg(long, value_delimiter = ',', default_values_t = Contender::ALL)]
         contenders: Vec<Contender>,
+        /// What they are asked for: requests, connections, bulk, steady, idle
+        #[arg(long, value_delimiter = ',', default_values_t = Load::ALL)]
+        loads: Vec<Load>,
         /// How long each load lasts, in seconds
         #[arg(long, default_value_t = 5)]
         seconds: u64,
@@ -269,9 +272,9 @@ async fn inside(command: Command, enclosure: &Enclosure) -> Result<u8> {
             save_logs(&lab, &setup.places)?;
             Ok(u8::from(!passed?))
         }
-        Command::Balance { rounds, contenders, seconds, idle, json, places } => {
+        Command::Balance { rounds, contenders, loads, seconds, idle, json, places } => {
             let lasts = std::time::Duration::from_secs(seconds);
-            let plan = lab::balance::Plan { rounds, contenders, lasts, idle, json };
+            let plan = lab::balance::Plan { rounds, contenders, loads, lasts, idle, json };
             let programs = Programs { vipd: places.vipd };
             lab::balance::run(enclosure, &programs, &plan).await.map(|()| 0)
         }

@@ -1,7 +1,9 @@
 //! Loads: as much as goes through, a steady rate, and connections that only stand.
 
+use std::fmt;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::str::FromStr;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -21,6 +23,51 @@ const PACERS: usize = 16;
 const ANSWER_TIME: Duration = Duration::from_secs(5);
 
 const REQUEST: &[u8] = b"GET /small HTTP/1.1\r\nHost: x\r\n\r\n";
+
+/// What a contender is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Load {
+    /// As many requests as it can take.
+    Requests,
+    /// As many connections.
+    Connections,
+    /// As many bytes.
+    Bulk,
+    /// Requests at a steady rate.
+    Steady,
+    /// Nothing, over many connections; and then requests beside them.
+    Idle,
+}
+
+impl Load {
+    /// All of them, in the order in which they are laid on.
+    pub const ALL: [Self; 5] = [Self::Requests, Self::Connections, Self::Bulk, Self::Steady, Self::Idle];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Requests => "requests",
+            Self::Connections => "connections",
+            Self::Bulk => "bulk",
+            Self::Steady => "steady",
+            Self::Idle => "idle",
+        }
+    }
+}
+
+impl fmt::Display for Load {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for Load {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|load| load.name() == text);
+        found.ok_or_else(|| format!("no load {text}: there is {}", Self::ALL.map(Self::name).join(", ")))
+    }
+}
 
 /// Kinds of a full load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -16,6 +16,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 
 pub use contender::Contender;
+pub use load::Load;
 
 use load::{Done, Full};
 use site::Site;
@@ -35,6 +36,8 @@ pub struct Plan {
     pub rounds: usize,
     /// Who is compared.
     pub contenders: Vec<Contender>,
+    /// What they are asked for.
+    pub loads: Vec<Load>,
     /// How long each load lasts.
     pub lasts: Duration,
     /// Connections that stand idle.
@@ -123,47 +126,68 @@ async fn measure(
     let target = contender.target();
     let client = &site.client.namespace;
 
-    let (done, cpu) = load(site, contender, Full::Requests, plan.lasts).await?;
-    row.insert(Measure::Requests, done.requests / done.seconds);
-    row.insert(Measure::CpuPerRequest, cpu / done.requests);
-    if contender == Contender::Haproxy || rate.is_none() {
-        *rate = Some(done.requests / done.seconds / 2.0);
+    let wanted = |load| plan.loads.contains(&load);
+    // Others need the rate that this one finds.
+    if wanted(Load::Requests) || wanted(Load::Steady) && rate.is_none() {
+        let (done, cpu) = full(site, contender, Full::Requests, plan.lasts).await?;
+        row.insert(Measure::Requests, done.requests / done.seconds);
+        row.insert(Measure::CpuPerRequest, cpu / done.requests);
+        if contender == Contender::Haproxy || rate.is_none() {
+            *rate = Some(done.requests / done.seconds / 2.0);
+        }
     }
-    let (done, cpu) = load(site, contender, Full::Connections, plan.lasts).await?;
-    row.insert(Measure::Connections, done.requests / done.seconds);
-    row.insert(Measure::CpuPerConnection, cpu / done.requests);
-    let (done, cpu) = load(site, contender, Full::Bulk, plan.lasts).await?;
-    let megabytes = done.bytes / 1e6;
-    row.insert(Measure::Bulk, megabytes / done.seconds);
-    row.insert(Measure::CpuPerMegabyte, cpu / megabytes);
-
-    let steady = {
+    if wanted(Load::Connections) {
+        let (done, cpu) = full(site, contender, Full::Connections, plan.lasts).await?;
+        row.insert(Measure::Connections, done.requests / done.seconds);
+        row.insert(Measure::CpuPerConnection, cpu / done.requests);
+    }
+    if wanted(Load::Bulk) {
+        let (done, cpu) = full(site, contender, Full::Bulk, plan.lasts).await?;
+        let megabytes = done.bytes / 1e6;
+        row.insert(Measure::Bulk, megabytes / done.seconds);
+        row.insert(Measure::CpuPerMegabyte, cpu / megabytes);
+    }
+    if wanted(Load::Steady) {
         let (client, lasts) = (std::sync::Arc::clone(client), plan.lasts);
         let rate = rate.context("a rate was measured above")?;
-        tokio::task::spawn_blocking(move || load::steady(&client, target, rate, lasts)).await??
-    };
-    row.insert(Measure::Median, steady.p50.as_secs_f64() * 1e6);
-    row.insert(Measure::P99, steady.p99.as_secs_f64() * 1e6);
-    site.stop(contender, process).await?;
-
-    // Anew, so that no memory is left of the loads.
-    let process = site.start(contender, programs).await?;
-    let before = memory(process.as_ref()).await?;
-    let standing = load::stand(client, target, plan.idle)?;
-    let after = memory(process.as_ref()).await?;
-    if let (Some(base), Some(before), Some(after)) = (base, before, after) {
-        row.insert(Measure::Base, base);
-        row.insert(Measure::PerIdle, (after - before) / plan.idle as f64);
+        let steady =
+            tokio::task::spawn_blocking(move || load::steady(&client, target, rate, lasts)).await??;
+        row.insert(Measure::Median, steady.p50.as_secs_f64() * 1e6);
+        row.insert(Measure::P99, steady.p99.as_secs_f64() * 1e6);
     }
-    let (done, _) = load(site, contender, Full::Requests, plan.lasts).await?;
-    row.insert(Measure::RequestsBesideIdle, done.requests / done.seconds);
-    drop(standing);
     site.stop(contender, process).await?;
+    if let Some(base) = base {
+        row.insert(Measure::Base, base);
+    }
+    if wanted(Load::Idle) {
+        idle(site, contender, programs, plan, &mut row).await?;
+    }
     Ok(row)
 }
 
+/// Many connections that stand idle, in a program that was started anew, so that no memory is left of other loads.
+async fn idle(
+    site: &Site,
+    contender: Contender,
+    programs: &Programs,
+    plan: &Plan,
+    row: &mut Row,
+) -> Result<()> {
+    let process = site.start(contender, programs).await?;
+    let before = memory(process.as_ref()).await?;
+    let standing = load::stand(&site.client.namespace, contender.target(), plan.idle)?;
+    let after = memory(process.as_ref()).await?;
+    if let (Some(before), Some(after)) = (before, after) {
+        row.insert(Measure::PerIdle, (after - before) / plan.idle as f64);
+    }
+    let (done, _) = full(site, contender, Full::Requests, plan.lasts).await?;
+    row.insert(Measure::RequestsBesideIdle, done.requests / done.seconds);
+    drop(standing);
+    site.stop(contender, process).await
+}
+
 /// A full load, and the processors' time that it took, in microseconds.
-async fn load(site: &Site, contender: Contender, kind: Full, lasts: Duration) -> Result<(Done, f64)> {
+async fn full(site: &Site, contender: Contender, kind: Full, lasts: Duration) -> Result<(Done, f64)> {
     let before = meter::busy()?;
     let done = load::full(&site.client.namespace, contender.target(), kind, lasts)
         .await

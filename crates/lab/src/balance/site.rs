@@ -59,6 +59,8 @@ impl Site {
             // A connection a tenth of a millisecond needs more ports than the usual 28 000 in the minute that each rests.
             host.namespace.within(|| {
                 fs::write("/proc/sys/net/ipv4/ip_local_port_range", "1024 65000")?;
+                // Else whoever comes after another finds none, and what is measured is how the kernel looks for one.
+                fs::write("/proc/sys/net/ipv4/tcp_tw_reuse", "1")?;
                 Ok(fs::write("/proc/sys/net/ipv4/ip_forward", "1")?)
             })?;
         }
