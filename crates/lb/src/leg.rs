@@ -66,6 +66,8 @@ impl Leg {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?;
         socket::tune(&socket, timeouts)?;
+        // The answer to the backend's SYN goes with the first bytes then; see `acknowledge`. Where it can't be had, it goes alone.
+        let _ = sockopt::set_tcp_quickack(&socket, false);
         match rustix::net::connect(&socket, &address) {
             // Interrupted, it goes on like one in progress (connect(2)).
             Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => {}
@@ -84,6 +86,17 @@ impl Leg {
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
         Ok(leg)
+    }
+
+    /// Whether something may be there to be read.
+    pub(crate) fn may_read(&self) -> bool {
+        self.reactor.may_read(self.key)
+    }
+
+    /// Completes the handshake at once, when there is nothing yet to send to a backend; it might be the one to speak first, and the
+    /// kernel would wait for up to 200 ms for something that goes with the acknowledgement.
+    pub(crate) fn acknowledge(&self) {
+        let _ = sockopt::set_tcp_quickack(&self.socket, true);
     }
 
     /// The address of this host that the connection has.

@@ -103,6 +103,11 @@ impl Reactor {
         slot.readiness
     }
 
+    /// Whether something may be there to be read.
+    pub(crate) fn may_read(&self, key: usize) -> bool {
+        self.slots.borrow()[key].readiness.read
+    }
+
     /// Notes that nothing more is to be read, until told otherwise.
     pub(crate) fn clear_read(&self, key: usize) {
         self.slots.borrow_mut()[key].readiness.read = false;

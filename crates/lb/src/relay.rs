@@ -224,6 +224,11 @@ pub(crate) struct Directions {
 }
 
 impl Directions {
+    /// Whether something waits for the backend.
+    pub(crate) fn has_more(&self) -> bool {
+        self.up.pending.is_some()
+    }
+
     /// Prepares for another backend.
     pub(crate) fn restart(&mut self, opening: &mut Opening) {
         self.up.restart(opening.flight.bytes());

@@ -145,6 +145,9 @@ async fn flow(entry: Entry, permit: OwnedSemaphorePermit, client: Leg) {
             }
             Err(Some(end)) => return debug!(frontend = lane.shared.name, %end, "flow ended"),
         };
+        if !client.may_read() && !directions.has_more() {
+            backend.acknowledge();
+        }
         let outcome = poll_fn(|context| {
             Relay {
                 client: &client,

@@ -55,6 +55,26 @@ async fn fifty_megabytes_arrive_exactly_in_both_directions_at_once() {
     assert_eq!((status.total, status.connections, status.retries), (1, 0, 0));
 }
 
+/// The acknowledgement that completes the handshake with a backend may wait for the client's first bytes, for 40 ms and more: not
+/// where there are none, and the backend is to speak.
+#[tokio::test]
+async fn a_backend_that_speaks_first_does_not_wait_for_the_client() {
+    let server = named_echo("a").await;
+    let rig = Rig::judged(frontend(vec![backend("a", server.address)])).await;
+
+    let mut waits = Vec::new();
+    for _ in 0..15 {
+        let began = tokio::time::Instant::now();
+        let mut stream = rig.connect().await;
+        assert_eq!(read_name(&mut stream).await.unwrap(), "a");
+        waits.push(began.elapsed());
+    }
+
+    waits.sort();
+    // Whatever else a busy machine does, half of them are quick.
+    assert!(waits[waits.len() / 2] < Duration::from_millis(35), "{waits:?}");
+}
+
 #[tokio::test]
 async fn the_end_of_the_client_s_stream_is_passed_on_and_the_answer_still_comes() {
     let server = Server::start(async |mut stream: TcpStream| {
