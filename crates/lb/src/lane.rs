@@ -15,7 +15,6 @@ use tokio_util::task::TaskTracker;
 
 use crate::drain::End;
 use crate::frontend::Shared;
-use crate::pipe::Pipes;
 use crate::pool::{Candidate, Candidates, Pool};
 use crate::reactor::Reactor;
 use crate::roster::Roster;
@@ -35,7 +34,6 @@ pub(crate) struct Kit {
     /// Holds data only within one poll.
     pub(crate) buffer: RefCell<Box<[u8]>>,
     pub(crate) reactor: Rc<Reactor>,
-    pub(crate) pipes: Pipes,
 }
 
 impl Kit {
@@ -45,7 +43,7 @@ impl Kit {
     /// Those of [`Reactor::new`].
     pub(crate) fn new() -> io::Result<Self> {
         let buffer = RefCell::new(vec![0; BUFFER].into_boxed_slice());
-        Ok(Self { buffer, reactor: Rc::new(Reactor::new()?), pipes: Pipes::default() })
+        Ok(Self { buffer, reactor: Rc::new(Reactor::new()?) })
     }
 }
 

@@ -9,11 +9,9 @@ use std::task::{Context, Poll};
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SendFlags, Shutdown, SocketFlags, SocketType, ipproto, sockopt};
-use rustix::pipe::{SpliceFlags, splice};
 use socket2::SockRef;
 
 use crate::config::Timeouts;
-use crate::pipe::{PIPE, Pipe};
 use crate::reactor::Reactor;
 use crate::socket;
 
@@ -144,27 +142,6 @@ impl Leg {
                 self.reactor.clear_write(self.key);
             }
             length
-        })
-    }
-
-    /// Moves what is here, as far as there is room for it, into a pipe; none at the end of the stream.
-    pub(crate) fn poll_fill(&self, context: &Context<'_>, pipe: &Pipe) -> Poll<io::Result<usize>> {
-        self.reactor.poll_read(self.key, context, || {
-            splice(&self.socket, None, &pipe.entrance, None, PIPE, SpliceFlags::NONBLOCK | SpliceFlags::MOVE)
-        })
-    }
-
-    /// Writes what is in a pipe, as far as there is room for it; `more` as in [`poll_write`](Self::poll_write).
-    pub(crate) fn poll_drain(
-        &self,
-        context: &Context<'_>,
-        pipe: &Pipe,
-        more: bool,
-    ) -> Poll<io::Result<usize>> {
-        let more = if more { SpliceFlags::MORE } else { SpliceFlags::empty() };
-        let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE | more;
-        self.reactor.poll_write(self.key, context, || {
-            splice(&pipe.exit, None, &self.socket, None, pipe.filled, flags)
         })
     }
 

@@ -26,7 +26,6 @@ mod http;
 mod lane;
 mod leg;
 mod listen;
-mod pipe;
 pub mod policy;
 mod pool;
 mod probe;

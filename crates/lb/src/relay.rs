@@ -15,15 +15,11 @@ use crate::drain::End;
 use crate::first_flight::FirstFlight;
 use crate::lane::Record;
 use crate::leg::Leg;
-use crate::pipe::{Pipe, Pipes};
 use crate::pool::{Candidate, Candidates, Counter, Member};
 
 /// Bytes moved in one direction before the other flows of the worker get their turn, well under a millisecond
 /// of copying.
 const TURN: usize = 1024 * 1024;
-
-/// Bytes taken at once with which splicing goes on. Below, the copy costs less than the system calls.
-const WORTH_SPLICING: usize = 64 * 1024;
 
 /// How long a backend's end of stream is kept from a client that has not spoken yet. A backend that dies
 /// between accepting and the client's first bytes looks like one that has nothing to say; those bytes, mostly
@@ -86,23 +82,19 @@ impl fmt::Display for Outcome {
 /// One direction of a flow.
 #[derive(Debug, Default)]
 pub(crate) struct Direction {
-    /// Taken from the source, but not yet by the destination; nothing more is read before it is.
+    /// Read, but not yet taken by the destination; nothing more is read before it is.
     pending: Option<Box<Pending>>,
-    /// The last read filled the buffer: what comes next is spliced, if there is a pipe.
-    bulk: bool,
     /// The source has ended.
     ended: bool,
     /// The destination has been told so, or will be by the end of its connection.
     shut: bool,
 }
 
-/// What waits.
+/// At most [`BUFFER`](crate::lane::BUFFER) bytes that wait.
 #[derive(Debug)]
-enum Pending {
-    /// At most [`BUFFER`](crate::lane::BUFFER) bytes, from `sent` on.
-    Bytes { bytes: Vec<u8>, sent: usize },
-    /// At most [`PIPE`](crate::pipe::PIPE) bytes.
-    Spliced(Pipe),
+struct Pending {
+    bytes: Vec<u8>,
+    sent: usize,
 }
 
 impl Direction {
@@ -114,7 +106,7 @@ impl Direction {
 
     fn keep(&mut self, bytes: &[u8]) {
         if !bytes.is_empty() {
-            self.pending = Some(Box::new(Pending::Bytes { bytes: bytes.to_vec(), sent: 0 }));
+            self.pending = Some(Box::new(Pending { bytes: bytes.to_vec(), sent: 0 }));
         }
     }
 
@@ -124,29 +116,17 @@ impl Direction {
         &mut self,
         context: &Context<'_>,
         to: &Leg,
-        way: &Way<'_>,
+        count: &Counter,
         last: bool,
     ) -> Poll<io::Result<()>> {
-        if let Some(pending) = self.pending.as_deref_mut() {
-            match pending {
-                Pending::Bytes { bytes, sent } => {
-                    while *sent < bytes.len() {
-                        let written = ready!(to.poll_write(context, &bytes[*sent..], self.ended))?;
-                        way.count.add(written as u64);
-                        *sent += written;
-                    }
-                }
-                Pending::Spliced(pipe) => {
-                    while pipe.filled > 0 {
-                        let written = ready!(to.poll_drain(context, pipe, self.ended))?;
-                        way.count.add(written as u64);
-                        pipe.filled -= written;
-                    }
-                }
+        if let Some(pending) = &mut self.pending {
+            while pending.sent < pending.bytes.len() {
+                let rest = &pending.bytes[pending.sent..];
+                let written = ready!(to.poll_write(context, rest, self.ended))?;
+                count.add(written as u64);
+                pending.sent += written;
             }
-            if let Some(Pending::Spliced(pipe)) = self.pending.take().map(|pending| *pending) {
-                way.pipes.put(pipe);
-            }
+            self.pending = None;
         }
         if self.ended && !self.shut {
             if !last {
@@ -157,46 +137,14 @@ impl Direction {
         Poll::Ready(Ok(()))
     }
 
-    /// Takes what the source has into a pipe, if that is worth it and there is one; `None` if not. Otherwise the number of bytes,
-    /// none at the end of the stream.
-    fn poll_splice(
-        &mut self,
-        context: &Context<'_>,
-        from: &Leg,
-        way: &Way<'_>,
-    ) -> Poll<io::Result<Option<usize>>> {
-        let Some(mut pipe) = self.bulk.then(|| way.pipes.take()).flatten() else {
-            return Poll::Ready(Ok(None));
-        };
-        match from.poll_fill(context, &pipe) {
-            Poll::Ready(Ok(length)) => {
-                self.bulk = length >= WORTH_SPLICING;
-                pipe.filled = length;
-                if length > 0 {
-                    self.pending = Some(Box::new(Pending::Spliced(pipe)));
-                }
-                Poll::Ready(Ok(Some(length)))
-            }
-            Poll::Ready(Err(error)) if way.pipes.is_refused(&error) => {
-                self.bulk = false;
-                Poll::Ready(Ok(None))
-            }
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            Poll::Pending => {
-                way.pipes.put(pipe);
-                Poll::Pending
-            }
-        }
-    }
-
     /// Sends `bytes` as far as the destination takes them now, and keeps the rest.
-    fn send(&mut self, context: &Context<'_>, to: &Leg, bytes: &[u8], way: &Way<'_>) -> io::Result<()> {
+    fn send(&mut self, context: &Context<'_>, to: &Leg, bytes: &[u8], count: &Counter) -> io::Result<()> {
         debug_assert!(self.pending.is_none(), "reading went on with bytes left over");
         let mut written = 0;
         while written < bytes.len() {
             match to.poll_write(context, &bytes[written..], self.ended)? {
                 Poll::Ready(more) => {
-                    way.count.add(more as u64);
+                    count.add(more as u64);
                     written += more;
                 }
                 Poll::Pending => {
@@ -207,13 +155,6 @@ impl Direction {
         }
         Ok(())
     }
-}
-
-/// What a direction goes through.
-struct Way<'a> {
-    /// The bytes that have gone.
-    count: &'a Counter,
-    pipes: &'a Pipes,
 }
 
 /// Both directions of a flow.
@@ -246,7 +187,6 @@ pub(crate) struct Relay<'a> {
     pub(crate) record: &'a Record,
     pub(crate) member: &'a Member,
     pub(crate) buffer: &'a RefCell<Box<[u8]>>,
-    pub(crate) pipes: &'a Pipes,
 }
 
 impl Relay<'_> {
@@ -271,10 +211,11 @@ impl Relay<'_> {
     /// From the client to the backend; ready when this direction has ended.
     fn poll_up(&mut self, context: &Context<'_>) -> Poll<Result<(), Outcome>> {
         let Directions { up: direction, down } = &mut *self.directions;
-        let way = Way { count: &self.member.to_backend, pipes: self.pipes };
+        let count = &self.member.to_backend;
         let mut turn = TURN;
         loop {
-            ready!(direction.poll_flush(context, self.backend, &way, down.shut)).map_err(Outcome::Backend)?;
+            ready!(direction.poll_flush(context, self.backend, count, down.shut))
+                .map_err(Outcome::Backend)?;
             if direction.ended {
                 return Poll::Ready(Ok(()));
             }
@@ -282,19 +223,11 @@ impl Relay<'_> {
                 context.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            let spliced = direction.poll_splice(context, self.client, &way);
-            if let Some(length) = ready!(spliced).map_err(Outcome::Client)? {
-                turn = turn.saturating_sub(length);
-                self.record.touch();
-                direction.ended = length == 0;
-                continue;
-            }
             let mut buffer = self.buffer.borrow_mut();
             let read = ready!(self.client.poll_read(context, &mut buffer)).map_err(Outcome::Client)?;
             turn = turn.saturating_sub(read.length);
             self.record.touch();
             direction.ended = read.last;
-            direction.bulk = read.length == buffer.len() && self.opening.is_none();
             let bytes = &buffer[..read.length];
             if bytes.is_empty() {
                 continue;
@@ -306,17 +239,17 @@ impl Relay<'_> {
                     return Poll::Ready(Err(backend_ended()));
                 }
             }
-            direction.send(context, self.backend, bytes, &way).map_err(Outcome::Backend)?;
+            direction.send(context, self.backend, bytes, count).map_err(Outcome::Backend)?;
         }
     }
 
     /// From the backend to the client; ready when this direction has ended.
     fn poll_down(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Outcome>> {
         let Directions { up, down: direction } = &mut *self.directions;
-        let way = Way { count: &self.member.to_client, pipes: self.pipes };
+        let count = &self.member.to_client;
         let mut turn = TURN;
         loop {
-            ready!(direction.poll_flush(context, self.client, &way, up.shut)).map_err(Outcome::Client)?;
+            ready!(direction.poll_flush(context, self.client, count, up.shut)).map_err(Outcome::Client)?;
             if direction.ended {
                 return Poll::Ready(Ok(()));
             }
@@ -333,23 +266,15 @@ impl Relay<'_> {
                 direction.ended = true;
                 continue;
             }
-            let spliced = direction.poll_splice(context, self.backend, &way);
-            if let Some(length) = ready!(spliced).map_err(Outcome::Backend)? {
-                turn = turn.saturating_sub(length);
-                self.record.touch();
-                direction.ended = length == 0;
-                continue;
-            }
             let mut buffer = self.buffer.borrow_mut();
             let read = ready!(self.backend.poll_read(context, &mut buffer)).map_err(Outcome::Backend)?;
             turn = turn.saturating_sub(read.length);
             self.record.touch();
-            direction.bulk = read.length == buffer.len();
             if read.length > 0 {
                 let bytes = &buffer[..read.length];
                 *self.opening = None;
                 direction.ended = read.last;
-                direction.send(context, self.client, bytes, &way).map_err(Outcome::Client)?;
+                direction.send(context, self.client, bytes, count).map_err(Outcome::Client)?;
                 continue;
             }
             match self.opening.as_mut() {

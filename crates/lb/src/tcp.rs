@@ -157,7 +157,6 @@ async fn flow(entry: Entry, permit: OwnedSemaphorePermit, client: Leg) {
                 record,
                 member: &open.target().member,
                 buffer: &lane.kit.buffer,
-                pipes: &lane.kit.pipes,
             }
             .poll(context)
         })

@@ -6,7 +6,6 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::lane::BUFFER;
-use crate::pipe::PIPE;
 use crate::reactor::Reactor;
 
 /// Both ends of a connection.
@@ -19,11 +18,7 @@ async fn pair() -> (TcpStream, TcpStream) {
 impl Direction {
     /// Memory for what waits, in bytes.
     fn held(&self) -> usize {
-        match self.pending.as_deref() {
-            None => 0,
-            Some(Pending::Bytes { bytes, .. }) => bytes.capacity(),
-            Some(Pending::Spliced(pipe)) => pipe.filled,
-        }
+        self.pending.as_ref().map_or(0, |pending| pending.bytes.capacity())
     }
 }
 
@@ -37,7 +32,6 @@ struct Flow {
     record: Record,
     member: Member,
     buffer: RefCell<Box<[u8]>>,
-    pipes: Pipes,
 }
 
 impl Flow {
@@ -58,7 +52,6 @@ impl Flow {
             record: Record::default(),
             member: Member::default(),
             buffer: RefCell::new(vec![0; BUFFER].into_boxed_slice()),
-            pipes: Pipes::default(),
         };
         (flow, far_client, far_backend)
     }
@@ -73,7 +66,6 @@ impl Flow {
             record: &self.record,
             member: &self.member,
             buffer: &self.buffer,
-            pipes: &self.pipes,
         }
         .poll(context)
     }
@@ -104,7 +96,7 @@ async fn a_slow_reader_costs_no_more_than_the_bound_and_loses_nothing() {
     }
 
     assert!(most > 0, "the reader was not slow");
-    assert!(most <= BUFFER.max(PIPE), "{most}");
+    assert!(most <= BUFFER, "{most}");
     // Nothing is lost, and what was held is given back.
     let mut rest = vec![0; 256 * 1024];
     while heard < said {
@@ -134,37 +126,4 @@ async fn an_idle_flow_holds_no_buffer() {
 
     assert_eq!(&question, b"question");
     assert_eq!(flow.directions.up.held() + flow.directions.down.held(), 0);
-}
-
-#[tokio::test]
-async fn bulk_data_is_spliced_and_arrives_as_it_was() {
-    const SAID: usize = 8 * 1024 * 1024;
-    let (mut flow, mut far_client, mut far_backend) = Flow::new().await;
-    let said: Vec<u8> = (0..SAID).map(|at| (at % 251) as u8).collect();
-    let mut spliced = false;
-
-    let talk = async {
-        let say = async {
-            far_client.write_all(&said).await.unwrap();
-            far_client.shutdown().await.unwrap();
-        };
-        let mut heard = Vec::new();
-        let hear = far_backend.read_to_end(&mut heard);
-        let (_, heard_length) = tokio::join!(say, hear);
-        heard_length.unwrap();
-        heard
-    };
-    let carry = poll_fn(|context| {
-        let polled = flow.poll(context);
-        spliced |= matches!(flow.directions.up.pending.as_deref(), Some(Pending::Spliced(_)));
-        polled
-    });
-    let heard = tokio::select! {
-        outcome = carry => panic!("the backend has not ended: {outcome:?}"),
-        heard = talk => heard,
-    };
-
-    assert!(heard == said, "{} bytes were said, {} heard", said.len(), heard.len());
-    assert!(spliced, "nothing was in a pipe");
-    assert_eq!(flow.member.to_backend.get(), SAID as u64);
 }
