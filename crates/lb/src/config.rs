@@ -112,6 +112,9 @@ pub struct Backend {
     pub name: String,
     /// Where it listens.
     pub address: SocketAddr,
+    /// Whoever runs it is about to take it away: it gets new connections only while there is no other, as if it was
+    /// [taken out of use](crate::Maintenance).
+    pub cordoned: bool,
 }
 
 /// The rule that orders equally healthy backends.

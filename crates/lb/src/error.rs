@@ -138,7 +138,7 @@ impl SetBackendsError {
         let frontend = frontend.to_owned();
         match flaw {
             Flaw::TooMany => Self::TooMany { frontend, count },
-            Flaw::Twice(Backend { name, address }) => Self::Twice { frontend, address, backend: name },
+            Flaw::Twice(Backend { name, address, .. }) => Self::Twice { frontend, address, backend: name },
         }
     }
 }

@@ -26,6 +26,7 @@ mod http;
 mod lane;
 mod leg;
 mod listen;
+mod maintenance;
 pub mod policy;
 mod pool;
 mod probe;
@@ -57,6 +58,7 @@ pub use config::{
 pub use drain::Drained;
 pub use error::{Error, SetBackendsError, Wanted};
 pub use health::Health;
+pub use maintenance::{Maintained, Maintenance};
 pub use status::{BackendStatus, FrontendStatus, Monitor, Status};
 
 use control::{Command, Control};
@@ -103,6 +105,12 @@ impl Balancer {
     #[must_use]
     pub fn monitor(&self) -> Monitor {
         self.monitor.clone()
+    }
+
+    /// A handle that takes backends out of use and back.
+    #[must_use]
+    pub fn maintenance(&self) -> Maintenance {
+        self.monitor.maintenance()
     }
 
     /// False while some frontend has no backend, or none that is not dead.

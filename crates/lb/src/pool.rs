@@ -41,6 +41,10 @@ pub(crate) struct Member {
     deaths: AtomicU32,
     open: AtomicUsize,
     left: AtomicBool,
+    /// A command has taken it out of use.
+    drained: AtomicBool,
+    /// The set of backends says so.
+    cordoned: AtomicBool,
     /// Connections made.
     pub(crate) total: Counter,
     /// Connects that failed.
@@ -60,6 +64,8 @@ impl Default for Member {
             deaths: AtomicU32::new(0),
             open: AtomicUsize::new(0),
             left: AtomicBool::new(false),
+            drained: AtomicBool::new(false),
+            cordoned: AtomicBool::new(false),
             total: Counter::default(),
             connect_failures: Counter::default(),
             retries: Counter::default(),
@@ -119,6 +125,38 @@ impl Member {
     /// It gets connections, whether or not it had left.
     pub(crate) fn stay(&self) {
         self.left.store(false, Ordering::SeqCst);
+    }
+
+    /// Takes it out of use by command, or back; tells whether that changed anything.
+    pub(crate) fn set_drained(&self, drained: bool) -> bool {
+        self.drained.swap(drained, Ordering::Relaxed) != drained
+    }
+
+    /// True while a command has taken it out of use.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.drained.load(Ordering::Relaxed)
+    }
+
+    /// Takes it out of use as the set of backends says, or back.
+    pub(crate) fn set_cordoned(&self, cordoned: bool) {
+        self.cordoned.store(cordoned, Ordering::Relaxed);
+    }
+
+    /// True while the set of backends takes it out of use.
+    pub(crate) fn is_cordoned(&self) -> bool {
+        self.cordoned.load(Ordering::Relaxed)
+    }
+
+    /// True while it is out of use, by whatever word.
+    pub(crate) fn is_out(&self) -> bool {
+        self.is_drained() || self.is_cordoned()
+    }
+
+    /// How early it is tried, and among which others.
+    fn rank(&self) -> u8 {
+        let rank = encode(self.health());
+        // Like one that says itself that it is about to go: nothing new, as long as there is another.
+        if self.is_out() { rank.max(encode(Health::Draining)) } else { rank }
     }
 
     /// True while it gets no new connection.
@@ -185,7 +223,7 @@ impl Pool {
         ranked.extend((0..=u8::MAX).zip(present).filter(|(_, target)| wanted(target)).map(
             |(index, target)| {
                 let deaths = target.member.deaths();
-                (encode(target.member.health()), index, deaths)
+                (target.member.rank(), index, deaths)
             },
         ));
         ranked.sort_unstable();

@@ -100,6 +100,7 @@ impl Roster {
         let stay = |backend: Backend| match known.remove(&backend.address) {
             Some(target) => {
                 target.rename(&backend.name);
+                target.member.set_cordoned(backend.cordoned);
                 target.member.stay();
                 Arc::clone(target)
             }
@@ -126,11 +127,11 @@ impl Roster {
 
     fn is(&self, backends: &[Backend]) -> bool {
         self.present.len() == backends.len()
-            && self
-                .present
-                .iter()
-                .zip(backends)
-                .all(|(target, backend)| target.address == backend.address && *target.name() == *backend.name)
+            && self.present.iter().zip(backends).all(|(target, backend)| {
+                target.address == backend.address
+                    && *target.name() == *backend.name
+                    && target.member.is_cordoned() == backend.cordoned
+            })
     }
 }
 

@@ -1,11 +1,13 @@
 //! A snapshot of the balancer, as plain data.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::watch;
 
 use crate::frontend::Shared;
+use crate::maintenance::Maintenance;
 use crate::{Frontends, Health};
 
 /// The balancer at one moment.
@@ -45,6 +47,10 @@ pub struct BackendStatus {
     pub address: SocketAddr,
     /// It has left the frontend: it gets no new connections and is shown until its last one has ended.
     pub leaving: bool,
+    /// It was [taken out of use](crate::Maintenance): it gets new connections only while there is no other.
+    pub drained: bool,
+    /// So says the set of backends: see [`Backend::cordoned`](crate::Backend::cordoned).
+    pub cordoned: bool,
     /// What the checks found.
     pub health: Health,
     /// Since when it has been found so.
@@ -83,6 +89,10 @@ impl Monitor {
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.clone()
+    }
+
+    pub(crate) fn maintenance(&self) -> Maintenance {
+        Maintenance::new(Arc::clone(&self.frontends))
     }
 
     /// The first frontend of this name.

@@ -39,10 +39,12 @@ pub(crate) struct Target {
 impl Target {
     pub(crate) fn new(backend: Backend, review: Arc<Notify>, now: Instant) -> Arc<Self> {
         let unknown = Judgement { health: Health::Unknown, since: now, last_error: None };
+        let member = Member::default();
+        member.set_cordoned(backend.cordoned);
         Arc::new(Self {
             address: backend.address,
             name: watch::Sender::new(backend.name.into()),
-            member: Member::default(),
+            member,
             doubt: Notify::new(),
             judgement: watch::Sender::new(unknown),
             review,
@@ -70,6 +72,8 @@ impl Target {
             name: self.name().to_string(),
             address: self.address,
             leaving,
+            drained: member.is_drained(),
+            cordoned: member.is_cordoned(),
             health: judgement.health,
             since: judgement.since,
             connections: member.open(),

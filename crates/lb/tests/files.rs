@@ -18,7 +18,7 @@ async fn connections_wait_for_a_file_descriptor_and_no_backend_is_blamed() {
     setrlimit(Resource::Nofile, Rlimit { current: Some(FILES), ..limit }).unwrap();
     // It never accepts: its descriptors are not what is measured, and a byte is never due.
     let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let backends = vec![Backend { name: "a".into(), address: server.local_addr().unwrap() }];
+    let backends = vec![Backend { name: "a".into(), address: server.local_addr().unwrap(), cordoned: false }];
     let check =
         Check { kind: CheckKind::Tcp, interval: Duration::from_millis(20), fall: 1, ..Check::default() };
     let frontend = Frontend {

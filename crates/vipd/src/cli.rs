@@ -41,6 +41,9 @@ pub(crate) enum Command {
     Health(Health),
     /// Hand the address to another node, now and in good order, and leave it to others for a while
     StepDown(StepDown),
+    /// Take a backend of this machine's balancer out of use, before maintenance, and back
+    #[command(subcommand)]
+    Backend(Backend),
     /// Print the version
     Version,
     /// Print a completion script for a shell
@@ -220,6 +223,26 @@ pub(crate) struct StepDown {
     /// Of addresses that are spread over the nodes, the one to hand over; without it, all that this node has
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) vip: Option<IpAddr>,
+    /// The status socket of the vipd to tell
+    #[arg(long, value_name = "PATH", default_value = SOCKET_DEFAULT)]
+    pub(crate) socket: PathBuf,
+}
+
+/// `vipd backend`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Backend {
+    /// Give it no new connections as long as there is another; those that it has go on
+    Drain(BackendOptions),
+    /// Give it new connections again
+    Enable(BackendOptions),
+}
+
+/// `vipd backend drain` and `enable`
+#[derive(Debug, Args)]
+pub(crate) struct BackendOptions {
+    /// Its name, or its address with or without the port, as `vipd status` shows them
+    #[arg(value_name = "BACKEND")]
+    pub(crate) backend: String,
     /// The status socket of the vipd to tell
     #[arg(long, value_name = "PATH", default_value = SOCKET_DEFAULT)]
     pub(crate) socket: PathBuf,

@@ -78,6 +78,7 @@ fn run(command: Command) -> ExitCode {
         Command::Status(options) => status::show(&options),
         Command::Health(options) => status::health(&options),
         Command::StepDown(options) => command::step_down(&options),
+        Command::Backend(command) => command::backend(&command),
         Command::Version => print(&format!("vipd {}\n", env!("CARGO_PKG_VERSION"))),
         Command::Completion { shell } => {
             let mut script = Vec::new();

@@ -6,7 +6,8 @@ use crate::config::Backend;
 const HEALTHS: [Health; 4] = [Health::Ready, Health::Unknown, Health::Draining, Health::Dead];
 
 fn roster(healths: &[Health]) -> Arc<Roster> {
-    let backend = |port| Backend { name: "x".into(), address: ([127, 0, 0, 1], port).into() };
+    let backend =
+        |port| Backend { name: "x".into(), address: ([127, 0, 0, 1], port).into(), cordoned: false };
     let backends = (1..).take(healths.len()).map(backend).collect();
     let now = tokio::time::Instant::now().into_std();
     let create = |backend| Target::new(backend, Arc::default(), now);
@@ -144,8 +145,8 @@ fn a_connection_that_tried_all_goes_on_to_those_that_have_come_since() {
     let mut tried = pool.candidates();
     tried.by_ref().for_each(drop);
     assert!(pool.candidates_since(&tried).is_none(), "nothing has changed");
-    let keep = |target: &Arc<Target>| Backend { name: "x".into(), address: target.address };
-    let new = Backend { name: "new".into(), address: ([127, 0, 0, 2], 1).into() };
+    let keep = |target: &Arc<Target>| Backend { name: "x".into(), address: target.address, cordoned: false };
+    let new = Backend { name: "new".into(), address: ([127, 0, 0, 2], 1).into(), cordoned: false };
     let now = tokio::time::Instant::now().into_std();
     let next = old.successor(vec![keep(&old.present()[1]), new.clone()], |backend| {
         Target::new(backend, Arc::default(), now)
@@ -173,4 +174,16 @@ fn health_survives_its_form_in_an_atomic() {
     for health in HEALTHS {
         assert_eq!(decode(encode(health)), health);
     }
+}
+
+#[test]
+fn one_that_is_taken_out_comes_after_those_that_take_connections_and_before_the_dead() {
+    let roster = roster(&[Health::Ready, Health::Dead, Health::Unknown, Health::Ready]);
+    roster.present()[0].member.set_drained(true);
+    roster.present()[1].member.set_drained(true);
+    let mut pool = pool(&roster, Policy::RoundRobin, 1);
+
+    let order: Vec<_> = pool.candidates().map(|candidate| place(&roster, &candidate)).collect();
+
+    assert_eq!(order, [3, 2, 0, 1]);
 }

@@ -23,7 +23,7 @@ async fn server() -> Backend {
             spawn_local(async move { stream.read_u8().await });
         }
     });
-    Backend { name: address.to_string(), address }
+    Backend { name: address.to_string(), address, cordoned: false }
 }
 
 fn frontend(kind: CheckKind) -> Frontend {

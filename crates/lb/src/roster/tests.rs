@@ -8,7 +8,7 @@ use crate::target::Open;
 
 /// The backend number `number`.
 fn backend(number: u8) -> Backend {
-    Backend { name: format!("node-{number}"), address: ([10, 0, 0, number], 6443).into() }
+    Backend { name: format!("node-{number}"), address: ([10, 0, 0, number], 6443).into(), cordoned: false }
 }
 
 fn create(backend: Backend) -> Arc<Target> {

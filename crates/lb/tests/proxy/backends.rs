@@ -38,6 +38,16 @@ async fn flow(rig: &Rig, name: &str) -> TcpStream {
     client
 }
 
+/// A flow to the backend of this name, however many have to be tried.
+async fn flow_to(rig: &Rig, name: &str) -> TcpStream {
+    loop {
+        let mut client = rig.connect().await;
+        if read_name(&mut client).await.unwrap() == name {
+            return client;
+        }
+    }
+}
+
 /// Sends a byte there and back.
 async fn exchange(client: &mut TcpStream) {
     client.write_all(b"x").await.unwrap();
@@ -309,4 +319,67 @@ async fn a_flow_to_a_backend_that_has_left_counts_in_the_drain() {
     assert_eq!(drained.reset, 1);
     assert!(ended_by_reset(&mut client).await);
     until(|| server.open() == 0).await;
+}
+
+#[tokio::test]
+async fn one_that_is_taken_out_keeps_its_flow_and_gets_no_new_ones_until_it_is_taken_back() {
+    let ((_a, a), (_b, b)) = (named("a").await, named("b").await);
+    let mut config = frontend(vec![a.clone(), b]);
+    config.check = once();
+    config.policy = Policy::RoundRobin;
+    let rig = Rig::judged(config).await;
+    let mut client = rig.connect().await;
+    let first = read_name(&mut client).await.unwrap();
+    let maintenance = rig.balancer.maintenance();
+
+    let maintained = maintenance.set_drained(&first, true);
+
+    let [of_it] = &maintained[..] else { panic!("{maintained:?}") };
+    assert_eq!((of_it.frontend.as_str(), of_it.backend.connections, of_it.replaced), ("api", 1, true));
+    let other = if first == "a" { "b" } else { "a" };
+    assert_eq!(spread(&rig, 10).await, [(other.to_owned(), 10)].into());
+    exchange(&mut client).await;
+    let status = rig.backend(&first);
+    assert_eq!((status.drained, status.health, status.leaving), (true, Health::Ready, false));
+
+    assert_eq!(maintenance.set_drained(&first, false).len(), 1);
+
+    assert_eq!(spread(&rig, 10).await, [("a".to_owned(), 5), ("b".to_owned(), 5)].into());
+    assert!(!rig.backend(&first).drained);
+}
+
+#[tokio::test]
+async fn one_that_is_taken_out_serves_where_nobody_else_can() {
+    let (_a, a) = named("a").await;
+    let rig = rig(&[a.clone(), backend("c", closed_address().await)]).await;
+    rig.wait_health("c", Health::Dead).await;
+    let maintenance = rig.balancer.maintenance();
+
+    let by_address = maintenance.set_drained(&a.address.to_string(), true);
+    let of_nobody = maintenance.set_drained("d", true);
+
+    assert!(matches!(&by_address[..], [one] if one.backend.drained && !one.replaced), "{by_address:?}");
+    assert_eq!((of_nobody, maintenance.names()), (Vec::new(), vec!["a".to_owned(), "c".to_owned()]));
+    assert_eq!(spread(&rig, 4).await, [("a".to_owned(), 4)].into());
+}
+
+#[tokio::test]
+async fn one_whose_set_says_that_it_is_about_to_go_gets_no_new_ones_until_the_set_says_otherwise() {
+    let ((_a, a), (_b, b)) = (named("a").await, named("b").await);
+    let rig = rig(&[a.clone(), b.clone()]).await;
+    let mut client = flow_to(&rig, "b").await;
+
+    rig.set(&[a.clone(), Backend { cordoned: true, ..b.clone() }]);
+
+    assert_eq!(spread(&rig, 10).await, [("a".to_owned(), 10)].into());
+    exchange(&mut client).await;
+    let status = rig.backend("b");
+    assert_eq!((status.cordoned, status.drained, status.health), (true, false, Health::Ready));
+    // A command doesn't undo what the set says, and the other way round.
+    assert_eq!(rig.balancer.maintenance().set_drained("b", false).len(), 1);
+    assert!(rig.backend("b").cordoned);
+
+    rig.set(&[a, b]);
+
+    assert!(spread(&rig, 20).await.contains_key("b"));
 }

@@ -294,7 +294,7 @@ pub(crate) fn accept_any() -> tokio_rustls::TlsConnector {
 }
 
 pub(crate) fn backend(name: &str, address: SocketAddr) -> Backend {
-    Backend { name: name.to_owned(), address }
+    Backend { name: name.to_owned(), address, cordoned: false }
 }
 
 /// A frontend on a loopback address of its own, checked quickly by connections alone.

@@ -191,7 +191,7 @@ pub(crate) fn serve(station: &Namespace, name: char) {
 pub(crate) fn frontend(backends: &[u8]) -> Frontend {
     let backends = backends.iter().map(|n| {
         let address = SocketAddr::from(([10, 0, 0, *n], PORT));
-        Backend { name: address.to_string(), address }
+        Backend { name: address.to_string(), address, cordoned: false }
     });
     let vips = VIPS.map(|vip| vip.parse::<IpAddr>().unwrap()).to_vec();
     Frontend {

@@ -19,6 +19,9 @@ use crate::NodeId;
 pub struct ControlPlane {
     /// The nodes.
     pub nodes: BTreeMap<String, Vec<IpAddr>>,
+    /// Those that are cordoned (`spec.unschedulable`). Not remembered: it may be long over when there is an API again.
+    #[serde(skip)]
+    pub cordoned: BTreeSet<String>,
 }
 
 /// The file that remembers them is this long at most; a control plane of thirty nodes needs a tenth.
@@ -58,12 +61,20 @@ impl ControlPlane {
         if addresses.is_empty() || (self.nodes.len() >= SERVERS_MAX && !self.nodes.contains_key(&name)) {
             return false;
         }
+        let cordoned = node.spec.as_ref().and_then(|spec| spec.unschedulable).unwrap_or(false);
+        let turned = match cordoned {
+            true => self.cordoned.insert(name.clone()),
+            false => self.cordoned.remove(&name),
+        };
         let old = self.nodes.insert(name, addresses.clone());
-        old.as_ref() != Some(&addresses)
+        old.as_ref() != Some(&addresses) || turned
     }
 
     pub(super) fn remove(&mut self, node: &Node) -> bool {
-        node.metadata.name.as_ref().is_some_and(|name| self.nodes.remove(name).is_some())
+        node.metadata.name.as_ref().is_some_and(|name| {
+            self.cordoned.remove(name);
+            self.nodes.remove(name).is_some()
+        })
     }
 
     /// Takes a whole list. An empty one changes nothing: a cluster that answers has a control plane, labelled or not.
@@ -155,6 +166,23 @@ mod tests {
         assert!(!known.put(&node("b", &["10.0.0.3"])));
         assert!(known.remove(&node("b", &[])) && !known.remove(&node("b", &[])));
         assert_eq!(known.nodes.len(), 1);
+    }
+
+    #[test]
+    fn a_cordon_is_a_change_and_is_not_remembered() {
+        let cordoned = |on: bool| Node {
+            spec: Some(serde_json::from_value(serde_json::json!({"unschedulable": on})).unwrap()),
+            ..node("a", &["10.0.0.1"])
+        };
+        let mut known = ControlPlane::default();
+        known.put(&node("a", &["10.0.0.1"]));
+
+        assert!(known.put(&cordoned(true)) && !known.put(&cordoned(true)));
+        assert_eq!(known.cordoned, BTreeSet::from(["a".to_owned()]));
+        assert_eq!(serde_json::to_string(&known).unwrap(), r#"{"nodes":{"a":["10.0.0.1"]}}"#);
+        assert!(known.put(&cordoned(false)) && known.cordoned.is_empty());
+        assert!(known.put(&cordoned(true)) && known.remove(&cordoned(true)));
+        assert_eq!(known, ControlPlane::default());
     }
 
     #[test]

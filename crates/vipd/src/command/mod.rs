@@ -9,8 +9,13 @@
 //!  {"begun":{"to":"master-2"}}                               at once: this node leads no more
 //!  {"leads":{"node":"master-2"}}                             once a successor is seen
 //!  {"refused":{"why":"not-leader","text":"this node, …"}}    in place of either
+//!
+//!  {"do":"drain-backend","backend":"master-2"}               the asker
+//!  {"backends":[{"balancer":"api","backend":"master-2",…}]}  what has been done
 //! ```
 
+mod ask;
+mod backend;
 mod serve;
 mod step_down;
 
@@ -22,6 +27,7 @@ use leader::NodeId;
 use leader::quorum::StepDownError;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::backend::backend;
 pub(crate) use self::serve::{Desk, serve};
 pub(crate) use self::step_down::step_down;
 
@@ -44,6 +50,16 @@ enum Request {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         vip: Option<IpAddr>,
     },
+    /// Takes a backend out of use.
+    DrainBackend {
+        /// By its name or address.
+        backend: String,
+    },
+    /// Takes it back.
+    EnableBackend {
+        /// By its name or address.
+        backend: String,
+    },
 }
 
 /// An answer to it; each is a line.
@@ -60,8 +76,23 @@ enum Answer {
         /// Which; several, where addresses are spread and go to more than one.
         node: String,
     },
+    /// The backends of that name are out of use now, or back.
+    Backends(Vec<Maintained>),
     /// It was not done, or not to its end.
     Refused(Refusal),
+}
+
+/// A backend that was taken out of use, or back.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+struct Maintained {
+    /// Of which load balancer.
+    balancer: String,
+    backend: String,
+    /// Connections that are open to it.
+    open: usize,
+    drained: bool,
+    /// Others take new connections.
+    replaced: bool,
 }
 
 /// Why something was not done.
@@ -96,6 +127,10 @@ enum Why {
     Stopping,
     /// The lead was given up, and nobody took it.
     NotTaken,
+    /// This vipd balances nothing.
+    NoBalancer,
+    /// No backend is called so.
+    NoSuchBackend,
     /// The request was not understood.
     NotUnderstood,
     /// Something that a later version says.
@@ -114,6 +149,8 @@ impl Why {
             | Self::Unknown
             | Self::NoSuchAddress
             | Self::Unknowable
+            | Self::NoBalancer
+            | Self::NoSuchBackend
             | Self::NotUnderstood
             | Self::Other => false,
         }
@@ -172,7 +209,18 @@ mod tests {
         );
         let one = Request::StepDown { to: None, vip: Some(IpAddr::from([10, 0, 0, 9])) };
         assert_eq!(serde_json::to_string(&one).unwrap(), r#"{"do":"step-down","to":null,"vip":"10.0.0.9"}"#);
-        for wrong in [r#"{"do":"stepdown"}"#, r#"{"do":"step-down","from":"b"}"#, "{}", "step-down", ""] {
+        let drain = Request::DrainBackend { backend: "b".to_owned() };
+        assert_eq!(serde_json::to_string(&drain).unwrap(), r#"{"do":"drain-backend","backend":"b"}"#);
+        let enable = serde_json::from_str(r#"{"do":"enable-backend","backend":"b"}"#).unwrap();
+        assert_eq!(Request::EnableBackend { backend: "b".to_owned() }, enable);
+        for wrong in [
+            r#"{"do":"stepdown"}"#,
+            r#"{"do":"drain-backend"}"#,
+            r#"{"do":"step-down","from":"b"}"#,
+            "{}",
+            "step-down",
+            "",
+        ] {
             assert!(serde_json::from_str::<Request>(wrong).is_err(), "{wrong}");
         }
         assert_eq!(line(&Answer::Begun { to: Some("b".to_owned()) }), r#"{"begun":{"to":"b"}}"#);

@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::debug;
 
-use super::{Answer, Refusal, Request, Why};
+use super::{Answer, Maintained, Refusal, Request, Why};
 use crate::daemon::owner::Owner;
 use crate::listed;
 
@@ -36,6 +36,8 @@ pub(crate) struct Desk {
     node: String,
     /// One for all addresses, or one for each; none where this vipd has none.
     elections: Vec<Elector>,
+    /// None where this vipd balances nothing.
+    maintenance: Option<lb::Maintenance>,
 }
 
 #[derive(Clone)]
@@ -55,14 +57,38 @@ struct Begun {
 }
 
 impl Desk {
-    /// A desk for this node and its elections.
-    pub(crate) fn new(node: String, owners: &[Owner]) -> Self {
+    /// A desk for this node, its elections and its balancer.
+    pub(crate) fn new(node: String, owners: &[Owner], balancer: Option<&lb::Balancer>) -> Self {
         let elector = |owner: &Owner| Elector {
             handle: owner.election.clone(),
             kind: owner.monitor.kind(),
             ips: owner.addresses.iter().map(|address| address.ip).collect(),
         };
-        Self { node, elections: owners.iter().map(elector).collect() }
+        let maintenance = balancer.map(lb::Balancer::maintenance);
+        Self { node, elections: owners.iter().map(elector).collect(), maintenance }
+    }
+
+    /// Takes a backend out of use, or back.
+    fn set_drained(&self, backend: &str, drained: bool) -> Answer {
+        let Some(maintenance) = &self.maintenance else {
+            let text = "this vipd balances nothing: there are no `loadBalancers` in its configuration";
+            return Answer::Refused(Refusal::new(Why::NoBalancer, text));
+        };
+        let maintained = maintenance.set_drained(backend, drained);
+        if maintained.is_empty() {
+            let known = listed(maintenance.names());
+            let known = if known.is_empty() { "none at all".to_owned() } else { known };
+            let text = format!("no backend is called {backend}; there is {known}");
+            return Answer::Refused(Refusal::new(Why::NoSuchBackend, text));
+        }
+        let told = maintained.into_iter().map(|lb::Maintained { frontend, backend, replaced }| Maintained {
+            balancer: frontend,
+            backend: backend.name,
+            open: backend.connections,
+            drained: backend.drained,
+            replaced,
+        });
+        Answer::Backends(told.collect())
     }
 
     /// Begins to hand over: the named address with all that moves along, or whatever this node has.
@@ -165,6 +191,12 @@ async fn talk(mut stream: UnixStream, desk: &Desk) -> std::io::Result<()> {
     };
     let begun = match request {
         Ok(Request::StepDown { to, vip }) => desk.step_down(to.as_deref(), vip).await,
+        Ok(Request::DrainBackend { backend }) => {
+            return tell(&mut stream, &desk.set_drained(&backend, true)).await;
+        }
+        Ok(Request::EnableBackend { backend }) => {
+            return tell(&mut stream, &desk.set_drained(&backend, false)).await;
+        }
         Err(refusal) => Err(refusal),
     };
     let answer = match begun {

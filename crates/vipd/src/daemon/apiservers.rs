@@ -92,23 +92,27 @@ impl Apiservers {
     fn balanced(&self, known: &ControlPlane, port: u16, before: &[Backend]) -> Vec<Backend> {
         let found = known.backends(self.prefers_ipv4, port, &self.never);
         if !found.is_empty() {
-            return found.into_iter().map(|(name, address)| Backend { name, address }).collect();
+            let backend = |(name, address)| {
+                let cordoned = known.cordoned.contains(&name);
+                Backend { name, address, cordoned }
+            };
+            return found.into_iter().map(backend).collect();
         }
         if !before.is_empty() {
             return before.to_vec();
         }
-        vec![Backend { name: self.me.to_string(), address: self.own }]
+        vec![Backend { name: self.me.to_string(), address: self.own, cordoned: false }]
     }
 
     /// This node's own apiserver first, then the others.
     fn judged(&self, known: &ControlPlane) -> Vec<Backend> {
-        let mut backends = vec![Backend { name: self.me.to_string(), address: self.own }];
+        let mut backends = vec![Backend { name: self.me.to_string(), address: self.own, cordoned: false }];
         let found = known.backends(self.prefers_ipv4, self.port, &self.never).into_iter();
         let others = found.filter(|(name, _)| *name != *self.me.as_str());
         let named = self.known.iter().map(|address| (address.to_string(), *address));
         for (name, address) in others.chain(named) {
             if !backends.iter().any(|backend| backend.address == address) {
-                backends.push(Backend { name, address });
+                backends.push(Backend { name, address, cordoned: false });
             }
         }
         backends
@@ -183,7 +187,7 @@ mod tests {
 
     fn control_plane(nodes: &[(&str, &str)]) -> ControlPlane {
         let nodes = nodes.iter().map(|(name, ip)| ((*name).to_owned(), vec![ip.parse().unwrap()]));
-        ControlPlane { nodes: nodes.collect() }
+        ControlPlane { nodes: nodes.collect(), ..ControlPlane::default() }
     }
 
     fn judged(apiservers: &Apiservers, known: &ControlPlane) -> Vec<(String, String)> {
@@ -214,12 +218,23 @@ mod tests {
     fn where_the_configuration_says_where_to_ask_the_own_apiserver_it_is_asked_there_whatever_is_discovered()
     {
         let mut apiservers = apiservers();
-        let backends = vec![Backend { name: "own".to_owned(), address: address("192.0.2.9:16443") }];
+        let backends =
+            vec![Backend { name: "own".to_owned(), address: address("192.0.2.9:16443"), cordoned: false }];
         let configured = lb::Config { frontends: vec![lb::Frontend { backends, ..judge() }], workers: 1 };
         let check = apiservers.check(Some(configured));
         assert_eq!(check.frontends[0].backends[0].address, address("192.0.2.9:16443"));
         let known = control_plane(&[("me", "10.0.0.1")]);
         assert_eq!(judged(&apiservers, &known)[0], pairs(&[("me", "192.0.2.9:16443")])[0]);
+    }
+
+    #[test]
+    fn the_backend_of_a_cordoned_node_is_taken_out_of_use() {
+        let mut known = control_plane(&[("a", "10.0.0.1"), ("b", "10.0.0.2")]);
+        known.cordoned.insert("b".to_owned());
+        let backends = apiservers().balanced(&known, 6443, &[]);
+        let cordoned: Vec<_> =
+            backends.iter().map(|backend| (backend.name.as_str(), backend.cordoned)).collect();
+        assert_eq!(cordoned, [("a", false), ("b", true)]);
     }
 
     #[test]
@@ -230,7 +245,8 @@ mod tests {
             backends.into_iter().map(|backend| backend.address.to_string()).collect()
         };
         let mut known = ControlPlane::default();
-        let before = [Backend { name: "b".to_owned(), address: "10.0.0.2:6443".parse().unwrap() }];
+        let before =
+            [Backend { name: "b".to_owned(), address: "10.0.0.2:6443".parse().unwrap(), cordoned: false }];
 
         assert_eq!(addresses(&known, &[]), ["127.0.0.1:6443"]);
         assert_eq!(addresses(&known, &before), ["10.0.0.2:6443"]);

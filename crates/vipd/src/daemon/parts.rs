@@ -97,7 +97,7 @@ impl Parts {
             socket: config.socket,
             drain_timeout: config.drain_timeout,
         };
-        let desk = Desk::new(node.clone(), &parts.owners);
+        let desk = Desk::new(node.clone(), &parts.owners, parts.balancer.as_ref());
         let reporter = Reporter::new(node, &parts, pulse.clone());
         parts.report(reporter.clone());
         parts.obey(desk);
@@ -128,7 +128,7 @@ impl Parts {
             Ok(listener) => self.command_task = Some(spawn_local(command::serve(listener, desk))),
             Err(error) => {
                 let socket = socket.display();
-                warn!(%socket, %error, "`vipd step-down` will not work: failed to open the socket for commands");
+                warn!(%socket, %error, "`vipd step-down` and `vipd backend` will not work: failed to open the socket for commands");
             }
         }
     }

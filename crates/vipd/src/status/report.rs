@@ -85,6 +85,12 @@ pub(crate) struct Backend {
     pub(crate) health: String,
     /// For how long it has been so.
     pub(crate) since_ms: u64,
+    /// It was taken out of use by `vipd backend drain`.
+    #[serde(default)]
+    pub(crate) drained: bool,
+    /// Its node is cordoned.
+    #[serde(default)]
+    pub(crate) cordoned: bool,
     /// Open connections.
     pub(crate) connections: usize,
     /// Connections so far.
@@ -207,6 +213,8 @@ fn backend(status: &lb::BackendStatus, now: Instant) -> Backend {
         address: status.address.to_string(),
         health: format!("{:?}", status.health).to_lowercase(),
         since_ms: millis(now.saturating_duration_since(status.since)),
+        drained: status.drained,
+        cordoned: status.cordoned,
         connections: status.connections,
         total: status.total,
         connect_failures: status.connect_failures,

@@ -304,6 +304,9 @@ fn write_backends(writer: &mut Writer<'_>, snapshot: &Snapshot) -> fmt::Result {
         })
     });
     writer.gauge("vipd_backend_state", None, "1 for the state that the backend is in", states)?;
+    let drained = each().map(|(labels, backend)| (labels, flag(backend.drained || backend.cordoned)));
+    let help = "1 while the backend is taken out of use, by command or because its node is cordoned";
+    writer.gauge("vipd_backend_drained", None, help, drained)?;
     let open = each().map(|(labels, backend)| (labels, size(backend.connections)));
     writer.gauge("vipd_backend_open_connections", None, "Open connections to the backend", open)?;
     let total = each().map(|(labels, backend)| (labels, backend.total));

@@ -1,4 +1,4 @@
-//! The socket for commands: who may give them, and what is refused. What moves an address is the lab's.
+//! The socket for commands: who may give them, what is refused, and what becomes of a backend. What moves an address is the lab's.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -77,6 +77,42 @@ fn a_vipd_without_an_address_has_nothing_to_hand_over() {
     let (exit, log) = daemon.stop();
     assert!(exit.success(), "{log}");
     assert!(!socket.exists(), "the socket was left behind");
+}
+
+/// Runs `vipd backend`.
+fn backend(daemon: &Daemon, words: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vipd"));
+    command.arg("backend").args(words).arg("--socket").arg(&daemon.socket).output().unwrap()
+}
+
+#[test]
+fn a_backend_is_taken_out_of_use_and_back_and_the_status_shows_it() {
+    let daemon = Daemon::serving("commands-backend", &serving(), &[]);
+    let status =
+        || -> serde_json::Value { serde_json::from_slice(&daemon.status(&["--json"]).stdout).unwrap() };
+    let of_api = |status: &serde_json::Value| status["load_balancers"][0]["backends"][0].clone();
+    let address = of_api(&status())["address"].as_str().unwrap().to_owned();
+    assert_eq!(of_api(&status())["drained"], false);
+
+    let drained = backend(&daemon, &["drain", &address]);
+
+    assert!(drained.status.success(), "{drained:?}");
+    let text = String::from_utf8(drained.stdout).unwrap();
+    assert!(text.starts_with(&format!("api: {address} is drained")) && text.contains("no other"), "{text}");
+    assert_eq!(of_api(&status())["drained"], true);
+    let shown = String::from_utf8(daemon.status(&[]).stdout).unwrap();
+    assert!(shown.contains(&format!("{address} ready, drained by command")), "{shown}");
+
+    let enabled = backend(&daemon, &["enable", &address]);
+
+    assert!(String::from_utf8(enabled.stdout).unwrap().contains("gets new connections; 0 open"));
+    assert_eq!(of_api(&status())["drained"], false);
+    refused(
+        &backend(&daemon, &["drain", "10.9.9.9"]),
+        69,
+        "no backend is called 10.9.9.9; there is 127.0.0.1",
+    );
+    refused(&backend(&daemon, &["enable", &"x".repeat(600)]), 69, "");
 }
 
 #[test]

@@ -324,7 +324,7 @@ fn backends(reader: &mut Reader<'_>, base: &[Step], balancer: &LoadBalancer) -> 
             reader.error(&at("address"), format!("{address} is listed twice"), "list every backend once");
         }
         let name = backend.name.clone().unwrap_or_else(|| address.to_string());
-        backends.push(lb::Backend { name, address });
+        backends.push(lb::Backend { name, address, cordoned: false });
     }
     backends
 }
@@ -387,7 +387,11 @@ pub(super) fn health_check(reader: &mut Reader<'_>, file: &File) -> Option<lb::C
     let frontend = lb::Frontend {
         name: "health check".to_owned(),
         listen: lb::Listen::Nowhere,
-        backends: vec![lb::Backend { name: "apiserver".to_owned(), address: SocketAddr::new(ip?, port?) }],
+        backends: vec![lb::Backend {
+            name: "apiserver".to_owned(),
+            address: SocketAddr::new(ip?, port?),
+            cordoned: false,
+        }],
         policy: lb::Policy::RoundRobin,
         check,
         timeouts: lb::Timeouts::default(),

@@ -18,6 +18,8 @@ fn leading() -> Snapshot {
         total: 30,
         connect_failures: 4,
         retries: 5,
+        drained: false,
+        cordoned: false,
         last_error: Some("refused".to_owned()),
         bytes_to_backend: 600,
         bytes_to_client: u64::MAX,

@@ -1,0 +1,81 @@
+//! Taking backends out of use, and back.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use crate::Frontends;
+use crate::health::Health;
+use crate::roster::Standing;
+use crate::status::BackendStatus;
+use crate::target::Target;
+
+/// Takes backends out of use by command, and back; cheap to clone, and of no effect after the balancer is gone.
+///
+/// A backend that is taken out is treated like one that answers that it is about to go: its flows go on, and it gets no new ones
+/// as long as any other backend of the frontend is neither dead nor taken out itself. It is checked as before. It stays so until it
+/// is taken back, or until it is gone from the frontend with its last flow.
+#[derive(Debug, Clone)]
+pub struct Maintenance {
+    frontends: Frontends,
+}
+
+/// A backend that was taken out of use or back, in one of the frontends that have it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Maintained {
+    /// The frontend's name.
+    pub frontend: String,
+    /// The backend as of now.
+    pub backend: BackendStatus,
+    /// New connections can go to another backend that is not taken out.
+    pub replaced: bool,
+}
+
+impl Maintenance {
+    pub(crate) fn new(frontends: Frontends) -> Self {
+        Self { frontends }
+    }
+
+    /// Takes the backends that are called so out of use, or back, in every frontend that has them. A backend is called by its name,
+    /// its address, or its address without the port. Gives all of them, changed or not; none if there is none.
+    #[must_use]
+    pub fn set_drained(&self, called: &str, drained: bool) -> Vec<Maintained> {
+        let mut maintained = Vec::new();
+        for frontend in self.frontends.iter() {
+            let roster = frontend.roster();
+            let meant: Vec<_> = roster.all().filter(|(target, _)| is_called(target, called)).collect();
+            for (target, _) in &meant {
+                if target.member.set_drained(drained) {
+                    let (frontend, backend) = (&frontend.name, target.name());
+                    tracing::info!(frontend, backend = &*backend, drained, "backend maintenance");
+                }
+            }
+            let takes =
+                |target: &&Arc<Target>| !target.member.is_out() && target.member.health() != Health::Dead;
+            let replaced = roster.present().iter().any(|target| takes(&target));
+            maintained.extend(meant.into_iter().map(|(target, standing)| Maintained {
+                frontend: frontend.name.clone(),
+                backend: target.status(standing == Standing::Leaving),
+                replaced,
+            }));
+        }
+        maintained
+    }
+
+    /// What the backends are called, each once.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        let rosters = self.frontends.iter().map(|frontend| frontend.roster());
+        let mut names: Vec<String> = rosters
+            .flat_map(|roster| roster.all().map(|(target, _)| target.name().to_string()).collect::<Vec<_>>())
+            .collect();
+        names.sort();
+        names.dedup();
+        names
+    }
+}
+
+fn is_called(target: &Target, called: &str) -> bool {
+    let address = || called.parse::<SocketAddr>().is_ok_and(|address| address == target.address);
+    let ip = || called.parse::<IpAddr>().is_ok_and(|ip| ip == target.address.ip());
+    *target.name() == *called || address() || ip()
+}
