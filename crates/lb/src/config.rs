@@ -51,6 +51,8 @@ pub struct Frontend {
     pub limits: Limits,
     /// Flows whose client connected to one of these are reset when that leaves this node.
     pub virtual_ips: Vec<IpAddr>,
+    /// Whether a line is logged for each connection that has ended, with the target `access`.
+    pub access_log: bool,
 }
 
 /// The addresses a frontend binds.

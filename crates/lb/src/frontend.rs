@@ -20,6 +20,7 @@ pub(crate) struct Shared {
     pub(crate) policy: Policy,
     pub(crate) timeouts: Timeouts,
     pub(crate) virtual_ips: Vec<IpAddr>,
+    pub(crate) access_log: bool,
     pub(crate) listen: Vec<SocketAddr>,
     /// The port that the kernel leads to those.
     redirected: Option<u16>,
@@ -46,6 +47,7 @@ impl Shared {
             policy: frontend.policy,
             timeouts: frontend.timeouts,
             virtual_ips: frontend.virtual_ips.clone(),
+            access_log: frontend.access_log,
             listen,
             redirected: match frontend.listen {
                 Listen::Redirected { port, .. } => Some(port),

@@ -15,6 +15,7 @@
 //! life on one thread and shares nothing but counters. Probes live on a thread of their own: a worker busy
 //! with bulk data must not make a healthy backend look late.
 
+mod account;
 mod config;
 mod control;
 mod drain;

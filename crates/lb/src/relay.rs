@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tokio::time::Sleep;
 
+use crate::account::{Account, Ending};
 use crate::drain::End;
 use crate::first_flight::FirstFlight;
 use crate::lane::Record;
@@ -66,6 +67,18 @@ pub(crate) enum Outcome {
     Backend(io::Error),
     /// It was ordered from outside.
     Ended(End),
+}
+
+impl Outcome {
+    /// What it means for a flow that doesn't go on elsewhere.
+    pub(crate) fn ending(&self) -> Ending {
+        match self {
+            Self::Finished => Ending::Finished,
+            Self::Client(_) => Ending::Client,
+            Self::Backend(_) => Ending::Backend,
+            Self::Ended(end) => Ending::Ordered(*end),
+        }
+    }
 }
 
 impl fmt::Display for Outcome {
@@ -184,6 +197,7 @@ pub(crate) struct Relay<'a> {
     pub(crate) backend: &'a Leg,
     pub(crate) directions: &'a mut Directions,
     pub(crate) opening: &'a mut Option<Box<Opening>>,
+    pub(crate) account: Option<&'a mut Account>,
     pub(crate) record: &'a Record,
     pub(crate) member: &'a Member,
     pub(crate) buffer: &'a RefCell<Box<[u8]>>,
@@ -226,6 +240,9 @@ impl Relay<'_> {
             let mut buffer = self.buffer.borrow_mut();
             let read = ready!(self.client.poll_read(context, &mut buffer)).map_err(Outcome::Client)?;
             turn = turn.saturating_sub(read.length);
+            if let Some(account) = &mut self.account {
+                account.to_backend += read.length as u64;
+            }
             self.record.touch();
             direction.ended = read.last;
             let bytes = &buffer[..read.length];
@@ -269,6 +286,9 @@ impl Relay<'_> {
             let mut buffer = self.buffer.borrow_mut();
             let read = ready!(self.backend.poll_read(context, &mut buffer)).map_err(Outcome::Backend)?;
             turn = turn.saturating_sub(read.length);
+            if let Some(account) = &mut self.account {
+                account.to_client += read.length as u64;
+            }
             self.record.touch();
             if read.length > 0 {
                 let bytes = &buffer[..read.length];

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tracing::{debug, trace, warn};
 
+use crate::account::{Account, Ending};
 use crate::drain::{End, Orders, Phase};
 use crate::lane::{Entry, Lane};
 use crate::leg::Leg;
@@ -92,7 +93,8 @@ fn spawn(lane: &Rc<Lane>, client: Leg, permit: OwnedSemaphorePermit) {
     let local = || client.local_ip().ok();
     let virtual_ip = if virtual_ips.is_empty() { None } else { local() };
     let virtual_ip = virtual_ip.filter(|ip| virtual_ips.contains(ip));
-    lane.tasks.spawn_local(flow(lane.enter(virtual_ip), permit, client));
+    let account = lane.shared.access_log.then(|| Box::new(Account::open(client.peer_address().ok())));
+    lane.tasks.spawn_local(flow(lane.enter(virtual_ip), permit, client, account));
 }
 
 /// Takes over what has been accepted by the kernel but not by us, then closes the listener.
@@ -126,34 +128,63 @@ const ACCEPT_RETRY: Duration = Duration::from_secs(1);
 
 /// Carries one connection from its backend's choice to its end.
 ///
-/// Dropping it, or returning early, resets both legs. The order of the parameters is the reverse of their
+/// Dropping it, or ending early, resets both legs. The order of the parameters is the reverse of their
 /// dropping: the table's entry goes last, when the file descriptors are free.
-async fn flow(entry: Entry, permit: OwnedSemaphorePermit, client: Leg) {
-    let _permit = &permit;
-    let Entry { lane, record, .. } = &entry;
+// An `async fn` would have room for its arguments twice, as long as the flow lasts (rust-lang/rust#62958).
+#[expect(clippy::manual_async_fn)]
+fn flow(
+    entry: Entry,
+    permit: OwnedSemaphorePermit,
+    client: Leg,
+    mut account: Option<Box<Account>>,
+) -> impl Future<Output = ()> {
+    async move {
+        let _permit = &permit;
+        let ending = carry(&entry, &client, &mut account).await;
+        if ending == Ending::Finished {
+            client.finish();
+        } else {
+            drop(client);
+        }
+        if let Some(account) = account {
+            account.close(&entry.lane.shared.name, ending);
+        }
+    }
+}
+
+/// Chooses backends until one has carried the connection to its end; tells how that was. The backend's leg is closed then.
+async fn carry(entry: &Entry, client: &Leg, account: &mut Option<Box<Account>>) -> Ending {
+    let Entry { lane, record, .. } = entry;
     let candidates = lane.candidates();
     let mut opening = Some(Box::new(Opening::new(candidates)));
     let mut directions = Directions::default();
     while let Some(open_end) = opening.as_mut() {
         // Boxed, so that an idle flow does not carry the memory of connecting.
-        let (backend, open) = match Box::pin(connect(&entry, open_end)).await {
+        let (backend, open) = match Box::pin(connect(entry, open_end)).await {
             Ok(connected) => connected,
             Err(None) => {
                 lane.shared.refused.add(1);
                 debug!(frontend = lane.shared.name, "no backend could be reached: client reset");
-                return;
+                return Ending::NoBackend;
             }
-            Err(Some(end)) => return debug!(frontend = lane.shared.name, %end, "flow ended"),
+            Err(Some(end)) => {
+                debug!(frontend = lane.shared.name, %end, "flow ended");
+                return Ending::Ordered(end);
+            }
         };
+        if let Some(account) = account {
+            account.connected(open.target().name());
+        }
         if !client.may_read() && !directions.has_more() {
             backend.acknowledge();
         }
         let outcome = poll_fn(|context| {
             Relay {
-                client: &client,
+                client,
                 backend: &backend,
                 directions: &mut directions,
                 opening: &mut opening,
+                account: account.as_deref_mut(),
                 record,
                 member: &open.target().member,
                 buffer: &lane.kit.buffer,
@@ -165,8 +196,8 @@ async fn flow(entry: Entry, permit: OwnedSemaphorePermit, client: Leg) {
         match (outcome, opening.as_mut()) {
             (Outcome::Finished, _) => {
                 backend.finish();
-                client.finish();
-                return trace!(frontend = lane.shared.name, backend = &*target.name(), "flow finished");
+                trace!(frontend = lane.shared.name, backend = &*target.name(), "flow finished");
+                return Ending::Finished;
             }
             (reason @ (Outcome::Backend(_) | Outcome::Ended(End::BackendDead)), Some(opening)) => {
                 target.member.retries.add(1);
@@ -180,10 +211,13 @@ async fn flow(entry: Entry, permit: OwnedSemaphorePermit, client: Leg) {
                 );
             }
             (reason, _) => {
-                return debug!(frontend = lane.shared.name, backend = &*target.name(), %reason, "flow reset");
+                debug!(frontend = lane.shared.name, backend = &*target.name(), %reason, "flow reset");
+                return reason.ending();
             }
         }
     }
+    // The opening is gone only when a flow can't go on elsewhere, and has ended above.
+    Ending::Backend
 }
 
 /// Connects to the first candidate that takes the connection. `Err(None)` when there is none left,

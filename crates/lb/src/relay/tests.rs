@@ -63,6 +63,7 @@ impl Flow {
             backend: &self.backend,
             directions: &mut self.directions,
             opening: &mut self.opening,
+            account: None,
             record: &self.record,
             member: &self.member,
             buffer: &self.buffer,

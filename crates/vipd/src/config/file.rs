@@ -127,6 +127,7 @@ pub(super) struct LoadBalancer {
     pub(super) connect_timeout: Option<String>,
     pub(super) idle_timeout: Option<String>,
     pub(super) max_connections: Option<usize>,
+    pub(super) access_log: Option<bool>,
     pub(super) discover: Option<bool>,
     pub(super) backend_port: Option<u16>,
 }

@@ -154,20 +154,7 @@ fn frontend(
         }
     }
     let check = check(reader, &at("check"), balancer.check.as_ref());
-    let mut timeouts = lb::Timeouts::default();
-    timeouts.connect =
-        reader.duration(&at("connectTimeout"), balancer.connect_timeout.as_deref(), timeouts.connect);
-    timeouts.idle = match balancer.idle_timeout.as_deref() {
-        None => timeouts.idle,
-        Some("none") => None,
-        Some(text) => match value::duration(text) {
-            Ok(idle) => Some(idle),
-            Err(message) => {
-                reader.error(&at("idleTimeout"), message, "write 1h or so, or `none`");
-                None
-            }
-        },
-    };
+    let timeouts = timeouts(reader, base, balancer);
     // What the open files allow is shared by all frontends.
     let share = lb::Limits::default().max_connections / frontends;
     let mut limits = lb::Limits { max_connections: share.max(1) };
@@ -191,7 +178,37 @@ fn frontend(
         Some(Policy::RoundRobin) => lb::Policy::RoundRobin,
         Some(Policy::LeastConnections | Policy::SourceHash) | None => lb::Policy::LeastConnections,
     };
-    Some(lb::Frontend { name, listen, backends, policy, check, timeouts, limits, virtual_ips: vips.to_vec() })
+    Some(lb::Frontend {
+        name,
+        listen,
+        backends,
+        policy,
+        check,
+        timeouts,
+        limits,
+        virtual_ips: vips.to_vec(),
+        access_log: balancer.access_log == Some(true),
+    })
+}
+
+/// How long connecting and silence may last.
+fn timeouts(reader: &mut Reader<'_>, base: &[Step], balancer: &LoadBalancer) -> lb::Timeouts {
+    let at = |key: &'static str| [base, &[Step::Key(key)]].concat();
+    let mut timeouts = lb::Timeouts::default();
+    timeouts.connect =
+        reader.duration(&at("connectTimeout"), balancer.connect_timeout.as_deref(), timeouts.connect);
+    timeouts.idle = match balancer.idle_timeout.as_deref() {
+        None => timeouts.idle,
+        Some("none") => None,
+        Some(text) => match value::duration(text) {
+            Ok(idle) => Some(idle),
+            Err(message) => {
+                reader.error(&at("idleTimeout"), message, "write 1h or so, or `none`");
+                None
+            }
+        },
+    };
+    timeouts
 }
 
 /// The port that a load balancer listens on whose clients' port is redirected; `None` where it isn't.
@@ -397,6 +414,7 @@ pub(super) fn health_check(reader: &mut Reader<'_>, file: &File) -> Option<lb::C
         timeouts: lb::Timeouts::default(),
         limits: lb::Limits::default(),
         virtual_ips: Vec::new(),
+        access_log: false,
     };
     Some(lb::Config { frontends: vec![frontend], workers: 1 })
 }
