@@ -105,16 +105,6 @@ impl Leg {
         Ok(self.local_address()?.ip().to_canonical())
     }
 
-    /// The address of the peer.
-    ///
-    /// # Errors
-    /// The connection is gone, or another of the kernel's.
-    pub(crate) fn peer_address(&self) -> io::Result<SocketAddr> {
-        let address = SockRef::from(&self.socket).peer_addr()?.as_socket();
-        let address = address.ok_or(io::ErrorKind::InvalidData)?;
-        Ok(SocketAddr::new(address.ip().to_canonical(), address.port()))
-    }
-
     fn local_address(&self) -> io::Result<SocketAddr> {
         let address = SockRef::from(&self.socket).local_addr()?;
         address.as_socket().ok_or_else(|| io::ErrorKind::InvalidData.into())

@@ -23,6 +23,14 @@ use crate::socket;
 /// Connections that may wait to be accepted; the kernel lowers it to net.core.somaxconn, 4096 by default.
 const BACKLOG: i32 = 4096;
 
+/// A connection that was accepted.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    pub(crate) socket: OwnedFd,
+    /// Who is at its other end.
+    pub(crate) client: Option<SocketAddr>,
+}
+
 /// A listening socket in the hands of its worker.
 #[derive(Debug)]
 pub(crate) struct Listener {
@@ -42,7 +50,7 @@ impl Listener {
     }
 
     /// Takes the next connection; it doesn't block.
-    pub(crate) fn poll_accept(&self, context: &Context<'_>) -> Poll<io::Result<OwnedFd>> {
+    pub(crate) fn poll_accept(&self, context: &Context<'_>) -> Poll<io::Result<Accepted>> {
         self.reactor.poll_read(self.key, context, || self.take())
     }
 
@@ -50,12 +58,17 @@ impl Listener {
     ///
     /// # Errors
     /// Those of accept(2); `WouldBlock` when there is none.
-    pub(crate) fn accept_now(&self) -> io::Result<OwnedFd> {
+    pub(crate) fn accept_now(&self) -> io::Result<Accepted> {
         Ok(self.take()?)
     }
 
-    fn take(&self) -> rustix::io::Result<OwnedFd> {
-        rustix::net::accept_with(&self.socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)
+    fn take(&self) -> rustix::io::Result<Accepted> {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let (socket, peer) = rustix::net::acceptfrom_with(&self.socket, flags)?;
+        // Asked now, since the kernel doesn't tell any more when the client has reset the connection.
+        let client = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
+        let canonical = |client: SocketAddr| SocketAddr::new(client.ip().to_canonical(), client.port());
+        Ok(Accepted { socket, client: client.map(canonical) })
     }
 }
 

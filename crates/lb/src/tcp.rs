@@ -2,7 +2,6 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
@@ -14,7 +13,7 @@ use crate::account::{Account, Ending};
 use crate::drain::{End, Orders, Phase};
 use crate::lane::{Entry, Lane};
 use crate::leg::Leg;
-use crate::listen::Listener;
+use crate::listen::{Accepted, Listener};
 use crate::pool::Candidate;
 use crate::relay::{Directions, Opening, Outcome, Relay};
 use crate::socket;
@@ -43,7 +42,7 @@ pub(crate) async fn accept(lane: Rc<Lane>, listener: Listener, mut orders: watch
             };
             let next = async {
                 match accepted {
-                    Ok(socket) => admit(&lane, socket).await,
+                    Ok(accepted) => admit(&lane, accepted).await,
                     Err(error) => recover(&lane, &error).await,
                 }
             };
@@ -61,8 +60,8 @@ pub(crate) async fn accept(lane: Rc<Lane>, listener: Listener, mut orders: watch
 }
 
 /// Starts the flow of a connection once there is room for it.
-async fn admit(lane: &Rc<Lane>, socket: OwnedFd) {
-    let Some(client) = client(lane, socket) else { return };
+async fn admit(lane: &Rc<Lane>, accepted: Accepted) {
+    let Some(client) = Client::take(lane, accepted) else { return };
     let room = &lane.shared.room;
     let permit = match room.clone().try_acquire_owned() {
         Ok(permit) => permit,
@@ -76,32 +75,39 @@ async fn admit(lane: &Rc<Lane>, socket: OwnedFd) {
     spawn(lane, client, permit);
 }
 
-/// Takes over a connection that was accepted.
-fn client(lane: &Lane, socket: OwnedFd) -> Option<Leg> {
-    lane.shared.accepted.add(1);
-    let client = Leg::new(socket, &lane.kit.reactor);
-    client
-        .inspect_err(
-            |error| warn!(frontend = lane.shared.name, %error, "a connection can't be watched: client reset"),
-        )
-        .ok()
+/// A client that is let in when there is room for it.
+struct Client {
+    leg: Leg,
+    account: Option<Box<Account>>,
 }
 
-fn spawn(lane: &Rc<Lane>, client: Leg, permit: OwnedSemaphorePermit) {
+impl Client {
+    /// Takes over a connection that was accepted.
+    fn take(lane: &Lane, accepted: Accepted) -> Option<Self> {
+        lane.shared.accepted.add(1);
+        let account = lane.shared.access_log.then(|| Box::new(Account::open(accepted.client)));
+        let leg = Leg::new(accepted.socket, &lane.kit.reactor);
+        let leg = leg.inspect_err(|error| {
+            warn!(frontend = lane.shared.name, %error, "a connection can't be watched: client reset");
+        });
+        Some(Self { leg: leg.ok()?, account })
+    }
+}
+
+fn spawn(lane: &Rc<Lane>, Client { leg, account }: Client, permit: OwnedSemaphorePermit) {
     let virtual_ips = &lane.shared.virtual_ips;
     // Without any, the kernel need not be asked.
-    let local = || client.local_ip().ok();
+    let local = || leg.local_ip().ok();
     let virtual_ip = if virtual_ips.is_empty() { None } else { local() };
     let virtual_ip = virtual_ip.filter(|ip| virtual_ips.contains(ip));
-    let account = lane.shared.access_log.then(|| Box::new(Account::open(client.peer_address().ok())));
-    lane.tasks.spawn_local(flow(lane.enter(virtual_ip), permit, client, account));
+    lane.tasks.spawn_local(flow(lane.enter(virtual_ip), permit, leg, account));
 }
 
 /// Takes over what has been accepted by the kernel but not by us, then closes the listener.
 fn empty_queue(lane: &Rc<Lane>, listener: &Listener) {
     // The kernel is asked, not the reactor: that learns of a connection only at its next turn.
-    while let Ok(socket) = listener.accept_now() {
-        let Some(client) = client(lane, socket) else { continue };
+    while let Ok(accepted) = listener.accept_now() {
+        let Some(client) = Client::take(lane, accepted) else { continue };
         // Without room the connection is reset: nothing would take it up later.
         if let Ok(permit) = lane.shared.room.clone().try_acquire_owned() {
             spawn(lane, client, permit);
