@@ -1,21 +1,21 @@
-//! Taking backends out of use, and back.
+//! Changing the backends of a running balancer.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
 use crate::Frontends;
+use crate::config::Backend;
+use crate::error::SetBackendsError;
 use crate::health::Health;
-use crate::roster::Standing;
+use crate::roster::{Roster, Standing};
 use crate::status::BackendStatus;
 use crate::target::Target;
 
-/// Takes backends out of use by command, and back; cheap to clone, and of no effect after the balancer is gone.
-///
-/// A backend that is taken out is treated like one that answers that it is about to go: its flows go on, and it gets no new ones
-/// as long as any other backend of the frontend is neither dead nor taken out itself. It is checked as before. It stays so until it
-/// is taken back, or until it is gone from the frontend with its last flow.
+/// Changes the backends of a balancer; cheap to clone, and of no effect after the balancer is gone.
 #[derive(Debug, Clone)]
-pub struct Maintenance {
+pub struct BackendsHandle {
     frontends: Frontends,
 }
 
@@ -30,13 +30,43 @@ pub struct Maintained {
     pub replaced: bool,
 }
 
-impl Maintenance {
+impl BackendsHandle {
     pub(crate) fn new(frontends: Frontends) -> Self {
         Self { frontends }
     }
 
-    /// Takes the backends that are called so out of use, or back, in every frontend that has them. A backend is called by its name,
-    /// its address, or its address without the port. Gives all of them, changed or not; none if there is none.
+    /// Gives a frontend, the first of that name, exactly these backends; their order is that of the status
+    /// and of round robin. It does not block, and may be called at any time and any number of times.
+    ///
+    /// * A backend is known by its address. One that stays keeps its health, its counts, the connection of
+    ///   its check and its flows, also under a new name.
+    /// * One that is new is checked at once; its first check decides, and until then its health is unknown.
+    /// * One that is missing gets no connection that begins after this call. Its flows go on until they end
+    ///   by themselves; until then it stays in the status as `leaving`, is checked as before, and comes back
+    ///   as what it is if it is named again. If it is found dead, its flows are reset like those of any other
+    ///   dead backend. Only when more than 64 are leaving with flows, the one that left first is dropped from
+    ///   status and checks, and TCP alone tells its flows of its end.
+    /// * Without backends the frontend refuses its clients until it is given some.
+    ///
+    /// # Errors
+    ///
+    /// No such frontend, too many backends, or an address twice. The backends are then what they were.
+    pub fn set(&self, frontend: &str, backends: Vec<Backend>) -> Result<(), SetBackendsError> {
+        let Some(shared) = self.frontends.iter().find(|known| known.name == frontend) else {
+            return Err(SetBackendsError::NoSuchFrontend { frontend: frontend.to_owned() });
+        };
+        let count = backends.len();
+        Roster::check(&backends).map_err(|flaw| SetBackendsError::new(frontend, count, flaw))?;
+        shared.set_backends(backends, Instant::now().into_std());
+        Ok(())
+    }
+
+    /// Takes the backends that are called so out of use by command, or back, in every frontend that has them. A backend is called by
+    /// its name, its address, or its address without the port. Gives all of them, changed or not; none if there is none.
+    ///
+    /// A backend that is taken out is treated like one that answers that it is about to go: its flows go on, and it gets no new ones
+    /// as long as any other backend of the frontend is neither dead nor taken out itself. It is checked as before. It stays so until it
+    /// is taken back, or until it is gone from the frontend with its last flow.
     #[must_use]
     pub fn set_drained(&self, called: &str, drained: bool) -> Vec<Maintained> {
         let mut maintained = Vec::new();

@@ -115,7 +115,7 @@ pub struct Backend {
     /// Where it listens.
     pub address: SocketAddr,
     /// Whoever runs it is about to take it away: it gets new connections only while there is no other, as if it was
-    /// [taken out of use](crate::Maintenance).
+    /// [taken out of use](crate::BackendsHandle::set_drained).
     pub cordoned: bool,
 }
 

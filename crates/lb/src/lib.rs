@@ -16,6 +16,7 @@
 //! with bulk data must not make a healthy backend look late.
 
 mod account;
+mod backends;
 mod config;
 mod control;
 mod drain;
@@ -27,7 +28,6 @@ mod http;
 mod lane;
 mod leg;
 mod listen;
-mod maintenance;
 pub mod policy;
 mod pool;
 mod probe;
@@ -51,19 +51,18 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::Instant;
 
+pub use backends::{BackendsHandle, Maintained};
 pub use config::{
     Backend, Ca, Check, CheckKind, Config, Frontend, Limits, Listen, MAX_BACKENDS, Policy, Timeouts,
 };
 pub use drain::Drained;
 pub use error::{Error, SetBackendsError, Wanted};
 pub use health::Health;
-pub use maintenance::{Maintained, Maintenance};
+
 pub use status::{BackendStatus, FrontendStatus, Monitor, Status};
 
 use control::{Command, Control};
-use roster::Roster;
 
 /// A running balancer: its worker threads, its probes and its listening sockets.
 ///
@@ -108,42 +107,16 @@ impl Balancer {
         self.monitor.clone()
     }
 
-    /// A handle that takes backends out of use and back.
+    /// A handle that changes the backends.
     #[must_use]
-    pub fn maintenance(&self) -> Maintenance {
-        self.monitor.maintenance()
+    pub fn backends(&self) -> BackendsHandle {
+        self.monitor.backends()
     }
 
     /// False while some frontend has no backend, or none that is not dead.
     #[must_use]
     pub fn usable(&self) -> watch::Receiver<bool> {
         self.usable.clone()
-    }
-
-    /// Gives a frontend, the first of that name, exactly these backends; their order is that of the status
-    /// and of round robin. It does not block, and may be called at any time and any number of times.
-    ///
-    /// * A backend is known by its address. One that stays keeps its health, its counts, the connection of
-    ///   its check and its flows, also under a new name.
-    /// * One that is new is checked at once; its first check decides, and until then its health is unknown.
-    /// * One that is missing gets no connection that begins after this call. Its flows go on until they end
-    ///   by themselves; until then it stays in the status as `leaving`, is checked as before, and comes back
-    ///   as what it is if it is named again. If it is found dead, its flows are reset like those of any other
-    ///   dead backend. Only when more than 64 are leaving with flows, the one that left first is dropped from
-    ///   status and checks, and TCP alone tells its flows of its end.
-    /// * Without backends the frontend refuses its clients until it is given some.
-    ///
-    /// # Errors
-    ///
-    /// No such frontend, too many backends, or an address twice. The backends are then what they were.
-    pub fn set_backends(&self, frontend: &str, backends: Vec<Backend>) -> Result<(), SetBackendsError> {
-        let Some(shared) = self.monitor.frontend(frontend) else {
-            return Err(SetBackendsError::NoSuchFrontend { frontend: frontend.to_owned() });
-        };
-        let count = backends.len();
-        Roster::check(&backends).map_err(|flaw| SetBackendsError::new(frontend, count, flaw))?;
-        shared.set_backends(backends, Instant::now().into_std());
-        Ok(())
     }
 
     /// Stops accepting, lets the flows end by themselves until `deadline` has passed, resets the rest and

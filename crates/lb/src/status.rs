@@ -6,8 +6,7 @@ use std::time::Instant;
 
 use tokio::sync::watch;
 
-use crate::frontend::Shared;
-use crate::maintenance::Maintenance;
+use crate::backends::BackendsHandle;
 use crate::{Frontends, Health};
 
 /// The balancer at one moment.
@@ -47,7 +46,7 @@ pub struct BackendStatus {
     pub address: SocketAddr,
     /// It has left the frontend: it gets no new connections and is shown until its last one has ended.
     pub leaving: bool,
-    /// It was [taken out of use](crate::Maintenance): it gets new connections only while there is no other.
+    /// It was [taken out of use](crate::BackendsHandle::set_drained): it gets new connections only while there is no other.
     pub drained: bool,
     /// So says the set of backends: see [`Backend::cordoned`](crate::Backend::cordoned).
     pub cordoned: bool,
@@ -91,13 +90,8 @@ impl Monitor {
         self.changes.clone()
     }
 
-    pub(crate) fn maintenance(&self) -> Maintenance {
-        Maintenance::new(Arc::clone(&self.frontends))
-    }
-
-    /// The first frontend of this name.
-    pub(crate) fn frontend(&self, name: &str) -> Option<&Shared> {
-        self.frontends.iter().find(|frontend| frontend.name == name).map(AsRef::as_ref)
+    pub(crate) fn backends(&self) -> BackendsHandle {
+        BackendsHandle::new(Arc::clone(&self.frontends))
     }
 
     /// The state of every frontend and backend as of now.

@@ -291,7 +291,7 @@ async fn a_set_that_can_not_be_is_refused_and_the_one_in_force_stays() {
     let ip = own_ip();
     let many = |count| (0..count).map(|port| backend("x", SocketAddr::new(ip, port))).collect();
     let twice = vec![backend("x", SocketAddr::new(ip, 1)), backend("y", SocketAddr::new(ip, 1))];
-    let set = |name: &str, backends: Vec<Backend>| rig.balancer.set_backends(name, backends).unwrap_err();
+    let set = |name: &str, backends: Vec<Backend>| rig.balancer.backends().set(name, backends).unwrap_err();
 
     let errors = [set("api", many(256)), set("api", twice), set("other", Vec::new())];
 
@@ -330,7 +330,7 @@ async fn one_that_is_taken_out_keeps_its_flow_and_gets_no_new_ones_until_it_is_t
     let rig = Rig::judged(config).await;
     let mut client = rig.connect().await;
     let first = read_name(&mut client).await.unwrap();
-    let maintenance = rig.balancer.maintenance();
+    let maintenance = rig.balancer.backends();
 
     let maintained = maintenance.set_drained(&first, true);
 
@@ -353,7 +353,7 @@ async fn one_that_is_taken_out_serves_where_nobody_else_can() {
     let (_a, a) = named("a").await;
     let rig = rig(&[a.clone(), backend("c", closed_address().await)]).await;
     rig.wait_health("c", Health::Dead).await;
-    let maintenance = rig.balancer.maintenance();
+    let maintenance = rig.balancer.backends();
 
     let by_address = maintenance.set_drained(&a.address.to_string(), true);
     let of_nobody = maintenance.set_drained("d", true);
@@ -376,7 +376,7 @@ async fn one_whose_set_says_that_it_is_about_to_go_gets_no_new_ones_until_the_se
     let status = rig.backend("b");
     assert_eq!((status.cordoned, status.drained, status.health), (true, false, Health::Ready));
     // A command doesn't undo what the set says, and the other way round.
-    assert_eq!(rig.balancer.maintenance().set_drained("b", false).len(), 1);
+    assert_eq!(rig.balancer.backends().set_drained("b", false).len(), 1);
     assert!(rig.backend("b").cordoned);
 
     rig.set(&[a, b]);

@@ -368,7 +368,7 @@ impl Rig {
     }
 
     pub(crate) fn set(&self, backends: &[Backend]) {
-        self.balancer.set_backends("api", backends.to_vec()).unwrap();
+        self.balancer.backends().set("api", backends.to_vec()).unwrap();
     }
 
     pub(crate) fn status(&self) -> FrontendStatus {

@@ -37,7 +37,7 @@ pub(crate) struct Desk {
     /// One for all addresses, or one for each; none where this vipd has none.
     elections: Vec<Elector>,
     /// None where this vipd balances nothing.
-    maintenance: Option<lb::Maintenance>,
+    maintenance: Option<lb::BackendsHandle>,
 }
 
 #[derive(Clone)]
@@ -64,7 +64,7 @@ impl Desk {
             kind: owner.monitor.kind(),
             ips: owner.addresses.iter().map(|address| address.ip).collect(),
         };
-        let maintenance = balancer.map(lb::Balancer::maintenance);
+        let maintenance = balancer.map(lb::Balancer::backends);
         Self { node, elections: owners.iter().map(elector).collect(), maintenance }
     }
 

@@ -147,7 +147,7 @@ fn judge() -> lb::Frontend {
 }
 
 fn set(balancer: &lb::Balancer, frontend: &str, backends: Vec<Backend>) {
-    if let Err(error) = balancer.set_backends(frontend, backends) {
+    if let Err(error) = balancer.backends().set(frontend, backends) {
         warn!(%error, frontend, "the control-plane nodes can't be its backends; those it has stay");
     }
 }

@@ -19,6 +19,7 @@ mod kube_vip;
 mod names;
 pub(crate) mod owner;
 pub(crate) mod parts;
+mod reload;
 pub(crate) mod tie_break;
 mod transitions;
 mod wiring;
@@ -44,6 +45,7 @@ pub(crate) use heart::Pulse;
 
 use heart::Heart;
 use parts::Parts;
+use reload::Reload;
 
 /// `vipd start`: runs until a signal asks for a stop.
 pub(crate) fn start(options: &Start) -> ExitCode {
@@ -62,7 +64,9 @@ pub(crate) fn start(options: &Start) -> ExitCode {
     }
     block_on(async {
         let signals = Signals::listen().context("failed to listen for signals")?;
-        run(config, "file", Vec::new(), signals).await
+        let reload = Reload::listen(Some((&options.config, options.overrides())));
+        let reload = reload.context("failed to listen for signals")?;
+        run(config, "file", Vec::new(), signals, reload).await
     })
 }
 
@@ -81,6 +85,7 @@ pub(crate) fn manager(options: &Manager) -> ExitCode {
     let mut refused = None;
     let code = block_on(async {
         let mut signals = Signals::listen().context("failed to listen for signals")?;
+        let reload = Reload::listen(None).context("failed to listen for signals")?;
         let lookups = tokio::select! {
             lookups = kube_vip::look_up(&settings) => lookups?,
             signal = signals.next() => {
@@ -100,7 +105,7 @@ pub(crate) fn manager(options: &Manager) -> ExitCode {
             config.socket = socket;
         }
         let names = kube_vip::followed(&settings, &lookups);
-        run(config, "kube-vip's flags and environment", names, signals).await
+        run(config, "kube-vip's flags and environment", names, signals, reload).await
     });
     refused.map_or(code, |findings| refuse(&findings))
 }
@@ -232,6 +237,7 @@ async fn run(
     door: &str,
     names: Vec<names::Followed>,
     mut signals: Signals,
+    reload: Reload,
 ) -> anyhow::Result<()> {
     announce(&config, door);
     let mut is_locked = false;
@@ -256,9 +262,10 @@ async fn run(
     let (heart, pulse) = Heart::new(config.vips.first().and_then(Vip::timing));
     let work = async {
         let mut parts = Parts::start(config, is_locked, pulse).await?;
+        let reloading = spawn_local(reload.follow(parts.backends()));
         let following = (!names.is_empty()).then(|| spawn_local(names::follow(names)));
         let outcome = wiring::run(&mut parts, &mut signals).await;
-        if let Some(task) = following {
+        for task in following.into_iter().chain([reloading]) {
             task.abort();
             let _ = task.await;
         }

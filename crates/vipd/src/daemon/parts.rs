@@ -133,6 +133,11 @@ impl Parts {
         }
     }
 
+    /// What changes the backends of the balancer, where there is one.
+    pub(super) fn backends(&self) -> Option<lb::BackendsHandle> {
+        self.balancer.as_ref().map(lb::Balancer::backends)
+    }
+
     /// Stops everything: the address has been given up before; open connections get their time; then the tasks end.
     pub(super) async fn stop(mut self, signals: &mut Signals) {
         self.stopping.send_replace(true);

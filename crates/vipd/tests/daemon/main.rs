@@ -15,6 +15,7 @@ mod held;
 mod late;
 mod memory;
 mod openmetrics;
+mod reload;
 mod rig;
 mod unfit;
 mod unread;
