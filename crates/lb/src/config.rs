@@ -6,6 +6,7 @@ use std::time::Duration;
 use rustix::process::{Resource, getrlimit};
 
 use crate::Error;
+use crate::proxy_protocol::ProxyProtocol;
 use crate::roster::{Flaw, Roster};
 
 /// Backends of one frontend. Candidates are ordered per connection, so the list must stay short; 255
@@ -51,6 +52,8 @@ pub struct Frontend {
     pub limits: Limits,
     /// Flows whose client connected to one of these are reset when that leaves this node.
     pub virtual_ips: Vec<IpAddr>,
+    /// How its backends are told who the client is, where they expect that.
+    pub proxy_protocol: Option<ProxyProtocol>,
     /// Whether a line is logged for each connection that has ended, with the target `access`.
     pub access_log: bool,
 }

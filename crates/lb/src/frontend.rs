@@ -9,6 +9,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::config::{Backend, Frontend, Listen, Policy, Timeouts};
 use crate::pool::Counter;
+use crate::proxy_protocol::ProxyProtocol;
 use crate::roster::{Roster, Standing};
 use crate::status::FrontendStatus;
 use crate::target::Target;
@@ -20,6 +21,7 @@ pub(crate) struct Shared {
     pub(crate) policy: Policy,
     pub(crate) timeouts: Timeouts,
     pub(crate) virtual_ips: Vec<IpAddr>,
+    pub(crate) proxy_protocol: Option<ProxyProtocol>,
     pub(crate) access_log: bool,
     pub(crate) listen: Vec<SocketAddr>,
     /// The port that the kernel leads to those.
@@ -47,6 +49,7 @@ impl Shared {
             policy: frontend.policy,
             timeouts: frontend.timeouts,
             virtual_ips: frontend.virtual_ips.clone(),
+            proxy_protocol: frontend.proxy_protocol,
             access_log: frontend.access_log,
             listen,
             redirected: match frontend.listen {

@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -101,13 +101,10 @@ impl Leg {
     ///
     /// # Errors
     /// The kernel's.
-    pub(crate) fn local_ip(&self) -> io::Result<IpAddr> {
-        Ok(self.local_address()?.ip().to_canonical())
-    }
-
-    fn local_address(&self) -> io::Result<SocketAddr> {
-        let address = SockRef::from(&self.socket).local_addr()?;
-        address.as_socket().ok_or_else(|| io::ErrorKind::InvalidData.into())
+    pub(crate) fn local_address(&self) -> io::Result<SocketAddr> {
+        let address = SockRef::from(&self.socket).local_addr()?.as_socket();
+        let address = address.ok_or(io::ErrorKind::InvalidData)?;
+        Ok(SocketAddr::new(address.ip().to_canonical(), address.port()))
     }
 
     /// Reads into the buffer.

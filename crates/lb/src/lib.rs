@@ -6,7 +6,7 @@
 //!                       └──────────── flow: relay ──────────────┴────TCP───▶ backend
 //! ```
 //!
-//! * [`health`], [`policy`], `pool`, `roster`, `http` and `first_flight` are pure: they name no socket, no clock
+//! * [`health`], [`policy`], `pool`, `roster`, `http`, `first_flight` and `proxy_protocol` are pure: they name no socket, no clock
 //!   and no runtime.
 //! * `probe` and `probes` ask the backends, `tcp`, `relay`, `leg` and `reactor` move the bytes, `control` and `drain` begin and end it all.
 //! * [`redirect`] has the kernel lead here what comes for a port that the host's own apiserver has.
@@ -32,6 +32,7 @@ pub mod policy;
 mod pool;
 mod probe;
 mod probes;
+mod proxy_protocol;
 mod reactor;
 mod readiness;
 pub mod redirect;
@@ -60,6 +61,7 @@ pub use drain::Drained;
 pub use error::{Error, SetBackendsError, Wanted};
 pub use health::Health;
 
+pub use proxy_protocol::ProxyProtocol;
 pub use status::{BackendStatus, FrontendStatus, Monitor, Status};
 
 use control::{Command, Control};

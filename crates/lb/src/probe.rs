@@ -321,7 +321,14 @@ impl Prober {
 
     async fn open(&self, deadline: Instant) -> Result<TcpStream, Observation> {
         let address = self.target.address;
-        match timeout_at(deadline, socket::connect(address, &self.timeouts)).await {
+        let connect = async {
+            let mut stream = socket::connect(address, &self.timeouts).await?;
+            if let Some(version) = self.shared.proxy_protocol {
+                stream.write_all(&version.own_header()).await?;
+            }
+            io::Result::Ok(stream)
+        };
+        match timeout_at(deadline, connect).await {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
                 Err(Observation::gone("connection refused"))

@@ -35,6 +35,8 @@ const FOLLOWED: u8 = 3;
 /// the client says something that can't be repeated.
 #[derive(Debug)]
 pub(crate) struct Opening {
+    /// What each backend is told before anything of the client; empty for those that expect nothing.
+    header: Vec<u8>,
     pub(crate) candidates: Candidates,
     /// Changes of the frontend's backends that it still follows; see [`FOLLOWED`].
     pub(crate) changes_left: u8,
@@ -45,8 +47,9 @@ pub(crate) struct Opening {
 }
 
 impl Opening {
-    pub(crate) fn new(candidates: Candidates) -> Self {
+    pub(crate) fn new(candidates: Candidates, header: Vec<u8>) -> Self {
         Self {
+            header,
             candidates,
             changes_left: FOLLOWED,
             slow: VecDeque::new(),
@@ -178,6 +181,13 @@ pub(crate) struct Directions {
 }
 
 impl Directions {
+    /// Those of a flow that begins.
+    pub(crate) fn new(opening: &Opening) -> Self {
+        let mut directions = Self::default();
+        directions.up.keep(&opening.header);
+        directions
+    }
+
     /// Whether something waits for the backend.
     pub(crate) fn has_more(&self) -> bool {
         self.up.pending.is_some()
@@ -185,7 +195,7 @@ impl Directions {
 
     /// Prepares for another backend.
     pub(crate) fn restart(&mut self, opening: &mut Opening) {
-        self.up.restart(opening.flight.bytes());
+        self.up.restart(&[&opening.header, opening.flight.bytes()].concat());
         self.down.restart(&[]);
         opening.early_end = None;
     }

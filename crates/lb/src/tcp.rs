@@ -79,6 +79,8 @@ async fn admit(lane: &Rc<Lane>, accepted: Accepted) {
 struct Client {
     leg: Leg,
     account: Option<Box<Account>>,
+    /// What backends are told of it.
+    header: Vec<u8>,
 }
 
 impl Client {
@@ -90,17 +92,23 @@ impl Client {
         let leg = leg.inspect_err(|error| {
             warn!(frontend = lane.shared.name, %error, "a connection can't be watched: client reset");
         });
-        Some(Self { leg: leg.ok()?, account })
+        let leg = leg.ok()?;
+        let header = lane.shared.proxy_protocol.map(|version| {
+            let server = leg.local_address().ok();
+            version.header(accepted.client, server)
+        });
+        Some(Self { leg, account, header: header.unwrap_or_default() })
     }
 }
 
-fn spawn(lane: &Rc<Lane>, Client { leg, account }: Client, permit: OwnedSemaphorePermit) {
+fn spawn(lane: &Rc<Lane>, Client { leg, account, header }: Client, permit: OwnedSemaphorePermit) {
     let virtual_ips = &lane.shared.virtual_ips;
     // Without any, the kernel need not be asked.
-    let local = || leg.local_ip().ok();
+    let local = || leg.local_address().ok().map(|local| local.ip());
     let virtual_ip = if virtual_ips.is_empty() { None } else { local() };
     let virtual_ip = virtual_ip.filter(|ip| virtual_ips.contains(ip));
-    lane.tasks.spawn_local(flow(lane.enter(virtual_ip), permit, leg, account));
+    let opening = Box::new(Opening::new(lane.candidates(), header));
+    lane.tasks.spawn_local(flow(lane.enter(virtual_ip), permit, leg, opening, account));
 }
 
 /// Takes over what has been accepted by the kernel but not by us, then closes the listener.
@@ -142,11 +150,12 @@ fn flow(
     entry: Entry,
     permit: OwnedSemaphorePermit,
     client: Leg,
+    opening: Box<Opening>,
     mut account: Option<Box<Account>>,
 ) -> impl Future<Output = ()> {
     async move {
         let _permit = &permit;
-        let ending = carry(&entry, &client, &mut account).await;
+        let ending = carry(&entry, &client, opening, &mut account).await;
         if ending == Ending::Finished {
             client.finish();
         } else {
@@ -159,11 +168,15 @@ fn flow(
 }
 
 /// Chooses backends until one has carried the connection to its end; tells how that was. The backend's leg is closed then.
-async fn carry(entry: &Entry, client: &Leg, account: &mut Option<Box<Account>>) -> Ending {
+async fn carry(
+    entry: &Entry,
+    client: &Leg,
+    opening: Box<Opening>,
+    account: &mut Option<Box<Account>>,
+) -> Ending {
     let Entry { lane, record, .. } = entry;
-    let candidates = lane.candidates();
-    let mut opening = Some(Box::new(Opening::new(candidates)));
-    let mut directions = Directions::default();
+    let mut directions = Directions::new(&opening);
+    let mut opening = Some(opening);
     while let Some(open_end) = opening.as_mut() {
         // Boxed, so that an idle flow does not carry the memory of connecting.
         let (backend, open) = match Box::pin(connect(entry, open_end)).await {

@@ -128,6 +128,7 @@ pub(super) struct LoadBalancer {
     pub(super) idle_timeout: Option<String>,
     pub(super) max_connections: Option<usize>,
     pub(super) access_log: Option<bool>,
+    pub(super) proxy_protocol: Option<ProxyProtocol>,
     pub(super) discover: Option<bool>,
     pub(super) backend_port: Option<u16>,
 }
@@ -212,6 +213,14 @@ pub(super) enum Policy {
     LeastConnections,
     RoundRobin,
     SourceHash,
+}
+
+/// How backends are told who the client is.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub(super) enum ProxyProtocol {
+    V1,
+    V2,
 }
 
 /// What a check asks.

@@ -6,7 +6,9 @@ use std::num::NonZero;
 use std::time::Duration;
 
 use crate::config::Balancer;
-use crate::config::file::{self, CheckKind, Election, File, LoadBalancer, Mode, Policy, Protocol};
+use crate::config::file::{
+    self, CheckKind, Election, File, LoadBalancer, Mode, Policy, Protocol, ProxyProtocol,
+};
 use crate::config::reader::Reader;
 use crate::config::source::Step;
 use crate::config::value;
@@ -187,6 +189,10 @@ fn frontend(
         timeouts,
         limits,
         virtual_ips: vips.to_vec(),
+        proxy_protocol: balancer.proxy_protocol.map(|version| match version {
+            ProxyProtocol::V1 => lb::ProxyProtocol::V1,
+            ProxyProtocol::V2 => lb::ProxyProtocol::V2,
+        }),
         access_log: balancer.access_log == Some(true),
     })
 }
@@ -414,6 +420,7 @@ pub(super) fn health_check(reader: &mut Reader<'_>, file: &File) -> Option<lb::C
         timeouts: lb::Timeouts::default(),
         limits: lb::Limits::default(),
         virtual_ips: Vec::new(),
+        proxy_protocol: None,
         access_log: false,
     };
     Some(lb::Config { frontends: vec![frontend], workers: 1 })
