@@ -49,6 +49,7 @@ impl Ending {
             Self::Client => "client",
             Self::Backend => "backend",
             Self::NoBackend => "no-backend",
+            Self::Ordered(End::Rebalanced) => "rebalanced",
             Self::Ordered(End::Idle) => "idle",
             Self::Ordered(End::BackendDead) => "backend-dead",
             Self::Ordered(End::VirtualIpLost) => "vip-lost",

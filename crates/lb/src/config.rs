@@ -1,6 +1,7 @@
 //! What a balancer is told: plain data, with the defaults in one place.
 
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use rustix::process::{Resource, getrlimit};
@@ -52,6 +53,9 @@ pub struct Frontend {
     pub limits: Limits,
     /// Flows whose client connected to one of these are reset when that leaves this node.
     pub virtual_ips: Vec<IpAddr>,
+    /// How many connections a second may be ended, at most, so that their clients connect anew where a backend has fewer than its share;
+    /// those alone that have been silent for some seconds. `None`: never.
+    pub rebalance: Option<NonZeroU32>,
     /// How its backends are told who the client is, where they expect that.
     pub proxy_protocol: Option<ProxyProtocol>,
     /// Whether a line is logged for each connection that has ended, with the target `access`.

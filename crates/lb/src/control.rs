@@ -12,7 +12,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::config::{Config, Frontend, Listen};
 use crate::drain::{Drained, Orders, Phase};
@@ -20,6 +20,7 @@ use crate::frontend::Shared;
 use crate::health::{Flip, Health};
 use crate::probe::Plan;
 use crate::probes::Probes;
+use crate::rebalance::{self, Shed};
 use crate::redirect::{Redirect, Table};
 use crate::status::Monitor;
 use crate::target::Target;
@@ -48,7 +49,14 @@ pub(crate) struct Board {
 
 impl Board {
     pub(crate) fn new(frontends: Frontends) -> Self {
-        let orders = Orders { phase: Phase::Running, held: Arc::default(), moves: 0, deaths: 0 };
+        let orders = Orders {
+            phase: Phase::Running,
+            held: Arc::default(),
+            moves: 0,
+            shed: Arc::default(),
+            sheds: 0,
+            deaths: 0,
+        };
         Self {
             usable: watch::Sender::new(usable(&frontends)),
             frontends,
@@ -69,6 +77,17 @@ impl Board {
             self.orders.send_modify(|orders| orders.deaths += 1);
         }
         self.announce();
+    }
+
+    /// Has connections moved to backends that have fewer than their share, where that is wanted.
+    fn rebalance(&self) {
+        let wanted = |(place, frontend): (usize, &Arc<Shared>)| {
+            rebalance::shed(place, &frontend.roster(), frontend.rebalance?)
+        };
+        let shed: Arc<[Shed]> = self.frontends.iter().enumerate().filter_map(wanted).collect();
+        if !shed.is_empty() {
+            self.orders.send_modify(|orders| (orders.shed, orders.sheds) = (shed, orders.sheds + 1));
+        }
     }
 
     /// Tells whoever asks that a health or a set of backends has changed.
@@ -210,6 +229,9 @@ impl Control {
         let mut reply = None;
         let mut drained = Drained::default();
         let mut stopped = false;
+        let rebalances = board.frontends.iter().any(|frontend| frontend.rebalance.is_some());
+        let mut looks = tokio::time::interval(rebalance::LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let event = tokio::select! {
                 biased;
@@ -223,6 +245,7 @@ impl Control {
                 }
                 () = tokio::time::sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => Event::Stop,
                 () = probes.review() => Event::Backends,
+                _ = looks.tick(), if rebalances && !stopped => Event::Look,
             };
             match event {
                 Event::Command(Command::Drain { deadline: after, reply: to }) => {
@@ -238,6 +261,7 @@ impl Control {
                 }),
                 Event::VirtualIps(None) => watched = false,
                 Event::Backends => probes.follow(),
+                Event::Look => board.rebalance(),
                 Event::Stop => {
                     drained.reset = board.frontends.iter().map(|frontend| frontend.connections()).sum();
                     (deadline, stopped) = (None, true);
@@ -276,6 +300,7 @@ enum Event {
     /// `None`: nobody will tell any more.
     VirtualIps(Option<BTreeSet<IpAddr>>),
     Backends,
+    Look,
     Stop,
 }
 

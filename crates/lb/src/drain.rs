@@ -5,6 +5,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::rebalance::Shed;
+
 /// How a drained balancer ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Drained {
@@ -31,6 +33,9 @@ pub(crate) struct Orders {
     pub(crate) held: Arc<BTreeSet<IpAddr>>,
     /// Times that these have changed; what isn't among them has no flows any more.
     pub(crate) moves: u64,
+    /// What is to be moved to other backends, and how often that was said.
+    pub(crate) shed: Arc<[Shed]>,
+    pub(crate) sheds: u64,
     /// Times that any backend has died; which, its [`Member`](crate::pool::Member) tells.
     pub(crate) deaths: u64,
 }
@@ -38,6 +43,8 @@ pub(crate) struct Orders {
 /// Why a flow is ended from outside, the strongest last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum End {
+    /// It is silent, and another backend has fewer than its share.
+    Rebalanced,
     /// Its idle timeout has passed.
     Idle,
     /// Its backend is dead. A flow that has not heard from it yet goes to another.
@@ -51,6 +58,7 @@ pub(crate) enum End {
 impl fmt::Display for End {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
+            Self::Rebalanced => "another backend has fewer connections",
             Self::Idle => "idle for too long",
             Self::BackendDead => "the backend is dead",
             Self::VirtualIpLost => "the virtual IP has left",

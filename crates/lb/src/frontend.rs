@@ -1,6 +1,7 @@
 //! What all threads share about one frontend: settings, counts, health. No decision is made here.
 
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
@@ -21,6 +22,7 @@ pub(crate) struct Shared {
     pub(crate) policy: Policy,
     pub(crate) timeouts: Timeouts,
     pub(crate) virtual_ips: Vec<IpAddr>,
+    pub(crate) rebalance: Option<NonZeroU32>,
     pub(crate) proxy_protocol: Option<ProxyProtocol>,
     pub(crate) access_log: bool,
     pub(crate) listen: Vec<SocketAddr>,
@@ -34,6 +36,7 @@ pub(crate) struct Shared {
     pub(crate) cursor: Arc<AtomicUsize>,
     pub(crate) accepted: Counter,
     pub(crate) refused: Counter,
+    pub(crate) rebalanced: Counter,
     /// One permit per flow that may still begin.
     pub(crate) room: Arc<Semaphore>,
     max_connections: usize,
@@ -49,6 +52,7 @@ impl Shared {
             policy: frontend.policy,
             timeouts: frontend.timeouts,
             virtual_ips: frontend.virtual_ips.clone(),
+            rebalance: frontend.rebalance,
             proxy_protocol: frontend.proxy_protocol,
             access_log: frontend.access_log,
             listen,
@@ -61,6 +65,7 @@ impl Shared {
             cursor: Arc::default(),
             accepted: Counter::default(),
             refused: Counter::default(),
+            rebalanced: Counter::default(),
             room: Arc::new(Semaphore::new(max_connections)),
             max_connections,
             full: AtomicBool::new(false),
@@ -136,6 +141,7 @@ impl Shared {
             max_connections: self.max_connections,
             accepted: self.accepted.get(),
             refused: self.refused.get(),
+            rebalanced: self.rebalanced.get(),
             // The control thread may not have seen the last connection end yet, or not run any more.
             backends: backends.filter(|backend| !backend.leaving || backend.connections > 0).collect(),
         }

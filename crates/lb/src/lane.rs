@@ -17,6 +17,7 @@ use crate::drain::End;
 use crate::frontend::Shared;
 use crate::pool::{Candidate, Candidates, Pool};
 use crate::reactor::Reactor;
+use crate::rebalance::{SILENT_LOOKS, Shed};
 use crate::roster::Roster;
 use crate::worker::Starvation;
 
@@ -72,6 +73,9 @@ pub(crate) struct Record {
     /// It has moved a byte since the last count.
     active: Cell<bool>,
     silent_parts: Cell<u8>,
+    /// The same, since it was last looked whether it may be moved to another backend; and looks in a row that found it silent.
+    moved: Cell<bool>,
+    silent_looks: Cell<u8>,
     end: Cell<Option<End>>,
     waker: RefCell<Option<Waker>>,
 }
@@ -84,6 +88,14 @@ impl Record {
     /// Notes that a byte has moved.
     pub(crate) fn touch(&self) {
         self.active.set(true);
+        self.moved.set(true);
+    }
+
+    /// Takes a look; true when it has been silent for so many that it may be moved.
+    fn looks_silent(&self) -> bool {
+        let looks = if self.moved.take() { 0 } else { self.silent_looks.get().saturating_add(1) };
+        self.silent_looks.set(looks);
+        looks >= SILENT_LOOKS
     }
 
     /// Ready once the flow is to end; the order is taken by it.
@@ -170,7 +182,12 @@ impl Lane {
     pub(crate) fn enter(self: &Rc<Self>, virtual_ip: Option<IpAddr>) -> Entry {
         let key = self.next.get();
         self.next.set(key + 1);
-        let record = Rc::new(Record { virtual_ip, active: Cell::new(true), ..Record::default() });
+        let record = Rc::new(Record {
+            virtual_ip,
+            active: Cell::new(true),
+            moved: Cell::new(true),
+            ..Record::default()
+        });
         self.flows.borrow_mut().insert(key, Rc::clone(&record));
         Entry { lane: Rc::clone(self), key, record }
     }
@@ -188,6 +205,16 @@ impl Lane {
     /// Ends the flows to virtual IPs that aren't among those which are held.
     pub(crate) fn end_flows_to_others(&self, held: &BTreeSet<IpAddr>) {
         self.end_where(End::VirtualIpLost, |record| record.virtual_ip.is_some_and(|ip| !held.contains(&ip)));
+    }
+
+    /// Ends silent flows to a backend that has more than its share, as many as are to be.
+    pub(crate) fn shed(&self, shed: &Shed) {
+        self.end_where(End::Rebalanced, |record| {
+            let backend = record.backend.borrow();
+            backend.as_ref().is_some_and(|backend| shed.is_from(&backend.target))
+                && record.looks_silent()
+                && shed.take()
+        });
     }
 
     /// Ends all flows.

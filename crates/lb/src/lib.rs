@@ -35,6 +35,7 @@ mod probes;
 mod proxy_protocol;
 mod reactor;
 mod readiness;
+mod rebalance;
 pub mod redirect;
 mod relay;
 mod roster;

@@ -188,6 +188,11 @@ impl Directions {
         directions
     }
 
+    /// Whether something waits, in either direction.
+    fn hold_some(&self) -> bool {
+        self.up.pending.is_some() || self.down.pending.is_some()
+    }
+
     /// Whether something waits for the backend.
     pub(crate) fn has_more(&self) -> bool {
         self.up.pending.is_some()
@@ -216,8 +221,12 @@ pub(crate) struct Relay<'a> {
 impl Relay<'_> {
     /// Moves what can be moved now.
     pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Outcome> {
-        if let Poll::Ready(end) = self.record.poll_end(context) {
-            return Poll::Ready(Outcome::Ended(end));
+        while let Poll::Ready(end) = self.record.poll_end(context) {
+            // Bytes on their way are silent, too, when nobody takes them.
+            let is_fit = end != End::Rebalanced || self.opening.is_none() && !self.directions.hold_some();
+            if is_fit {
+                return Poll::Ready(Outcome::Ended(end));
+            }
         }
         let up = match self.poll_up(context) {
             Poll::Ready(Err(outcome)) => return Poll::Ready(outcome),

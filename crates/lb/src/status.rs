@@ -33,6 +33,8 @@ pub struct FrontendStatus {
     pub accepted: u64,
     /// Connections reset because no backend could be reached.
     pub refused: u64,
+    /// Silent connections that were ended so that another backend gets its share.
+    pub rebalanced: u64,
     /// In the order in which they were given, and after them those that have left and still have connections.
     pub backends: Vec<BackendStatus>,
 }

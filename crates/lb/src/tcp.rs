@@ -156,7 +156,7 @@ fn flow(
     async move {
         let _permit = &permit;
         let ending = carry(&entry, &client, opening, &mut account).await;
-        if ending == Ending::Finished {
+        if matches!(ending, Ending::Finished | Ending::Ordered(End::Rebalanced)) {
             client.finish();
         } else {
             drop(client);
@@ -218,6 +218,13 @@ async fn carry(
                 trace!(frontend = lane.shared.name, backend = &*target.name(), "flow finished");
                 return Ending::Finished;
             }
+            (Outcome::Ended(end @ End::Rebalanced), _) => {
+                // In good order: there is nothing wrong with either side.
+                backend.finish();
+                lane.shared.rebalanced.add(1);
+                debug!(frontend = lane.shared.name, backend = &*target.name(), %end, "flow ended");
+                return Ending::Ordered(end);
+            }
             (reason @ (Outcome::Backend(_) | Outcome::Ended(End::BackendDead)), Some(opening)) => {
                 target.member.retries.add(1);
                 target.doubt.notify_one();
@@ -267,6 +274,8 @@ async fn connect(entry: &Entry, opening: &mut Opening) -> Result<(Leg, Open), Op
             biased;
             end = poll_fn(|context| entry.record.poll_end(context)) => match end {
                 End::BackendDead => Err(io::ErrorKind::ConnectionRefused.into()),
+                // It has taken seconds to connect, and there are others.
+                End::Rebalanced => Err(io::ErrorKind::TimedOut.into()),
                 End::Idle | End::VirtualIpLost | End::Stopped => return Err(Some(end)),
             },
             result = attempt => result.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())),

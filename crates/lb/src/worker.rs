@@ -193,6 +193,11 @@ async fn watch_sockets(reactor: Rc<Reactor>) {
 
 /// Tells the flows what has changed between two orders.
 fn obey(lanes: &[Rc<Lane>], before: &Orders, now: &Orders) {
+    if now.sheds != before.sheds {
+        for shed in &*now.shed {
+            lanes[shed.frontend].shed(shed);
+        }
+    }
     for lane in lanes {
         if now.deaths != before.deaths {
             lane.end_flows_to_the_dead();

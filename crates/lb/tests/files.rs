@@ -30,6 +30,7 @@ async fn connections_wait_for_a_file_descriptor_and_no_backend_is_blamed() {
         timeouts: Timeouts { connect: Duration::from_secs(20), ..Timeouts::default() },
         limits: Limits { max_connections: 100 },
         virtual_ips: Vec::new(),
+        rebalance: None,
         proxy_protocol: None,
         access_log: false,
     };

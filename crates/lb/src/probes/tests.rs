@@ -36,6 +36,7 @@ fn frontend(kind: CheckKind) -> Frontend {
         timeouts: Timeouts::default(),
         limits: Limits { max_connections: 1 },
         virtual_ips: Vec::new(),
+        rebalance: None,
         proxy_protocol: None,
         access_log: false,
     }

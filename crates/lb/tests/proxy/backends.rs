@@ -1,6 +1,7 @@
 //! Backends that come, stay, leave and come back while the balancer runs.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use lb::{Backend, Check, CheckKind, Health, Policy, SetBackendsError, Timeouts};
@@ -382,4 +383,46 @@ async fn one_whose_set_says_that_it_is_about_to_go_gets_no_new_ones_until_the_se
     rig.set(&[a, b]);
 
     assert!(spread(&rig, 20).await.contains_key("b"));
+}
+
+/// Clients that only listen, each of which connects anew when its connection ends; who was in the middle of something stays where it is.
+#[tokio::test]
+async fn silent_connections_are_moved_to_one_that_has_come_until_it_has_its_share_and_busy_ones_are_not() {
+    const LISTENERS: usize = 12;
+    let ((_a, a), (_b, b)) = (named("a").await, named("b").await);
+    let mut config = frontend(vec![a.clone()]);
+    config.check = once();
+    config.rebalance = NonZeroU32::new(4);
+    let rig = Rig::judged(config).await;
+    let address = rig.address;
+    let mut listeners = tokio::task::JoinSet::new();
+    for _ in 0..LISTENERS {
+        listeners.spawn(async move {
+            loop {
+                let mut client = TcpStream::connect(address).await.unwrap();
+                // Everything that comes until an end in good order.
+                client.read_to_end(&mut Vec::new()).await.unwrap();
+            }
+        });
+    }
+    let mut busy = flow(&rig, "a").await;
+    rig.wait(|status| status.connections == LISTENERS + 1).await;
+
+    rig.set(&[a, b]);
+    let even = async {
+        loop {
+            exchange(&mut busy).await;
+            let [one, other] = ["a", "b"].map(|name| rig.backend(name).connections);
+            if one + other == LISTENERS + 1 && one.abs_diff(other) <= 3 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    soon(even).await;
+
+    exchange(&mut busy).await;
+    let moved = rig.status().rebalanced;
+    assert!((4..=8).contains(&moved), "{moved} were moved");
+    drop(listeners);
 }

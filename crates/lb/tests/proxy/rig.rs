@@ -314,6 +314,7 @@ pub(crate) fn frontend(backends: Vec<Backend>) -> Frontend {
         timeouts: Timeouts::default(),
         limits: Limits { max_connections: 1000 },
         virtual_ips: Vec::new(),
+        rebalance: None,
         proxy_protocol: None,
         access_log: false,
     }

@@ -203,6 +203,7 @@ pub(crate) fn frontend(backends: &[u8]) -> Frontend {
         timeouts: Timeouts::default(),
         limits: Limits { max_connections: 1000 },
         virtual_ips: vips,
+        rebalance: None,
         proxy_protocol: None,
         access_log: false,
     }

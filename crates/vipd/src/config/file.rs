@@ -128,6 +128,7 @@ pub(super) struct LoadBalancer {
     pub(super) idle_timeout: Option<String>,
     pub(super) max_connections: Option<usize>,
     pub(super) access_log: Option<bool>,
+    pub(super) rebalance: Option<u32>,
     pub(super) proxy_protocol: Option<ProxyProtocol>,
     pub(super) discover: Option<bool>,
     pub(super) backend_port: Option<u16>,

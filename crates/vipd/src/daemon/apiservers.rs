@@ -142,6 +142,7 @@ fn judge() -> lb::Frontend {
         timeouts: lb::Timeouts::default(),
         limits: lb::Limits::default(),
         virtual_ips: Vec::new(),
+        rebalance: None,
         proxy_protocol: None,
         access_log: false,
     }

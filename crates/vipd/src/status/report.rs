@@ -68,6 +68,9 @@ pub(crate) struct Frontend {
     pub(crate) max_connections: usize,
     /// Connections accepted so far.
     pub(crate) accepted: u64,
+    /// Silent connections that were ended so that another backend gets its share.
+    #[serde(default)]
+    pub(crate) rebalanced: u64,
     /// Connections that no backend could take.
     pub(crate) refused: u64,
     /// The servers behind it.
@@ -203,6 +206,7 @@ fn frontend(status: &lb::FrontendStatus, now: Instant) -> Frontend {
         max_connections: status.max_connections,
         accepted: status.accepted,
         refused: status.refused,
+        rebalanced: status.rebalanced,
         backends: status.backends.iter().map(|status| backend(status, now)).collect(),
     }
 }

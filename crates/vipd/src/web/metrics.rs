@@ -282,7 +282,10 @@ fn write_frontends(writer: &mut Writer<'_>, frontends: &[Frontend]) -> fmt::Resu
     let accepted = frontends().map(|(labels, frontend)| (labels, frontend.accepted));
     writer.counter("vipd_frontend_accepted", None, "Connections accepted", accepted)?;
     let refused = frontends().map(|(labels, frontend)| (labels, frontend.refused));
-    writer.counter("vipd_frontend_refused", None, "Connections that no backend could take", refused)
+    writer.counter("vipd_frontend_refused", None, "Connections that no backend could take", refused)?;
+    let rebalanced = frontends().map(|(labels, frontend)| (labels, frontend.rebalanced));
+    let help = "Silent connections that were ended so that another backend gets its share";
+    writer.counter("vipd_frontend_rebalanced", None, help, rebalanced)
 }
 
 fn write_backends(writer: &mut Writer<'_>, snapshot: &Snapshot) -> fmt::Result {

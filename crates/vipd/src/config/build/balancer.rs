@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZero;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use crate::config::Balancer;
@@ -189,12 +190,24 @@ fn frontend(
         timeouts,
         limits,
         virtual_ips: vips.to_vec(),
+        rebalance: rebalance(reader, base, balancer),
         proxy_protocol: balancer.proxy_protocol.map(|version| match version {
             ProxyProtocol::V1 => lb::ProxyProtocol::V1,
             ProxyProtocol::V2 => lb::ProxyProtocol::V2,
         }),
         access_log: balancer.access_log == Some(true),
     })
+}
+
+/// How many silent connections a second may be moved.
+fn rebalance(reader: &mut Reader<'_>, base: &[Step], balancer: &LoadBalancer) -> Option<NonZeroU32> {
+    let rate = balancer.rebalance?;
+    let known = NonZeroU32::new(rate);
+    if known.is_none() {
+        let at = [base, &[Step::Key("rebalance")]].concat();
+        reader.error(&at, "0 connections a second would move none", "write at least 1, or remove the key");
+    }
+    known
 }
 
 /// How long connecting and silence may last.
@@ -420,6 +433,7 @@ pub(super) fn health_check(reader: &mut Reader<'_>, file: &File) -> Option<lb::C
         timeouts: lb::Timeouts::default(),
         limits: lb::Limits::default(),
         virtual_ips: Vec::new(),
+        rebalance: None,
         proxy_protocol: None,
         access_log: false,
     };

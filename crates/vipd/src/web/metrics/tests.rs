@@ -32,6 +32,7 @@ fn leading() -> Snapshot {
         max_connections: 100,
         accepted: 40,
         refused: 1,
+        rebalanced: 2,
         backends: vec![backend("10.0.0.163:6443", "ready"), backend("10.0.0.164:6443", "dead")],
     };
     Snapshot {

@@ -1,0 +1,108 @@
+//! Moving connections to a backend that has come back: how many, and from where. Pure.
+//!
+//! Clients of an apiserver keep their connections for days. When one apiserver after the other was restarted, the last has none of
+//! them, and nothing would give it any. So, where that is wanted, a few silent connections a second are ended in good order, and their
+//! clients connect anew, to where there is room.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crate::health::Health;
+use crate::roster::Roster;
+use crate::target::Target;
+
+/// How often it is looked whether something is to be moved.
+pub(crate) const LOOK: Duration = Duration::from_secs(1);
+
+/// Looks in a row between which no byte has moved on a connection that may be ended: whoever waits for an answer, waits seldom for
+/// longer, and a watch is silent for most of its life.
+pub(crate) const SILENT_LOOKS: u8 = 3;
+
+/// Part of the fair share that one backend may have more than it, and another less.
+const TOLERANCE: usize = 10;
+
+/// An order to end connections, the same for all workers.
+#[derive(Debug, Clone)]
+pub(crate) struct Shed {
+    /// Which frontend, by its place.
+    pub(crate) frontend: usize,
+    from: Arc<Target>,
+    /// How many are left to be ended, over all workers.
+    left: Arc<AtomicUsize>,
+}
+
+impl Shed {
+    /// Whether it is about connections to this backend.
+    pub(crate) fn is_from(&self, target: &Arc<Target>) -> bool {
+        Arc::ptr_eq(&self.from, target)
+    }
+
+    /// Takes one of those that are left.
+    pub(crate) fn take(&self) -> bool {
+        let less = |left: usize| left.checked_sub(1);
+        self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
+    }
+}
+
+/// What is to be moved within a frontend now, `rate` connections at most.
+pub(crate) fn shed(frontend: usize, roster: &Roster, rate: NonZeroU32) -> Option<Shed> {
+    let takes = |target: &&Arc<Target>| target.member.health() == Health::Ready && !target.member.is_out();
+    let backends: Vec<_> = roster.present().iter().filter(takes).collect();
+    let open: Vec<usize> = backends.iter().map(|target| target.member.open()).collect();
+    let (from, excess) = excess(&open)?;
+    let rate = usize::try_from(rate.get()).unwrap_or(usize::MAX);
+    let left = Arc::new(AtomicUsize::new(excess.min(rate)));
+    Some(Shed { frontend, from: Arc::clone(backends[from]), left })
+}
+
+/// The place of the fullest, and how many more connections than its share it has that others lack; `None` while it is even enough.
+fn excess(open: &[usize]) -> Option<(usize, usize)> {
+    let fair = open.iter().sum::<usize>().checked_div(open.len())?;
+    let (from, most) = open.iter().copied().enumerate().max_by_key(|(_, open)| *open)?;
+    let least = open.iter().copied().min()?;
+    let tolerated = (fair / TOLERANCE).max(1);
+    let (above, below) = (most.saturating_sub(fair), fair.saturating_sub(least));
+    (above > tolerated && below > tolerated).then(|| (from, above.min(below)))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn what_is_even_enough_is_left_alone() {
+        for open in [&[][..], &[9], &[0, 0], &[1, 0, 1], &[3, 2, 2], &[110, 90, 100], &[0, 0, 2]] {
+            assert_eq!(excess(open), None, "{open:?}");
+        }
+    }
+
+    #[test]
+    fn the_fullest_gives_what_another_lacks() {
+        assert_eq!(excess(&[150, 150, 0]), Some((1, 50)));
+        assert_eq!(excess(&[0, 300, 0]), Some((1, 100)));
+        // One has much more, and all others lack little.
+        assert_eq!(excess(&[40, 20, 20, 20]), Some((0, 5)));
+    }
+
+    proptest! {
+        #[test]
+        fn moving_ends_and_is_even_then(open in proptest::collection::vec(0_usize..500, 2..8)) {
+            let mut open = open;
+            let total: usize = open.iter().sum();
+            let mut turns = 0;
+            while let Some((from, excess)) = excess(&open) {
+                let to = (0..open.len()).min_by_key(|place| open[*place]).unwrap();
+                prop_assert!(excess > 0 && from != to);
+                open[from] -= excess;
+                open[to] += excess;
+                turns += 1;
+                prop_assert!(turns <= 2 * open.len(), "{:?}", open);
+            }
+            prop_assert_eq!(open.iter().sum::<usize>(), total);
+        }
+    }
+}
