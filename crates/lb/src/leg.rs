@@ -154,8 +154,9 @@ impl Leg {
         }
     }
 
-    /// Closes the connection in the normal way, after the peer has ended its stream; ours ends by it, if it hasn't yet.
-    pub(crate) fn finish(mut self) {
+    /// Has the connection closed in the normal way when this is dropped, after the peer has ended its stream; ours ends by it, if it
+    /// hasn't yet.
+    pub(crate) fn finish(&mut self) {
         self.finished = true;
     }
 }

@@ -8,7 +8,7 @@
 //!
 //! * [`health`], [`policy`], `pool`, `roster`, `http`, `first_flight` and `proxy_protocol` are pure: they name no socket, no clock
 //!   and no runtime.
-//! * `probe` and `probes` ask the backends, `tcp`, `relay`, `leg` and `reactor` move the bytes, `control` and `drain` begin and end it all.
+//! * `probe` and `probes` ask the backends, `tcp`, `flow`, `relay`, `leg` and `reactor` move the bytes, `control` and `drain` begin and end it all.
 //! * [`redirect`] has the kernel lead here what comes for a port that the host's own apiserver has.
 //!
 //! Each worker is an OS thread with its own runtime and its own listening sockets, so a flow lives its whole
@@ -22,6 +22,7 @@ mod control;
 mod drain;
 mod error;
 mod first_flight;
+mod flow;
 mod frontend;
 pub mod health;
 mod http;

@@ -93,11 +93,11 @@ async fn a_reset_is_never_taken_for_a_good_end() {
 #[tokio::test]
 async fn a_leg_that_is_finished_ends_in_order_and_a_forgotten_one_resets() {
     let reactor = Rc::new(Reactor::new().unwrap());
-    let ((finished, mut told), (forgotten, mut cut)) = (pair(&reactor), pair(&reactor));
+    let ((mut finished, mut told), (forgotten, mut cut)) = (pair(&reactor), pair(&reactor));
     beside(&reactor, poll_fn(|context| finished.poll_write(context, b"bye", true))).await.unwrap();
 
     finished.finish();
-    drop(forgotten);
+    drop((finished, forgotten));
 
     let mut heard = String::new();
     assert_eq!(told.read_to_string(&mut heard).unwrap(), 3);
