@@ -1,7 +1,7 @@
 //! What a balancer is told: plain data, with the defaults in one place.
 
 use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
 use rustix::process::{Resource, getrlimit};
@@ -213,6 +213,9 @@ pub struct Limits {
     ///
     /// Default: (soft limit of open files − 256) / 2, at least 1 and at most 1 048 576.
     pub max_connections: usize,
+    /// Those of one client host at one time, an IPv4 address or a /64 of IPv6. Beyond it connections are reset. Default: no bound of its
+    /// own.
+    pub per_source: Option<NonZeroUsize>,
 }
 
 impl Default for Check {
@@ -240,7 +243,7 @@ impl Default for Timeouts {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_connections: flows_within(getrlimit(Resource::Nofile).current) }
+        Self { max_connections: flows_within(getrlimit(Resource::Nofile).current), per_source: None }
     }
 }
 

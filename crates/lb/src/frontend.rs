@@ -12,6 +12,7 @@ use crate::config::{Backend, Frontend, Listen, Policy, Timeouts};
 use crate::pool::Counter;
 use crate::proxy_protocol::ProxyProtocol;
 use crate::roster::{Roster, Standing};
+use crate::sources::Sources;
 use crate::status::FrontendStatus;
 use crate::target::Target;
 
@@ -37,6 +38,9 @@ pub(crate) struct Shared {
     pub(crate) accepted: Counter,
     pub(crate) refused: Counter,
     pub(crate) rebalanced: Counter,
+    /// Of a host that had as many as it may have.
+    pub(crate) rejected: Counter,
+    pub(crate) sources: Option<Arc<Sources>>,
     /// One permit per flow that may still begin.
     pub(crate) room: Arc<Semaphore>,
     max_connections: usize,
@@ -66,6 +70,8 @@ impl Shared {
             accepted: Counter::default(),
             refused: Counter::default(),
             rebalanced: Counter::default(),
+            rejected: Counter::default(),
+            sources: frontend.limits.per_source.map(|most| Arc::new(Sources::new(most))),
             room: Arc::new(Semaphore::new(max_connections)),
             max_connections,
             full: AtomicBool::new(false),
@@ -142,6 +148,7 @@ impl Shared {
             accepted: self.accepted.get(),
             refused: self.refused.get(),
             rebalanced: self.rebalanced.get(),
+            rejected: self.rejected.get(),
             // The control thread may not have seen the last connection end yet, or not run any more.
             backends: backends.filter(|backend| !backend.leaving || backend.connections > 0).collect(),
         }

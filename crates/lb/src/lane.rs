@@ -19,6 +19,7 @@ use crate::pool::{Candidate, Candidates, Pool};
 use crate::reactor::Reactor;
 use crate::rebalance::{SILENT_LOOKS, Shed};
 use crate::roster::Roster;
+use crate::sources::Place;
 use crate::worker::Starvation;
 
 /// Bytes of the buffer that all flows of a worker share. Prototypes moved
@@ -70,6 +71,8 @@ pub(crate) struct Record {
     backend: RefCell<Option<Candidate>>,
     /// The virtual IP that its client reached, if it was one.
     virtual_ip: Option<IpAddr>,
+    /// Its place among those of its client's host, where they are counted.
+    _place: Option<Box<Place>>,
     /// It has moved a byte since the last count.
     active: Cell<bool>,
     silent_parts: Cell<u8>,
@@ -179,11 +182,12 @@ impl Lane {
     }
 
     /// Adds a flow to the table, until the result is dropped.
-    pub(crate) fn enter(self: &Rc<Self>, virtual_ip: Option<IpAddr>) -> Entry {
+    pub(crate) fn enter(self: &Rc<Self>, virtual_ip: Option<IpAddr>, place: Option<Box<Place>>) -> Entry {
         let key = self.next.get();
         self.next.set(key + 1);
         let record = Rc::new(Record {
             virtual_ip,
+            _place: place,
             active: Cell::new(true),
             moved: Cell::new(true),
             ..Record::default()

@@ -41,6 +41,7 @@ pub mod redirect;
 mod relay;
 mod roster;
 mod socket;
+mod sources;
 mod status;
 mod target;
 mod tcp;

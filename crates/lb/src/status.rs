@@ -33,6 +33,8 @@ pub struct FrontendStatus {
     pub accepted: u64,
     /// Connections reset because no backend could be reached.
     pub refused: u64,
+    /// Connections reset because their client's host had as many as it may have.
+    pub rejected: u64,
     /// Silent connections that were ended so that another backend gets its share.
     pub rebalanced: u64,
     /// In the order in which they were given, and after them those that have left and still have connections.

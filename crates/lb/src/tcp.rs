@@ -6,8 +6,9 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::sync::{OwnedSemaphorePermit, watch};
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::account::Account;
 use crate::drain::{Orders, Phase};
@@ -17,6 +18,7 @@ use crate::leg::Leg;
 use crate::listen::{Accepted, Listener};
 use crate::relay::Opening;
 use crate::socket;
+use crate::sources::Place;
 
 /// Accepts on one listener until the balancer drains, and starts a flow for every connection.
 ///
@@ -78,6 +80,7 @@ async fn admit(lane: &Rc<Lane>, accepted: Accepted) {
 struct Client {
     leg: Leg,
     account: Option<Box<Account>>,
+    place: Option<Box<Place>>,
     /// What backends are told of it.
     header: Vec<u8>,
 }
@@ -86,6 +89,19 @@ impl Client {
     /// Takes over a connection that was accepted.
     fn take(lane: &Lane, accepted: Accepted) -> Option<Self> {
         lane.shared.accepted.add(1);
+        let place = match (&lane.shared.sources, accepted.client) {
+            (Some(sources), Some(client)) => match sources.enter(client.ip()) {
+                Some(place) => Some(Box::new(place)),
+                None => {
+                    lane.shared.rejected.add(1);
+                    debug!(frontend = lane.shared.name, %client, "too many connections of one host: reset");
+                    let _ = SockRef::from(&accepted.socket).set_linger(Some(Duration::ZERO));
+                    return None;
+                }
+            },
+            // Whose it is isn't known, or doesn't matter.
+            (Some(_), None) | (None, _) => None,
+        };
         let account = lane.shared.access_log.then(|| Box::new(Account::open(accepted.client)));
         let leg = Leg::new(accepted.socket, &lane.kit.reactor);
         let leg = leg.inspect_err(|error| {
@@ -96,18 +112,18 @@ impl Client {
             let server = leg.local_address().ok();
             version.header(accepted.client, server)
         });
-        Some(Self { leg, account, header: header.unwrap_or_default() })
+        Some(Self { leg, account, place, header: header.unwrap_or_default() })
     }
 }
 
-fn spawn(lane: &Rc<Lane>, Client { leg, account, header }: Client, permit: OwnedSemaphorePermit) {
+fn spawn(lane: &Rc<Lane>, Client { leg, account, place, header }: Client, permit: OwnedSemaphorePermit) {
     let virtual_ips = &lane.shared.virtual_ips;
     // Without any, the kernel need not be asked.
     let local = || leg.local_address().ok().map(|local| local.ip());
     let virtual_ip = if virtual_ips.is_empty() { None } else { local() };
     let virtual_ip = virtual_ip.filter(|ip| virtual_ips.contains(ip));
     let opening = Box::new(Opening::new(lane.candidates(), header));
-    lane.tasks.spawn_local(Flow::new(lane.enter(virtual_ip), permit, leg, opening, account));
+    lane.tasks.spawn_local(Flow::new(lane.enter(virtual_ip, place), permit, leg, opening, account));
 }
 
 /// Takes over what has been accepted by the kernel but not by us, then closes the listener.

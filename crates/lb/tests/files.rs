@@ -28,7 +28,7 @@ async fn connections_wait_for_a_file_descriptor_and_no_backend_is_blamed() {
         policy: Policy::LeastConnections,
         check,
         timeouts: Timeouts { connect: Duration::from_secs(20), ..Timeouts::default() },
-        limits: Limits { max_connections: 100 },
+        limits: Limits { max_connections: 100, per_source: None },
         virtual_ips: Vec::new(),
         rebalance: None,
         proxy_protocol: None,

@@ -34,7 +34,7 @@ fn frontend(kind: CheckKind) -> Frontend {
         policy: Policy::RoundRobin,
         check: Check { kind, interval: Duration::from_secs(3600), ..Check::default() },
         timeouts: Timeouts::default(),
-        limits: Limits { max_connections: 1 },
+        limits: Limits { max_connections: 1, per_source: None },
         virtual_ips: Vec::new(),
         rebalance: None,
         proxy_protocol: None,

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use lb::{Balancer, Ca, CheckKind, Config, Error, Frontend, Health, Limits, Listen};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 
 use crate::rig::{
@@ -22,6 +23,35 @@ async fn exchange(stream: &mut TcpStream) {
 fn start(frontend: Frontend) -> Result<Balancer, Error> {
     let (_, held) = watch::channel(BTreeSet::new());
     Balancer::start(Config { frontends: vec![frontend], workers: 2 }, held)
+}
+
+/// A host that asks for too much doesn't take it from others.
+#[tokio::test]
+async fn one_client_host_has_as_many_connections_as_it_may_have_and_others_are_served() {
+    let server = named_echo("a").await;
+    let mut config = frontend(vec![backend("a", server.address)]);
+    config.limits = Limits { max_connections: 100, per_source: NonZeroUsize::new(2) };
+    let rig = Rig::judged(config).await;
+    let from = async |last: u8| {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 77, last], 0).into()).unwrap();
+        soon(socket.connect(rig.address)).await.unwrap()
+    };
+    let (mut one, mut two) = (from(1).await, from(1).await);
+    assert_eq!(
+        (read_name(&mut one).await.unwrap(), read_name(&mut two).await.unwrap()),
+        ("a".into(), "a".into())
+    );
+
+    let mut three = from(1).await;
+    let mut other = from(2).await;
+
+    assert!(ended_by_reset(&mut three).await);
+    assert_eq!(read_name(&mut other).await.unwrap(), "a");
+    assert_eq!(rig.status().rejected, 1);
+    drop(one);
+    rig.wait(|status| status.connections == 2).await;
+    assert_eq!(read_name(&mut from(1).await).await.unwrap(), "a");
 }
 
 #[tokio::test]
@@ -187,7 +217,7 @@ async fn a_frontend_that_listens_nowhere_judges_its_backends_and_can_be_drained(
 async fn a_full_frontend_lets_connections_wait_and_serves_them_when_there_is_room() {
     let server = named_echo("a").await;
     let mut config = frontend(vec![backend("a", server.address)]);
-    config.limits = Limits { max_connections: 3 };
+    config.limits = Limits { max_connections: 3, per_source: None };
     let rig = Rig::judged(config).await;
     let mut served = Vec::new();
     for _ in 0..3 {
@@ -300,7 +330,10 @@ async fn what_can_not_work_is_refused_before_anything_is_bound() {
     let cases = [
         (Frontend { backends: twice, ..good.clone() }, "it has two backends of one address"),
         (Frontend { backends: many, ..good.clone() }, "it has more than 255 backends"),
-        (Frontend { limits: Limits { max_connections: 0 }, ..good.clone() }, "it may hold no connection"),
+        (
+            Frontend { limits: Limits { max_connections: 0, per_source: None }, ..good.clone() },
+            "it may hold no connection",
+        ),
         (
             Frontend { listen: Listen::Addresses { ips: Vec::new(), port: 1 }, ..good.clone() },
             "no address to listen",

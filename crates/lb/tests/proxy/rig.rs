@@ -312,7 +312,7 @@ pub(crate) fn frontend(backends: Vec<Backend>) -> Frontend {
             fall: 3,
         },
         timeouts: Timeouts::default(),
-        limits: Limits { max_connections: 1000 },
+        limits: Limits { max_connections: 1000, per_source: None },
         virtual_ips: Vec::new(),
         rebalance: None,
         proxy_protocol: None,

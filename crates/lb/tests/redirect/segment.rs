@@ -201,7 +201,7 @@ pub(crate) fn frontend(backends: &[u8]) -> Frontend {
         policy: Policy::RoundRobin,
         check: Check { kind: CheckKind::Tcp, ..Check::default() },
         timeouts: Timeouts::default(),
-        limits: Limits { max_connections: 1000 },
+        limits: Limits { max_connections: 1000, per_source: None },
         virtual_ips: vips,
         rebalance: None,
         proxy_protocol: None,

@@ -68,6 +68,9 @@ pub(crate) struct Frontend {
     pub(crate) max_connections: usize,
     /// Connections accepted so far.
     pub(crate) accepted: u64,
+    /// Connections reset because their client's host had as many as it may have.
+    #[serde(default)]
+    pub(crate) rejected: u64,
     /// Silent connections that were ended so that another backend gets its share.
     #[serde(default)]
     pub(crate) rebalanced: u64,
@@ -207,6 +210,7 @@ fn frontend(status: &lb::FrontendStatus, now: Instant) -> Frontend {
         accepted: status.accepted,
         refused: status.refused,
         rebalanced: status.rebalanced,
+        rejected: status.rejected,
         backends: status.backends.iter().map(|status| backend(status, now)).collect(),
     }
 }

@@ -285,7 +285,10 @@ fn write_frontends(writer: &mut Writer<'_>, frontends: &[Frontend]) -> fmt::Resu
     writer.counter("vipd_frontend_refused", None, "Connections that no backend could take", refused)?;
     let rebalanced = frontends().map(|(labels, frontend)| (labels, frontend.rebalanced));
     let help = "Silent connections that were ended so that another backend gets its share";
-    writer.counter("vipd_frontend_rebalanced", None, help, rebalanced)
+    writer.counter("vipd_frontend_rebalanced", None, help, rebalanced)?;
+    let rejected = frontends().map(|(labels, frontend)| (labels, frontend.rejected));
+    let help = "Connections reset because their client's host had as many as it may have";
+    writer.counter("vipd_frontend_rejected", None, help, rejected)
 }
 
 fn write_backends(writer: &mut Writer<'_>, snapshot: &Snapshot) -> fmt::Result {

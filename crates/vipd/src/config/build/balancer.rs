@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZero;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
 use crate::config::Balancer;
@@ -160,17 +160,7 @@ fn frontend(
     let timeouts = timeouts(reader, base, balancer);
     // What the open files allow is shared by all frontends.
     let share = lb::Limits::default().max_connections / frontends;
-    let mut limits = lb::Limits { max_connections: share.max(1) };
-    if let Some(most) = balancer.max_connections {
-        if most == 0 {
-            reader.error(
-                &at("maxConnections"),
-                "0 connections would serve nobody",
-                "write at least 1, or remove the key",
-            );
-        }
-        limits.max_connections = most;
-    }
+    let limits = limits(reader, base, balancer, share);
     let port = port?;
     let listen = match same_port {
         Some(own) => lb::Listen::Redirected { ips: vips.to_vec(), port, own },
@@ -197,6 +187,33 @@ fn frontend(
         }),
         access_log: balancer.access_log == Some(true),
     })
+}
+
+/// How many connections there may be.
+fn limits(reader: &mut Reader<'_>, base: &[Step], balancer: &LoadBalancer, share: usize) -> lb::Limits {
+    let at = |key: &'static str| [base, &[Step::Key(key)]].concat();
+    let mut limits = lb::Limits { max_connections: share.max(1), per_source: None };
+    if let Some(most) = balancer.max_connections {
+        if most == 0 {
+            reader.error(
+                &at("maxConnections"),
+                "0 connections would serve nobody",
+                "write at least 1, or remove the key",
+            );
+        }
+        limits.max_connections = most;
+    }
+    if let Some(most) = balancer.max_connections_per_source {
+        limits.per_source = NonZeroUsize::new(most);
+        if most == 0 {
+            reader.error(
+                &at("maxConnectionsPerSource"),
+                "0 connections of each client would serve nobody",
+                "write at least 1, or remove the key",
+            );
+        }
+    }
+    limits
 }
 
 /// How many silent connections a second may be moved.
