@@ -64,6 +64,11 @@ impl Account {
         Self { client, accepted: Instant::now(), backend: None, connected: None, to_backend: 0, to_client: 0 }
     }
 
+    /// Notes who the client is, where a proxy has told.
+    pub(crate) fn is_of(&mut self, client: SocketAddr) {
+        self.client = Some(client);
+    }
+
     /// Notes that a backend has taken the connection.
     pub(crate) fn connected(&mut self, backend: Arc<str>) {
         self.connected = Some(self.accepted.elapsed());

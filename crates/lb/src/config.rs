@@ -7,6 +7,7 @@ use std::time::Duration;
 use rustix::process::{Resource, getrlimit};
 
 use crate::Error;
+use crate::client::Network;
 use crate::proxy_protocol::ProxyProtocol;
 use crate::roster::{Flaw, Roster};
 
@@ -56,6 +57,9 @@ pub struct Frontend {
     /// How many connections a second may be ended, at most, so that their clients connect anew where a backend has fewer than its share;
     /// those alone that have been silent for some seconds. `None`: never.
     pub rebalance: Option<NonZeroU32>,
+    /// Proxies that say by a header of the PROXY protocol, of either version, on whose behalf they come. They must; from anybody else, such a
+    /// header is the client's own word, and goes to the backend.
+    pub proxies: Vec<Network>,
     /// How its backends are told who the client is, where they expect that.
     pub proxy_protocol: Option<ProxyProtocol>,
     /// Whether a line is logged for each connection that has ended, with the target `access`.

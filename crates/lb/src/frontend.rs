@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use tokio::sync::{Notify, Semaphore, watch};
 
+use crate::client::Network;
 use crate::config::{Backend, Frontend, Listen, Policy, Timeouts};
 use crate::pool::Counter;
 use crate::proxy_protocol::ProxyProtocol;
@@ -24,6 +25,7 @@ pub(crate) struct Shared {
     pub(crate) timeouts: Timeouts,
     pub(crate) virtual_ips: Vec<IpAddr>,
     pub(crate) rebalance: Option<NonZeroU32>,
+    pub(crate) proxies: Vec<Network>,
     pub(crate) proxy_protocol: Option<ProxyProtocol>,
     pub(crate) access_log: bool,
     pub(crate) listen: Vec<SocketAddr>,
@@ -38,7 +40,7 @@ pub(crate) struct Shared {
     pub(crate) accepted: Counter,
     pub(crate) refused: Counter,
     pub(crate) rebalanced: Counter,
-    /// Of a host that had as many as it may have.
+    /// Of a host that had as many as it may have, or of a proxy that said nothing sensible.
     pub(crate) rejected: Counter,
     pub(crate) sources: Option<Arc<Sources>>,
     /// One permit per flow that may still begin.
@@ -57,6 +59,7 @@ impl Shared {
             timeouts: frontend.timeouts,
             virtual_ips: frontend.virtual_ips.clone(),
             rebalance: frontend.rebalance,
+            proxies: frontend.proxies.clone(),
             proxy_protocol: frontend.proxy_protocol,
             access_log: frontend.access_log,
             listen,

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SendFlags, Shutdown, SocketFlags, SocketType, ipproto, sockopt};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, ipproto, sockopt};
 use socket2::SockRef;
 
 use crate::config::Timeouts;
@@ -121,6 +121,20 @@ impl Leg {
             }
             Read { length, last: length == 0 || is_all && readiness.ended && !readiness.broken }
         })
+    }
+
+    /// The same, but what is read stays where it is. When it doesn't suffice, [`await_more`](Self::await_more).
+    pub(crate) fn poll_peek(&self, context: &Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<Read>> {
+        let readiness = self.reactor.readiness(self.key, context);
+        let size = buffer.len();
+        let peek = || rustix::net::recv(&self.socket, &mut *buffer, RecvFlags::PEEK);
+        let peeked = self.reactor.poll_read(self.key, context, peek);
+        peeked.map_ok(|(length, _)| Read { length, last: length == 0 || length < size && readiness.ended })
+    }
+
+    /// Has the next read wait until something has come since the last.
+    pub(crate) fn await_more(&self) {
+        self.reactor.clear_read(self.key);
     }
 
     /// Writes what there is room for. `more` says that something, if only the end of the stream, is said at once afterwards.

@@ -17,6 +17,7 @@
 
 mod account;
 mod backends;
+mod client;
 mod config;
 mod control;
 mod drain;
@@ -57,6 +58,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use backends::{BackendsHandle, Maintained};
+pub use client::Network;
 pub use config::{
     Backend, Ca, Check, CheckKind, Config, Frontend, Limits, Listen, MAX_BACKENDS, Policy, Timeouts,
 };

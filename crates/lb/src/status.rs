@@ -33,7 +33,7 @@ pub struct FrontendStatus {
     pub accepted: u64,
     /// Connections reset because no backend could be reached.
     pub refused: u64,
-    /// Connections reset because their client's host had as many as it may have.
+    /// Connections reset because their client's host had as many as it may have, or because a proxy did not say on whose behalf it came.
     pub rejected: u64,
     /// Silent connections that were ended so that another backend gets its share.
     pub rebalanced: u64,

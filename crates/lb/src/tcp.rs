@@ -6,19 +6,14 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use socket2::SockRef;
-use tokio::sync::{OwnedSemaphorePermit, watch};
-use tracing::{debug, warn};
+use tokio::sync::watch;
+use tracing::warn;
 
-use crate::account::Account;
+use crate::client::Client;
 use crate::drain::{Orders, Phase};
-use crate::flow::Flow;
 use crate::lane::Lane;
-use crate::leg::Leg;
 use crate::listen::{Accepted, Listener};
-use crate::relay::Opening;
 use crate::socket;
-use crate::sources::Place;
 
 /// Accepts on one listener until the balancer drains, and starts a flow for every connection.
 ///
@@ -73,57 +68,7 @@ async fn admit(lane: &Rc<Lane>, accepted: Accepted) {
             permit
         }
     };
-    spawn(lane, client, permit);
-}
-
-/// A client that is let in when there is room for it.
-struct Client {
-    leg: Leg,
-    account: Option<Box<Account>>,
-    place: Option<Box<Place>>,
-    /// What backends are told of it.
-    header: Vec<u8>,
-}
-
-impl Client {
-    /// Takes over a connection that was accepted.
-    fn take(lane: &Lane, accepted: Accepted) -> Option<Self> {
-        lane.shared.accepted.add(1);
-        let place = match (&lane.shared.sources, accepted.client) {
-            (Some(sources), Some(client)) => match sources.enter(client.ip()) {
-                Some(place) => Some(Box::new(place)),
-                None => {
-                    lane.shared.rejected.add(1);
-                    debug!(frontend = lane.shared.name, %client, "too many connections of one host: reset");
-                    let _ = SockRef::from(&accepted.socket).set_linger(Some(Duration::ZERO));
-                    return None;
-                }
-            },
-            // Whose it is isn't known, or doesn't matter.
-            (Some(_), None) | (None, _) => None,
-        };
-        let account = lane.shared.access_log.then(|| Box::new(Account::open(accepted.client)));
-        let leg = Leg::new(accepted.socket, &lane.kit.reactor);
-        let leg = leg.inspect_err(|error| {
-            warn!(frontend = lane.shared.name, %error, "a connection can't be watched: client reset");
-        });
-        let leg = leg.ok()?;
-        let header = lane.shared.proxy_protocol.map(|version| {
-            let server = leg.local_address().ok();
-            version.header(accepted.client, server)
-        });
-        Some(Self { leg, account, place, header: header.unwrap_or_default() })
-    }
-}
-
-fn spawn(lane: &Rc<Lane>, Client { leg, account, place, header }: Client, permit: OwnedSemaphorePermit) {
-    let virtual_ips = &lane.shared.virtual_ips;
-    // Without any, the kernel need not be asked.
-    let local = || leg.local_address().ok().map(|local| local.ip());
-    let virtual_ip = if virtual_ips.is_empty() { None } else { local() };
-    let virtual_ip = virtual_ip.filter(|ip| virtual_ips.contains(ip));
-    let opening = Box::new(Opening::new(lane.candidates(), header));
-    lane.tasks.spawn_local(Flow::new(lane.enter(virtual_ip, place), permit, leg, opening, account));
+    client.start(lane, permit);
 }
 
 /// Takes over what has been accepted by the kernel but not by us, then closes the listener.
@@ -133,7 +78,7 @@ fn empty_queue(lane: &Rc<Lane>, listener: &Listener) {
         let Some(client) = Client::take(lane, accepted) else { continue };
         // Without room the connection is reset: nothing would take it up later.
         if let Ok(permit) = lane.shared.room.clone().try_acquire_owned() {
-            spawn(lane, client, permit);
+            client.start(lane, permit);
         }
     }
 }

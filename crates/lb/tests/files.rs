@@ -31,6 +31,7 @@ async fn connections_wait_for_a_file_descriptor_and_no_backend_is_blamed() {
         limits: Limits { max_connections: 100, per_source: None },
         virtual_ips: Vec::new(),
         rebalance: None,
+        proxies: Vec::new(),
         proxy_protocol: None,
         access_log: false,
     };

@@ -37,6 +37,7 @@ fn frontend(kind: CheckKind) -> Frontend {
         limits: Limits { max_connections: 1, per_source: None },
         virtual_ips: Vec::new(),
         rebalance: None,
+        proxies: Vec::new(),
         proxy_protocol: None,
         access_log: false,
     }

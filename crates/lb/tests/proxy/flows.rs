@@ -3,13 +3,11 @@
 use std::time::Duration;
 
 use fastrand::Rng;
-use lb::{CheckKind, Health, ProxyProtocol, Timeouts};
+use lb::Timeouts;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::rig::{
-    Rig, Server, backend, closed_address, echo, ended_by_reset, frontend, named_echo, read_name, soon,
-};
+use crate::rig::{Rig, Server, backend, echo, ended_by_reset, frontend, named_echo, read_name, soon};
 
 const BULK: usize = 50 * 1024 * 1024;
 
@@ -288,82 +286,4 @@ async fn the_backend_learns_that_its_client_has_reset() {
     drop(client);
 
     assert_eq!(soon(ends.recv()).await.unwrap(), std::io::ErrorKind::ConnectionReset);
-}
-
-/// Reads up to the end of a line.
-async fn read_line(stream: &mut TcpStream) -> String {
-    let mut line = Vec::new();
-    while line.last() != Some(&b'\n') {
-        line.push(soon(stream.read_u8()).await.unwrap());
-    }
-    String::from_utf8(line).unwrap()
-}
-
-#[tokio::test]
-async fn a_backend_that_expects_it_is_told_who_the_client_is_whoever_was_tried_before() {
-    // More than one check and four clients.
-    let (told, mut lines) = tokio::sync::mpsc::channel(8);
-    let server = Server::start(move |mut stream: TcpStream| {
-        let told = told.clone();
-        async move {
-            // A check of this kind ends with its connection.
-            told.send(read_line(&mut stream).await).await.unwrap();
-            echo(stream).await;
-        }
-    })
-    .await;
-    let mut config = frontend(vec![backend("closed", closed_address().await), backend("a", server.address)]);
-    config.check.kind = CheckKind::Tcp;
-    config.proxy_protocol = Some(ProxyProtocol::V1);
-    let rig = Rig::start(config);
-    rig.wait_health("a", Health::Ready).await;
-    assert_eq!(soon(lines.recv()).await.unwrap(), "PROXY UNKNOWN\r\n", "the check is nobody's client");
-
-    for _ in 0..4 {
-        let mut client = rig.connect().await;
-        let (own, reached) = (client.local_addr().unwrap(), client.peer_addr().unwrap());
-        client.write_all(b"x").await.unwrap();
-        assert_eq!(soon(client.read_u8()).await.unwrap(), b'x', "the header is not the client's to hear");
-
-        let expected =
-            format!("PROXY TCP4 {} {} {} {}\r\n", own.ip(), reached.ip(), own.port(), reached.port());
-        assert_eq!(soon(lines.recv()).await.unwrap(), expected);
-    }
-}
-
-/// A backend that dies after it has taken the connection gets the header, and so does the one after it, before what the client has
-/// said so far.
-#[tokio::test]
-async fn a_flow_that_starts_again_tells_the_next_backend_the_same() {
-    // One from each of two backends.
-    let (told, mut heard) = tokio::sync::mpsc::channel(2);
-    let first = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
-    let server = move || {
-        let (told, first) = (told.clone(), first.clone());
-        Server::start(move |mut stream: TcpStream| {
-            let (told, dies) = (told.clone(), first.swap(false, std::sync::atomic::Ordering::SeqCst));
-            async move {
-                let mut said = vec![0; 28 + 5];
-                stream.read_exact(&mut said).await.unwrap();
-                told.send(said).await.unwrap();
-                if !dies {
-                    echo(stream).await;
-                }
-            }
-        })
-    };
-    let (one, other) = (server().await, server().await);
-    let mut config = frontend(vec![backend("one", one.address), backend("other", other.address)]);
-    config.check.kind = CheckKind::None;
-    config.proxy_protocol = Some(ProxyProtocol::V2);
-    let rig = Rig::start(config);
-
-    let mut client = rig.connect().await;
-    // The beginning of a TLS handshake, which may be said twice.
-    client.write_all(&[0x16, 3, 1, 0, 9]).await.unwrap();
-
-    let (to_the_first, to_the_next) = (soon(heard.recv()).await.unwrap(), soon(heard.recv()).await.unwrap());
-    assert_eq!(to_the_first, to_the_next);
-    assert_eq!(to_the_next[..16], *b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c");
-    assert_eq!(to_the_next[28..], [0x16, 3, 1, 0, 9]);
 }

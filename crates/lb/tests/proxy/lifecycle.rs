@@ -35,23 +35,27 @@ async fn one_client_host_has_as_many_connections_as_it_may_have_and_others_are_s
     let from = async |last: u8| {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind(([127, 0, 77, last], 0).into()).unwrap();
-        soon(socket.connect(rig.address)).await.unwrap()
+        soon(socket.connect(rig.address)).await
     };
-    let (mut one, mut two) = (from(1).await, from(1).await);
+    let (mut one, mut two) = (from(1).await.unwrap(), from(1).await.unwrap());
     assert_eq!(
         (read_name(&mut one).await.unwrap(), read_name(&mut two).await.unwrap()),
         ("a".into(), "a".into())
     );
 
-    let mut three = from(1).await;
-    let mut other = from(2).await;
+    let third_is_reset = match from(1).await {
+        Ok(mut three) => ended_by_reset(&mut three).await,
+        // The reset was faster than we.
+        Err(_) => true,
+    };
+    let mut other = from(2).await.unwrap();
 
-    assert!(ended_by_reset(&mut three).await);
+    assert!(third_is_reset);
     assert_eq!(read_name(&mut other).await.unwrap(), "a");
     assert_eq!(rig.status().rejected, 1);
     drop(one);
     rig.wait(|status| status.connections == 2).await;
-    assert_eq!(read_name(&mut from(1).await).await.unwrap(), "a");
+    assert_eq!(read_name(&mut from(1).await.unwrap()).await.unwrap(), "a");
 }
 
 #[tokio::test]

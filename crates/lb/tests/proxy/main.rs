@@ -7,5 +7,6 @@ mod checks;
 mod churn;
 mod failover;
 mod flows;
+mod introductions;
 mod lifecycle;
 mod rig;

@@ -315,6 +315,7 @@ pub(crate) fn frontend(backends: Vec<Backend>) -> Frontend {
         limits: Limits { max_connections: 1000, per_source: None },
         virtual_ips: Vec::new(),
         rebalance: None,
+        proxies: Vec::new(),
         proxy_protocol: None,
         access_log: false,
     }

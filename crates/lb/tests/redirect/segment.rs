@@ -204,6 +204,7 @@ pub(crate) fn frontend(backends: &[u8]) -> Frontend {
         limits: Limits { max_connections: 1000, per_source: None },
         virtual_ips: vips,
         rebalance: None,
+        proxies: Vec::new(),
         proxy_protocol: None,
         access_log: false,
     }

@@ -131,6 +131,7 @@ pub(super) struct LoadBalancer {
     pub(super) access_log: Option<bool>,
     pub(super) rebalance: Option<u32>,
     pub(super) proxy_protocol: Option<ProxyProtocol>,
+    pub(super) accept_proxy_protocol: Option<Vec<String>>,
     pub(super) discover: Option<bool>,
     pub(super) backend_port: Option<u16>,
 }

@@ -143,6 +143,7 @@ fn judge() -> lb::Frontend {
         limits: lb::Limits::default(),
         virtual_ips: Vec::new(),
         rebalance: None,
+        proxies: Vec::new(),
         proxy_protocol: None,
         access_log: false,
     }

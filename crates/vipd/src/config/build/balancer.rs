@@ -181,6 +181,7 @@ fn frontend(
         limits,
         virtual_ips: vips.to_vec(),
         rebalance: rebalance(reader, base, balancer),
+        proxies: proxies(reader, base, balancer),
         proxy_protocol: balancer.proxy_protocol.map(|version| match version {
             ProxyProtocol::V1 => lb::ProxyProtocol::V1,
             ProxyProtocol::V2 => lb::ProxyProtocol::V2,
@@ -214,6 +215,31 @@ fn limits(reader: &mut Reader<'_>, base: &[Step], balancer: &LoadBalancer, share
         }
     }
     limits
+}
+
+/// Who may say on whose behalf it comes.
+fn proxies(reader: &mut Reader<'_>, base: &[Step], balancer: &LoadBalancer) -> Vec<lb::Network> {
+    let mut networks = Vec::new();
+    for (place, text) in balancer.accept_proxy_protocol.iter().flatten().enumerate() {
+        let (ip, prefix) = text.split_once('/').map_or((text.as_str(), None), |(ip, bits)| (ip, Some(bits)));
+        let network = ip.parse().ok().and_then(|ip: IpAddr| {
+            let prefix = match prefix {
+                Some(bits) => bits.parse().ok()?,
+                None if ip.is_ipv4() => 32,
+                None => 128,
+            };
+            lb::Network::new(ip, prefix)
+        });
+        match network {
+            Some(network) => networks.push(network),
+            None => {
+                let at = [base, &[Step::Key("acceptProxyProtocol"), Step::Index(place)]].concat();
+                let message = format!("`{text}` is no address or network");
+                reader.error(&at, message, "write 192.0.2.7, 10.0.0.0/24 or fd00::/64");
+            }
+        }
+    }
+    networks
 }
 
 /// How many silent connections a second may be moved.
@@ -451,6 +477,7 @@ pub(super) fn health_check(reader: &mut Reader<'_>, file: &File) -> Option<lb::C
         limits: lb::Limits::default(),
         virtual_ips: Vec::new(),
         rebalance: None,
+        proxies: Vec::new(),
         proxy_protocol: None,
         access_log: false,
     };
