@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
+	"fmt"
 	"net"
 	"net/http"
 	"os"
@@ -13,6 +14,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -60,6 +62,24 @@ func TestTheBalancerFollowsTheControlPlanesNodes(t *testing.T) {
 		}
 	}
 
+	// A node that is about to be emptied gets nothing new, whichever host balances.
+	c.cordon(t, second, true)
+	for _, node := range lab.Nodes {
+		c.awaitCordon(t, node, second, true)
+	}
+	holder = c.awaitHolder(t, "")
+	before = c.backends(t, holder)
+	for range 30 {
+		c.askThroughVIP(t)
+	}
+	if after := c.backends(t, holder)[second]; after.Total != before[second].Total {
+		t.Errorf("%d connections went to a cordoned node", after.Total-before[second].Total)
+	}
+	c.cordon(t, second, false)
+	for _, node := range lab.Nodes {
+		c.awaitCordon(t, node, second, false)
+	}
+
 	c.removeNode(t, third)
 	for _, node := range lab.Nodes {
 		c.awaitBackends(t, node, first, second)
@@ -86,6 +106,7 @@ func TestTheBalancerFollowsTheControlPlanesNodes(t *testing.T) {
 // backend is a part of what `vipd status --json` says of one.
 type backend struct {
 	Name, Health string
+	Cordoned     bool
 	Total        int
 }
 
@@ -138,6 +159,29 @@ func (c *cluster) awaitKnown(t *testing.T, node, health string, names ...string)
 			}
 		}
 		return len(found) == len(names)
+	})
+}
+
+// cordon marks a node as about to be emptied, or not any more, as `kubectl cordon` and `uncordon` do.
+func (c *cluster) cordon(t *testing.T, name string, on bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), attemptWithin)
+	defer cancel()
+	patch := fmt.Appendf(nil, `{"spec":{"unschedulable":%t}}`, on)
+	nodes := c.clients[lab.Nodes[0]].CoreV1().Nodes()
+	if _, err := nodes.Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// awaitCordon returns when a node's balancer knows that another is cordoned, or that it isn't.
+func (c *cluster) awaitCordon(t *testing.T, node, other string, on bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), lab.RecoverWithin)
+	defer cancel()
+	lab.Await(t, ctx, node+" hears of the cordon", func() bool {
+		found, known := c.backends(t, node)[other]
+		return known && found.Cordoned == on
 	})
 }
 
