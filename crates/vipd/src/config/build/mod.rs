@@ -3,6 +3,7 @@
 //! Everything wrong is collected before anything is refused, so that a file is mended in one round.
 
 mod balancer;
+mod check;
 pub(super) mod kubernetes;
 mod peers;
 mod spread;
@@ -46,7 +47,7 @@ pub(super) fn build(
     if !wants_vip {
         without_vip(&mut reader, &file);
     }
-    let health_check = balancer::health_check(&mut reader, &file).filter(|_| !file.is_of_witness());
+    let health_check = check::health_check(&mut reader, &file).filter(|_| !file.is_of_witness());
 
     if !wants_vip && file.load_balancers.as_ref().is_none_or(Vec::is_empty) {
         reader.error(
