@@ -6,7 +6,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
-use socket2::SockRef;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 use tracing::{debug, warn};
@@ -18,6 +17,7 @@ use crate::leg::Leg;
 use crate::listen::Accepted;
 use crate::proxy_protocol::{HEADER_MAX, Heard, parse};
 use crate::relay::Opening;
+use crate::socket;
 use crate::sources::Place;
 
 /// How long a proxy may take to say on whose behalf it comes. It is the first thing that it sends.
@@ -78,7 +78,7 @@ impl Client {
                 None => {
                     shared.rejected.add(1);
                     debug!(frontend = shared.name, client = %ip, "too many connections of one host: reset");
-                    let _ = SockRef::from(&accepted.socket).set_linger(Some(Duration::ZERO));
+                    socket::reset_when_closed(&accepted.socket);
                     return None;
                 }
             },

@@ -43,7 +43,7 @@ impl Leg {
         match reactor.register(&socket) {
             Ok(key) => Ok(Self { socket, reactor: Rc::clone(reactor), key, finished: false }),
             Err(error) => {
-                let _ = SockRef::from(&socket).set_linger(Some(std::time::Duration::ZERO));
+                socket::reset_when_closed(&socket);
                 Err(error)
             }
         }
@@ -109,11 +109,9 @@ impl Leg {
 
     /// Reads into the buffer.
     pub(crate) fn poll_read(&self, context: &Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<Read>> {
-        // Told before reading: what is here now is all of it then.
-        let readiness = self.reactor.readiness(self.key, context);
         let size = buffer.len();
         let read = self.reactor.poll_read(self.key, context, || rustix::io::read(&self.socket, &mut *buffer));
-        read.map_ok(|length| {
+        read.map_ok(|(length, readiness)| {
             // All that was there; the system call that would find nothing is saved. More is told anew, but of the end only once.
             let is_all = length < size;
             if is_all && !readiness.ended {
@@ -125,11 +123,13 @@ impl Leg {
 
     /// The same, but what is read stays where it is. When it doesn't suffice, [`await_more`](Self::await_more).
     pub(crate) fn poll_peek(&self, context: &Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<Read>> {
-        let readiness = self.reactor.readiness(self.key, context);
         let size = buffer.len();
         let peek = || rustix::net::recv(&self.socket, &mut *buffer, RecvFlags::PEEK);
         let peeked = self.reactor.poll_read(self.key, context, peek);
-        peeked.map_ok(|(length, _)| Read { length, last: length == 0 || length < size && readiness.ended })
+        peeked.map_ok(|((length, _), readiness)| Read {
+            length,
+            last: length == 0 || length < size && readiness.ended,
+        })
     }
 
     /// Has the next read wait until something has come since the last.
@@ -179,12 +179,10 @@ impl Drop for Leg {
     fn drop(&mut self) {
         self.reactor.deregister(self.key);
         if !self.finished {
-            let socket = SockRef::from(&self.socket);
             // The virtual IP that a client reached may have left this host just now. From an address that isn't its own, the kernel
             // sends nothing, not even this reset, unless it is told so; without the right to, the client stays in the dark.
-            let _ = socket.set_ip_transparent_v4(true);
-            // It fails only on a connection that is gone already.
-            let _ = socket.set_linger(Some(std::time::Duration::ZERO));
+            let _ = SockRef::from(&self.socket).set_ip_transparent_v4(true);
+            socket::reset_when_closed(&self.socket);
         }
     }
 }

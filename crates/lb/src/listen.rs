@@ -51,7 +51,7 @@ impl Listener {
 
     /// Takes the next connection; it doesn't block.
     pub(crate) fn poll_accept(&self, context: &Context<'_>) -> Poll<io::Result<Accepted>> {
-        self.reactor.poll_read(self.key, context, || self.take())
+        self.reactor.poll_read(self.key, context, || self.take()).map_ok(|(accepted, _)| accepted)
     }
 
     /// Takes a connection that has come already.

@@ -118,17 +118,19 @@ impl Reactor {
         self.slots.borrow_mut()[key].readiness.write = false;
     }
 
-    /// Does something that may find nothing to read; ready when it did not.
+    /// Does something that may find nothing to read; ready when it did not. Tells beside it what was known before: what is here then is
+    /// all there is, if the peer had ended.
     pub(crate) fn poll_read<T>(
         &self,
         key: usize,
         context: &Context<'_>,
         operation: impl FnMut() -> rustix::io::Result<T>,
-    ) -> Poll<io::Result<T>> {
-        let tried = self.readiness(key, context).read.then(|| uninterrupted(operation));
+    ) -> Poll<io::Result<(T, Readiness)>> {
+        let readiness = self.readiness(key, context);
+        let tried = readiness.read.then(|| uninterrupted(operation));
         match tried {
             Some(Err(Errno::AGAIN)) => self.clear_read(key),
-            Some(result) => return Poll::Ready(result.map_err(Into::into)),
+            Some(result) => return Poll::Ready(result.map(|done| (done, readiness)).map_err(Into::into)),
             None => {}
         }
         Poll::Pending

@@ -41,6 +41,12 @@ pub(crate) async fn connect(address: SocketAddr, timeouts: &Timeouts) -> io::Res
     Ok(stream)
 }
 
+/// Has the kernel tell the peer by a reset when the connection is closed.
+pub(crate) fn reset_when_closed(socket: &impl AsFd) {
+    // It fails only on a connection that is gone already.
+    let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
+}
+
 /// True for errors that are ours: no file descriptor, memory or local port left. They tell nothing about the
 /// peer.
 pub(crate) fn is_ours(error: &io::Error) -> bool {
