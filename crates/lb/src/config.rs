@@ -1,7 +1,7 @@
 //! What a balancer is told: plain data, with the defaults in one place.
 
 use std::net::{IpAddr, SocketAddr};
-use std::num::{NonZeroU32, NonZeroUsize};
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use rustix::process::{Resource, getrlimit};
@@ -56,7 +56,7 @@ pub struct Frontend {
     pub virtual_ips: Vec<IpAddr>,
     /// How many connections a second may be ended, at most, so that their clients connect anew where a backend has fewer than its share;
     /// those alone that have been silent for some seconds. `None`: never.
-    pub rebalance: Option<NonZeroU32>,
+    pub rebalance: Option<NonZeroUsize>,
     /// Proxies that say by a header of the PROXY protocol, of either version, on whose behalf they come. They must; from anybody else, such a
     /// header is the client's own word, and goes to the backend.
     pub proxies: Vec<Network>,

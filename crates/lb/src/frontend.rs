@@ -1,7 +1,7 @@
 //! What all threads share about one frontend: settings, counts, health. No decision is made here.
 
 use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroU32;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
@@ -24,7 +24,7 @@ pub(crate) struct Shared {
     pub(crate) policy: Policy,
     pub(crate) timeouts: Timeouts,
     pub(crate) virtual_ips: Vec<IpAddr>,
-    pub(crate) rebalance: Option<NonZeroU32>,
+    pub(crate) rebalance: Option<NonZeroUsize>,
     pub(crate) proxies: Vec<Network>,
     pub(crate) proxy_protocol: Option<ProxyProtocol>,
     pub(crate) access_log: bool,

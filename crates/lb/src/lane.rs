@@ -73,14 +73,40 @@ pub(crate) struct Record {
     virtual_ip: Option<IpAddr>,
     /// Its place among those of its client's host, where they are counted.
     _place: Option<Box<Place>>,
-    /// It has moved a byte since the last count.
-    active: Cell<bool>,
-    silent_parts: Cell<u8>,
-    /// The same, since it was last looked whether it may be moved to another backend; and looks in a row that found it silent.
-    moved: Cell<bool>,
-    silent_looks: Cell<u8>,
+    /// In parts of the idle timeout.
+    idle: Silence,
+    /// In looks whether it may be moved to another backend.
+    looks: Silence,
     end: Cell<Option<End>>,
     waker: RefCell<Option<Waker>>,
+}
+
+/// For how many counts in a row no byte has moved.
+#[derive(Debug)]
+struct Silence {
+    /// One has, since the last.
+    moved: Cell<bool>,
+    counts: Cell<u8>,
+}
+
+impl Default for Silence {
+    /// A flow that has just begun has not been silent.
+    fn default() -> Self {
+        Self { moved: Cell::new(true), counts: Cell::new(0) }
+    }
+}
+
+impl Silence {
+    fn end(&self) {
+        self.moved.set(true);
+    }
+
+    /// Counts once more; gives how many it were in a row.
+    fn count(&self) -> u8 {
+        let counts = if self.moved.take() { 0 } else { self.counts.get().saturating_add(1) };
+        self.counts.set(counts);
+        counts
+    }
 }
 
 impl Record {
@@ -90,15 +116,13 @@ impl Record {
 
     /// Notes that a byte has moved.
     pub(crate) fn touch(&self) {
-        self.active.set(true);
-        self.moved.set(true);
+        self.idle.end();
+        self.looks.end();
     }
 
     /// Takes a look; true when it has been silent for so many that it may be moved.
     fn looks_silent(&self) -> bool {
-        let looks = if self.moved.take() { 0 } else { self.silent_looks.get().saturating_add(1) };
-        self.silent_looks.set(looks);
-        looks >= SILENT_LOOKS
+        self.looks.count() >= SILENT_LOOKS
     }
 
     /// Ready once the flow is to end; the order is taken by it.
@@ -130,10 +154,8 @@ impl Record {
 
     /// Counts one part of the idle timeout; true when all have passed in silence.
     fn count_silence(&self) -> bool {
-        let parts = if self.active.take() { 0 } else { self.silent_parts.get().saturating_add(1) };
-        self.silent_parts.set(parts);
         // The part in which the last byte moved does not count.
-        parts >= IDLE_PARTS
+        self.idle.count() >= IDLE_PARTS
     }
 }
 
@@ -185,13 +207,7 @@ impl Lane {
     pub(crate) fn enter(self: &Rc<Self>, virtual_ip: Option<IpAddr>, place: Option<Box<Place>>) -> Entry {
         let key = self.next.get();
         self.next.set(key + 1);
-        let record = Rc::new(Record {
-            virtual_ip,
-            _place: place,
-            active: Cell::new(true),
-            moved: Cell::new(true),
-            ..Record::default()
-        });
+        let record = Rc::new(Record { virtual_ip, _place: place, ..Record::default() });
         self.flows.borrow_mut().insert(key, Rc::clone(&record));
         Entry { lane: Rc::clone(self), key, record }
     }

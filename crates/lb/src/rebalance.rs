@@ -4,7 +4,7 @@
 //! them, and nothing would give it any. So, where that is wanted, a few silent connections a second are ended in good order, and their
 //! clients connect anew, to where there is room.
 
-use std::num::NonZeroU32;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -47,13 +47,12 @@ impl Shed {
 }
 
 /// What is to be moved within a frontend now, `rate` connections at most.
-pub(crate) fn shed(frontend: usize, roster: &Roster, rate: NonZeroU32) -> Option<Shed> {
+pub(crate) fn shed(frontend: usize, roster: &Roster, rate: NonZeroUsize) -> Option<Shed> {
     let takes = |target: &&Arc<Target>| target.member.health() == Health::Ready && !target.member.is_out();
     let backends: Vec<_> = roster.present().iter().filter(takes).collect();
     let open: Vec<usize> = backends.iter().map(|target| target.member.open()).collect();
     let (from, excess) = excess(&open)?;
-    let rate = usize::try_from(rate.get()).unwrap_or(usize::MAX);
-    let left = Arc::new(AtomicUsize::new(excess.min(rate)));
+    let left = Arc::new(AtomicUsize::new(excess.min(rate.get())));
     Some(Shed { frontend, from: Arc::clone(backends[from]), left })
 }
 

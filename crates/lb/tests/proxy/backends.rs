@@ -1,7 +1,7 @@
 //! Backends that come, stay, leave and come back while the balancer runs.
 
 use std::net::SocketAddr;
-use std::num::NonZeroU32;
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use lb::{Backend, Check, CheckKind, Health, Policy, SetBackendsError, Timeouts};
@@ -392,7 +392,7 @@ async fn silent_connections_are_moved_to_one_that_has_come_until_it_has_its_shar
     let ((_a, a), (_b, b)) = (named("a").await, named("b").await);
     let mut config = frontend(vec![a.clone()]);
     config.check = once();
-    config.rebalance = NonZeroU32::new(4);
+    config.rebalance = NonZeroUsize::new(4);
     let rig = Rig::judged(config).await;
     let address = rig.address;
     let mut listeners = tokio::task::JoinSet::new();

@@ -129,7 +129,7 @@ pub(super) struct LoadBalancer {
     pub(super) max_connections: Option<usize>,
     pub(super) max_connections_per_source: Option<usize>,
     pub(super) access_log: Option<bool>,
-    pub(super) rebalance: Option<u32>,
+    pub(super) rebalance: Option<usize>,
     pub(super) proxy_protocol: Option<ProxyProtocol>,
     pub(super) accept_proxy_protocol: Option<Vec<String>>,
     pub(super) discover: Option<bool>,

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
-use std::num::{NonZero, NonZeroU32, NonZeroUsize};
+use std::num::{NonZero, NonZeroUsize};
 
 use super::check::check;
 use crate::config::Balancer;
@@ -174,7 +174,13 @@ fn frontend(
         timeouts,
         limits,
         virtual_ips: vips.to_vec(),
-        rebalance: rebalance(reader, base, balancer),
+        rebalance: at_least_one(
+            reader,
+            base,
+            "rebalance",
+            balancer.rebalance,
+            "0 connections a second would move none",
+        ),
         proxies: proxies(reader, base, balancer),
         proxy_protocol: balancer.proxy_protocol.map(|version| match version {
             ProxyProtocol::V1 => lb::ProxyProtocol::V1,
@@ -186,29 +192,31 @@ fn frontend(
 
 /// How many connections there may be.
 fn limits(reader: &mut Reader<'_>, base: &[Step], balancer: &LoadBalancer, share: usize) -> lb::Limits {
-    let at = |key: &'static str| [base, &[Step::Key(key)]].concat();
     let mut limits = lb::Limits { max_connections: share.max(1), per_source: None };
     if let Some(most) = balancer.max_connections {
-        if most == 0 {
-            reader.error(
-                &at("maxConnections"),
-                "0 connections would serve nobody",
-                "write at least 1, or remove the key",
-            );
-        }
         limits.max_connections = most;
+        let zero = "0 connections would serve nobody";
+        at_least_one(reader, base, "maxConnections", Some(most), zero);
     }
-    if let Some(most) = balancer.max_connections_per_source {
-        limits.per_source = NonZeroUsize::new(most);
-        if most == 0 {
-            reader.error(
-                &at("maxConnectionsPerSource"),
-                "0 connections of each client would serve nobody",
-                "write at least 1, or remove the key",
-            );
-        }
-    }
+    let zero = "0 connections of each client would serve nobody";
+    let per_source = balancer.max_connections_per_source;
+    limits.per_source = at_least_one(reader, base, "maxConnectionsPerSource", per_source, zero);
     limits
+}
+
+/// The number under a key, where it is there; `zero` is what is wrong with none.
+fn at_least_one(
+    reader: &mut Reader<'_>,
+    base: &[Step],
+    key: &'static str,
+    number: Option<usize>,
+    zero: &str,
+) -> Option<NonZeroUsize> {
+    let known = NonZeroUsize::new(number?);
+    if known.is_none() {
+        reader.error(&[base, &[Step::Key(key)]].concat(), zero, "write at least 1, or remove the key");
+    }
+    known
 }
 
 /// Who may say on whose behalf it comes.
@@ -234,17 +242,6 @@ fn proxies(reader: &mut Reader<'_>, base: &[Step], balancer: &LoadBalancer) -> V
         }
     }
     networks
-}
-
-/// How many silent connections a second may be moved.
-fn rebalance(reader: &mut Reader<'_>, base: &[Step], balancer: &LoadBalancer) -> Option<NonZeroU32> {
-    let rate = balancer.rebalance?;
-    let known = NonZeroU32::new(rate);
-    if known.is_none() {
-        let at = [base, &[Step::Key("rebalance")]].concat();
-        reader.error(&at, "0 connections a second would move none", "write at least 1, or remove the key");
-    }
-    known
 }
 
 /// How long connecting and silence may last.
