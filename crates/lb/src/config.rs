@@ -8,6 +8,7 @@ use rustix::process::{Resource, getrlimit};
 
 use crate::Error;
 use crate::client::Network;
+use crate::forward::Forward;
 use crate::proxy_protocol::ProxyProtocol;
 use crate::roster::{Flaw, Roster};
 
@@ -92,6 +93,8 @@ pub enum Listen {
         /// TCP port that is listened on; 0 lets the kernel choose one per address.
         own: u16,
     },
+    /// No socket: the kernel leads connections to the backends by itself. See [`forward`](crate::forward).
+    Forwarded(Forward),
     /// Nowhere: its backends are judged, and no connection goes to them.
     Nowhere,
 }
@@ -101,7 +104,10 @@ impl Listen {
     #[must_use]
     pub fn port(&self) -> Option<u16> {
         match self {
-            Self::Any { port } | Self::Addresses { port, .. } | Self::Redirected { port, .. } => Some(*port),
+            Self::Any { port }
+            | Self::Addresses { port, .. }
+            | Self::Redirected { port, .. }
+            | Self::Forwarded(Forward { port, .. }) => Some(*port),
             Self::Nowhere => None,
         }
     }
@@ -113,7 +119,7 @@ impl Listen {
             Self::Any { port } | Self::Addresses { port, .. } | Self::Redirected { own: port, .. } => {
                 Some(*port)
             }
-            Self::Nowhere => None,
+            Self::Forwarded(_) | Self::Nowhere => None,
         }
     }
 }
@@ -287,6 +293,17 @@ impl Frontend {
             Listen::Redirected { ips, port, own } => {
                 let circles = |at: &SocketAddr| ips.contains(&at.ip()) && [*port, *own].contains(&at.port());
                 if self.backends.iter().any(|backend| circles(&backend.address)) {
+                    return refuse("it is its own backend: its connections would go in circles");
+                }
+            }
+            Listen::Forwarded(Forward { port: 0, .. }) => {
+                return refuse("the kernel leads no connections from port 0");
+            }
+            Listen::Forwarded(Forward { ips, port, .. }) => {
+                let circles = |backend: &Backend| {
+                    backend.address.port() == *port && (ips.is_empty() || ips.contains(&backend.address.ip()))
+                };
+                if self.backends.iter().any(circles) {
                     return refuse("it is its own backend: its connections would go in circles");
                 }
             }

@@ -16,13 +16,14 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::config::{Config, Frontend, Listen};
 use crate::drain::{Drained, Orders, Phase};
+use crate::forward::{Driver, Path};
 use crate::frontend::Shared;
 use crate::health::{Flip, Health};
 use crate::probe::Plan;
 use crate::probes::Probes;
 use crate::rebalance::{self, Shed};
-use crate::redirect::{Redirect, Table};
-use crate::status::Monitor;
+use crate::redirect::Redirect;
+use crate::status::{Ended, Monitor};
 use crate::target::Target;
 use crate::worker::{Starvation, Worker};
 use crate::{Error, Frontends, listen};
@@ -30,6 +31,9 @@ use crate::{Error, Frontends, listen};
 /// Commands on their way to the control thread: draining consumes the balancer, so there is never a second
 /// one.
 const COMMANDS: usize = 1;
+
+/// Lists of forgotten flows on their way to whoever tells their clients: one for each backend that dies at about the same time.
+const ENDED: usize = 64;
 
 /// What the owner of a balancer can want.
 #[derive(Debug)]
@@ -113,8 +117,20 @@ pub(crate) struct Control {
     listeners: Vec<Vec<Vec<TcpListener>>>,
     /// What leads to the listeners; they outlive the last flow, which can't go on without.
     redirects: Vec<Redirect>,
+    /// What the kernel leads to backends by itself.
+    forwarding: Forwarding,
     commands: mpsc::Receiver<Command>,
     held: watch::Receiver<BTreeSet<IpAddr>>,
+}
+
+/// The threads of a balancer that runs, and who hears of flows that the kernel was made to forget.
+type Running = (Vec<JoinHandle<()>>, mpsc::Receiver<Vec<Ended>>);
+
+/// What the thread for the kernel's own data path starts with.
+#[derive(Default)]
+struct Forwarding {
+    paths: Vec<(Arc<Shared>, Path)>,
+    maintained: Arc<Notify>,
 }
 
 impl Control {
@@ -133,6 +149,8 @@ impl Control {
         let mut listeners: Vec<Vec<_>> = (0..config.workers).map(|_| Vec::new()).collect();
         let mut frontends = Vec::new();
         let mut redirects = Vec::new();
+        let mut paths = Vec::new();
+        let maintained = Arc::new(Notify::new());
         for frontend in &config.frontends {
             let bound = listen::bind(frontend, config.workers)?;
             let addresses: Vec<_> = bound
@@ -142,16 +160,25 @@ impl Control {
                 .filter_map(|listener| listener.local_addr().ok())
                 .collect();
             redirects.extend(redirect(frontend, &addresses)?);
-            let shared = Shared::new(frontend, addresses, Arc::clone(&review));
+            let mut path = forward(frontend)?;
+            let addresses = path.as_ref().map_or(addresses, Path::addresses);
+            let shared = Shared::new(frontend, addresses, Arc::clone(&review), Arc::clone(&maintained));
             shared.set_backends(frontend.backends.clone(), now);
-            frontends.push(Arc::new(shared));
+            let shared = Arc::new(shared);
+            if let (Some(path), Some(port)) = (&mut path, frontend.listen.port()) {
+                let error = |source| Error::Forward { frontend: frontend.name.clone(), port, source };
+                path.follow(&shared).map_err(error)?;
+            }
+            paths.extend(path.map(|path| (Arc::clone(&shared), path)));
+            frontends.push(shared);
             for (worker, bound) in listeners.iter_mut().zip(bound) {
                 worker.push(bound);
             }
         }
         let board = Board::new(frontends.into());
         let (sender, commands) = mpsc::channel(COMMANDS);
-        Ok((sender, Self { board, plans, review, listeners, redirects, commands, held }))
+        let forwarding = Forwarding { paths, maintained };
+        Ok((sender, Self { board, plans, review, listeners, redirects, forwarding, commands, held }))
     }
 
     pub(crate) fn monitor(&self) -> Monitor {
@@ -162,9 +189,9 @@ impl Control {
         self.board.usable.subscribe()
     }
 
-    /// Starts the worker threads and the control thread. On an error those already started end and are
-    /// joined.
-    pub(crate) fn spawn(mut self) -> Result<Vec<JoinHandle<()>>, Error> {
+    /// Starts the threads: workers, the control thread, and the one for the kernel's own data path where there is one. On an error
+    /// those already started end and are joined. Returns with them who hears of forgotten flows.
+    pub(crate) fn spawn(mut self) -> Result<Running, Error> {
         let mut rng = Rng::new();
         let starvation = Arc::new(Starvation::default());
         // Nothing is ever sent: its closing says that no worker is left.
@@ -191,15 +218,31 @@ impl Control {
             }
         }
         drop(alive);
-        let name = "lb-control".to_owned();
-        match launch(&name, move |started| self.run(workers, rng, started)) {
-            Ok(thread) => threads.push(thread),
-            Err(source) => {
-                threads.into_iter().for_each(|thread| drop(thread.join()));
-                return Err(Error::Thread { name, source });
+        let (forwarding, (ends, ended)) = (std::mem::take(&mut self.forwarding), mpsc::channel(ENDED));
+        let driver = Driver {
+            paths: forwarding.paths,
+            orders: self.board.orders.subscribe(),
+            changes: self.board.changes.subscribe(),
+            maintained: forwarding.maintained,
+            ended: ends,
+        };
+        let last = [
+            (!driver.paths.is_empty())
+                .then(|| ("lb-forward", Box::new(move |started: &Started| driver.run(started)) as Body)),
+            Some(("lb-control", Box::new(move |started: &Started| self.run(workers, rng, started)) as Body)),
+        ];
+        let mut last = last.into_iter().flatten();
+        while let Some((name, body)) = last.next() {
+            match launch(name, body) {
+                Ok(thread) => threads.push(thread),
+                Err(source) => {
+                    drop(last);
+                    threads.into_iter().for_each(|thread| drop(thread.join()));
+                    return Err(Error::Thread { name: name.to_owned(), source });
+                }
             }
         }
-        Ok(threads)
+        Ok((threads, ended))
     }
 
     fn run(
@@ -281,17 +324,21 @@ impl Control {
 /// Has the kernel lead to the frontend's sockets what comes for its port, where it has that from another program.
 fn redirect(frontend: &Frontend, listen: &[SocketAddr]) -> Result<Option<Redirect>, Error> {
     let Listen::Redirected { port, .. } = frontend.listen else { return Ok(None) };
-    let table = Table::new(port, listen.to_vec());
-    let name = table.name().to_owned();
     let error = |source| Error::Redirect { frontend: frontend.name.clone(), port, source };
-    let redirect = Redirect::install(table).map_err(error)?;
+    let redirect = Redirect::install(port, listen.to_vec()).map_err(error)?;
     tracing::info!(
         frontend = frontend.name,
         port,
-        table = name,
+        table = redirect.name(),
         "the virtual IP's port is redirected to the balancer"
     );
     Ok(Some(redirect))
+}
+
+/// Has the kernel lead a frontend's connections to its backends, where that is wanted.
+fn forward(frontend: &Frontend) -> Result<Option<Path>, Error> {
+    let Listen::Forwarded(forward) = &frontend.listen else { return Ok(None) };
+    Path::install(&frontend.name, forward).map(Some)
 }
 
 /// What woke the control thread.
@@ -304,11 +351,14 @@ enum Event {
     Stop,
 }
 
+/// Where a thread says once whether it could begin.
+type Started = std::sync::mpsc::SyncSender<io::Result<()>>;
+
+/// What a thread does.
+type Body = Box<dyn FnOnce(&Started) + Send>;
+
 /// Starts a thread and waits until it says that it could begin.
-fn launch(
-    name: &str,
-    body: impl FnOnce(&std::sync::mpsc::SyncSender<io::Result<()>>) + Send + 'static,
-) -> io::Result<JoinHandle<()>> {
+fn launch(name: &str, body: impl FnOnce(&Started) + Send + 'static) -> io::Result<JoinHandle<()>> {
     // One answer, once.
     let (started, answer) = std::sync::mpsc::sync_channel(1);
     let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || body(&started))?;

@@ -49,6 +49,30 @@ pub enum Error {
         #[source]
         source: redirect::Error,
     },
+    /// The kernel can't lead connections to the frontend's backends.
+    #[error(
+        "failed to have the kernel lead port {port} to the backends of frontend {frontend} (`mode: proxy` needs nothing of the kernel)"
+    )]
+    Forward {
+        /// Name of the frontend.
+        frontend: String,
+        /// The port that clients connect to.
+        port: u16,
+        /// What stands in the way.
+        #[source]
+        source: redirect::Error,
+    },
+    /// The host passes no packets on.
+    #[error(
+        "failed to have the kernel lead connections to the backends of frontend {frontend}: this host passes no packets on; \
+         set {setting}=1 with sysctl, or write `mode: proxy`"
+    )]
+    NotForwarding {
+        /// Name of the frontend.
+        frontend: String,
+        /// The setting that is 0.
+        setting: &'static str,
+    },
     /// A frontend's settings contradict themselves.
     #[error("failed to set up frontend {frontend}: {reason}")]
     Impossible {
@@ -85,7 +109,7 @@ impl Error {
         let frontend = frontend.to_owned();
         if source.kind() == io::ErrorKind::AddrInUse {
             let wanted = match listen {
-                Listen::Any { .. } | Listen::Nowhere => Wanted::All,
+                Listen::Any { .. } | Listen::Forwarded(_) | Listen::Nowhere => Wanted::All,
                 Listen::Addresses { .. } => Wanted::Some,
                 Listen::Redirected { .. } => Wanted::Redirected,
             };

@@ -1,5 +1,6 @@
 //! What all threads share about one frontend: settings, counts, health. No decision is made here.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -31,10 +32,14 @@ pub(crate) struct Shared {
     pub(crate) listen: Vec<SocketAddr>,
     /// The port that the kernel leads to those.
     redirected: Option<u16>,
+    /// No byte comes here: connections are counted as the kernel tells.
+    forwarded: bool,
     /// The backends. Whoever changes them does so within the channel's own turn, so there is one at a time.
     roster: watch::Sender<Arc<Roster>>,
     /// Asks the control thread to look at the rosters of all frontends.
     review: Arc<Notify>,
+    /// Rung when a backend was taken out of use, or back.
+    maintained: Arc<Notify>,
     /// Connections placed so far, over all workers.
     pub(crate) cursor: Arc<AtomicUsize>,
     pub(crate) accepted: Counter,
@@ -51,7 +56,12 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(frontend: &Frontend, listen: Vec<SocketAddr>, review: Arc<Notify>) -> Self {
+    pub(crate) fn new(
+        frontend: &Frontend,
+        listen: Vec<SocketAddr>,
+        review: Arc<Notify>,
+        maintained: Arc<Notify>,
+    ) -> Self {
         let max_connections = frontend.limits.max_connections.min(Semaphore::MAX_PERMITS);
         Self {
             name: frontend.name.clone(),
@@ -65,10 +75,14 @@ impl Shared {
             listen,
             redirected: match frontend.listen {
                 Listen::Redirected { port, .. } => Some(port),
-                Listen::Any { .. } | Listen::Addresses { .. } | Listen::Nowhere => None,
+                Listen::Any { .. } | Listen::Addresses { .. } | Listen::Forwarded(_) | Listen::Nowhere => {
+                    None
+                }
             },
+            forwarded: matches!(frontend.listen, Listen::Forwarded(_)),
             roster: watch::Sender::default(),
             review,
+            maintained,
             cursor: Arc::default(),
             accepted: Counter::default(),
             refused: Counter::default(),
@@ -117,7 +131,24 @@ impl Shared {
 
     /// Flows now.
     pub(crate) fn connections(&self) -> usize {
+        if self.forwarded {
+            return self.roster().all().map(|(target, _)| target.member.open()).sum();
+        }
         self.max_connections.saturating_sub(self.room.available_permits())
+    }
+
+    /// Takes over how many connections each backend has, where the kernel knows that alone.
+    pub(crate) fn observe(&self, open: &BTreeMap<SocketAddr, usize>) {
+        for (target, _) in self.roster().all() {
+            if target.member.observe(open.get(&target.address).copied().unwrap_or_default()) {
+                self.review.notify_one();
+            }
+        }
+    }
+
+    /// Tells those who follow the backends that one was taken out of use, or back.
+    pub(crate) fn tell_maintained(&self) {
+        self.maintained.notify_one();
     }
 
     /// Says once that the frontend is full.
@@ -146,6 +177,7 @@ impl Shared {
             name: self.name.clone(),
             listen: self.listen.clone(),
             redirected: self.redirected,
+            forwarded: self.forwarded,
             connections: self.connections(),
             max_connections: self.max_connections,
             accepted: self.accepted.get(),

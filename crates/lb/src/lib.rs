@@ -9,6 +9,7 @@
 //! * [`health`], [`policy`], `pool`, `roster`, `http`, `first_flight` and `proxy_protocol` are pure: they name no socket, no clock
 //!   and no runtime.
 //! * `probe` and `probes` ask the backends, `tcp`, `flow`, `relay`, `leg` and `reactor` move the bytes, `control` and `drain` begin and end it all.
+//! * [`forward`] has the kernel lead connections to backends without us.
 //! * [`redirect`] has the kernel lead here what comes for a port that the host's own apiserver has.
 //!
 //! Each worker is an OS thread with its own runtime and its own listening sockets, so a flow lives its whole
@@ -24,6 +25,7 @@ mod drain;
 mod error;
 mod first_flight;
 mod flow;
+pub mod forward;
 mod frontend;
 pub mod health;
 mod http;
@@ -44,6 +46,7 @@ mod roster;
 mod socket;
 mod sources;
 mod status;
+mod tables;
 mod target;
 mod tcp;
 mod tls;
@@ -67,7 +70,7 @@ pub use error::{Error, SetBackendsError, Wanted};
 pub use health::Health;
 
 pub use proxy_protocol::ProxyProtocol;
-pub use status::{BackendStatus, FrontendStatus, Monitor, Status};
+pub use status::{BackendStatus, Ended, FrontendStatus, Monitor, Status};
 
 use control::{Command, Control};
 
@@ -81,6 +84,7 @@ pub struct Balancer {
     /// `None` once dropped, which is the order to stop.
     commands: Option<mpsc::Sender<Command>>,
     threads: Vec<JoinHandle<()>>,
+    ended: Option<mpsc::Receiver<Vec<Ended>>>,
 }
 
 impl Balancer {
@@ -98,8 +102,8 @@ impl Balancer {
         let monitor = control.monitor();
         let usable = control.usable();
         // On an error in here the returned parts are dropped: workers stop because nobody commands them.
-        let threads = control.spawn()?;
-        Ok(Self { monitor, usable, commands: Some(commands), threads })
+        let (threads, ended) = control.spawn()?;
+        Ok(Self { monitor, usable, commands: Some(commands), threads, ended: Some(ended) })
     }
 
     /// The state of every frontend and backend as of now.
@@ -124,6 +128,12 @@ impl Balancer {
     #[must_use]
     pub fn usable(&self) -> watch::Receiver<bool> {
         self.usable.clone()
+    }
+
+    /// Hears of connections that the kernel was made to forget because their backend is dead, so that their clients can be told; for one
+    /// listener. It needn't be heard.
+    pub fn take_ended(&mut self) -> Option<mpsc::Receiver<Vec<Ended>>> {
+        self.ended.take()
     }
 
     /// Stops accepting, lets the flows end by themselves until `deadline` has passed, resets the rest and

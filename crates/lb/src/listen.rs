@@ -94,7 +94,7 @@ pub(crate) fn bind(frontend: &Frontend, workers: usize) -> Result<Vec<Vec<TcpLis
 fn addresses(listen: &Listen) -> Vec<SocketAddr> {
     match listen {
         Listen::Any { port } => vec![SocketAddr::from((Ipv6Addr::UNSPECIFIED, *port))],
-        Listen::Nowhere => Vec::new(),
+        Listen::Forwarded(_) | Listen::Nowhere => Vec::new(),
         Listen::Addresses { ips, port } | Listen::Redirected { ips, own: port, .. } => {
             ips.iter().map(|ip| SocketAddr::from((*ip, *port))).collect()
         }

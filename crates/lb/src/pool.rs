@@ -117,6 +117,11 @@ impl Member {
         before == 1 && self.has_left()
     }
 
+    /// Takes over how many connections are open, where others count them; true if a backend that has left has none any more.
+    pub(crate) fn observe(&self, open: usize) -> bool {
+        self.open.swap(open, Ordering::SeqCst) > 0 && open == 0 && self.has_left()
+    }
+
     /// It gets no new connection from now on.
     pub(crate) fn leave(&self) {
         self.left.store(true, Ordering::SeqCst);
@@ -153,7 +158,7 @@ impl Member {
     }
 
     /// How early it is tried, and among which others.
-    fn rank(&self) -> u8 {
+    pub(crate) fn rank(&self) -> u8 {
         let rank = encode(self.health());
         // Like one that says itself that it is about to go: nothing new, as long as there is another.
         if self.is_out() { rank.max(encode(Health::Draining)) } else { rank }

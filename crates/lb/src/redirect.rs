@@ -16,7 +16,7 @@
 //!  }
 //!  table inet vipd-10.0.0.162-6443-flows {  # of no process
 //!    chain places { type nat hook prerouting priority dstnat - 10; }
-//!    chain memory { meta l4proto tcp dnat ip to 127.0.0.1:6443 }
+//!    chain memory { meta nfproto ipv4 meta l4proto tcp dnat ip to 127.0.0.1:6443; … }
 //!  }
 //! ```
 //!
@@ -35,196 +35,105 @@
 //! * Ten before what others do to destinations: where kube-proxy or a container engine publishes the same port on every
 //!   address of the host, the virtual IP's is still ours.
 //!
-//! What the rules are is pure; [`netlink`] tells the kernel.
-
-mod netlink;
+//! What the rules are is pure.
 
 use std::net::{IpAddr, SocketAddr};
 
-use nft::attribute::{
-    CHAIN_HOOK, CHAIN_NAME, CHAIN_TABLE, CHAIN_TYPE, RULE_CHAIN, RULE_EXPRESSIONS, RULE_TABLE, TABLE_FLAGS,
-    TABLE_NAME,
-};
-use nft::{Attributes, Batch, Family, Header, Meta, Step, Verb, octets, protocol_family};
+use nft::{Attributes, Batch, octets};
 
-pub use netlink::{Error, rehearse};
+use crate::tables::{Names, Tie, WAYS, destination, kernel, to_port};
 
-pub(crate) use netlink::Redirect;
+pub use kernel::Error;
 
 /// The table of one frontend.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Table {
-    name: String,
-    /// Name of the table that makes the kernel remember flows beyond the process.
-    flows: String,
+struct Table {
+    names: Names,
     /// The port that clients connect to.
     port: u16,
     /// Where the balancer listens: the addresses are those that clients connect to.
     listen: Vec<SocketAddr>,
 }
 
-/// What happens to a table when its process is no more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Tie {
-    /// It goes too, and nobody else can take it away before (Linux 5.12).
-    Owned,
-    /// It stays.
-    Loose,
-}
-
 impl Table {
     /// The table for a port and the balancer's own sockets.
-    ///
-    /// Its name follows from what clients connect to, so that a process finds what an earlier one left.
-    pub(crate) fn new(port: u16, listen: Vec<SocketAddr>) -> Self {
-        let first = listen.iter().map(SocketAddr::ip).min();
-        // A colon is no part of a name for `nft`.
-        let first = first.map(|ip| ip.to_string().replace(':', "-")).unwrap_or_default();
-        Self::named_as(format!("vipd-{first}-{port}"), port, listen)
-    }
-
-    fn named_as(name: String, port: u16, listen: Vec<SocketAddr>) -> Self {
-        Self { flows: format!("{name}-flows"), name, port, listen }
+    fn new(port: u16, listen: Vec<SocketAddr>) -> Self {
+        Self { names: Names::new(listen.iter().map(SocketAddr::ip), port), port, listen }
     }
 
     /// One that leads from nowhere to nowhere, for a rehearsal.
     fn specimen() -> Self {
         let listen = [IpAddr::from([0_u8; 4]), IpAddr::from([0_u16; 8])].map(|ip| SocketAddr::new(ip, 1));
-        Self::named_as("vipd-check".to_owned(), 1, listen.to_vec())
-    }
-
-    pub(crate) fn name(&self) -> &str {
-        &self.name
+        Self { names: Names::specimen(), port: 1, listen: listen.to_vec() }
     }
 
     /// Everything, in place of what an earlier process may have left under this name.
     fn install(&self, tie: Tie) -> Batch {
-        let mut batch = Batch::begin(Family::Inet);
-        for name in [&self.name, &self.flows] {
-            clear(&mut batch, name);
-        }
-        let flags = match tie {
-            Tie::Owned => OWNER,
-            Tie::Loose => 0,
-        };
-        batch.add(Step::Table, Verb::NewTable, &self.named(TABLE_NAME).number(TABLE_FLAGS, flags));
-        batch.add(Step::Chain, Verb::NewChain, &self.named(CHAIN_TABLE).text(CHAIN_NAME, REDIRECT));
+        let mut batch = self.names.begin(tie);
         for listen in &self.listen {
-            let rule = rule(listen.ip(), self.port, listen.port());
-            let attributes = self.named(RULE_TABLE).text(RULE_CHAIN, REDIRECT);
-            batch.add(Step::Rule, Verb::NewRule, &attributes.nest(RULE_EXPRESSIONS, &rule));
+            self.names.rule(&mut batch, WAYS, &rule(listen.ip(), self.port, listen.port()));
         }
-        for (chain, hook) in HOOKED {
-            batch.add(Step::Chain, Verb::NewChain, &hooked(&self.name, chain, hook));
-            let attributes = self.named(RULE_TABLE).text(RULE_CHAIN, chain);
-            let jump = Attributes::default().jump(REDIRECT);
-            batch.add(Step::Rule, Verb::NewRule, &attributes.nest(RULE_EXPRESSIONS, &jump));
-        }
-        if tie == Tie::Owned {
-            self.remember_flows(&mut batch);
-        }
+        self.names.lead(&mut batch, tie, self.port);
         batch
     }
+}
 
-    /// Makes the kernel remember flows beyond the process: a chain gives it the places where it translates, a rule, although
-    /// nothing leads to it, the memory of connections.
-    fn remember_flows(&self, batch: &mut Batch) {
-        let flows = |attribute| named(&self.flows, attribute);
-        batch.add(Step::Table, Verb::NewTable, &flows(TABLE_NAME).number(TABLE_FLAGS, 0));
-        let [(_, hook), _] = HOOKED;
-        batch.add(Step::Chain, Verb::NewChain, &hooked(&self.flows, "places", hook));
-        batch.add(Step::Chain, Verb::NewChain, &flows(CHAIN_TABLE).text(CHAIN_NAME, "memory"));
-        let never = Attributes::default().load_meta(Meta::Protocol).must_equal(&[TCP]);
-        let never = never.lead_to(IpAddr::from([127, 0, 0, 1]), self.port);
-        let attributes = flows(RULE_TABLE).text(RULE_CHAIN, "memory");
-        batch.add(Step::Rule, Verb::NewRule, &attributes.nest(RULE_EXPRESSIONS, &never));
+/// A port that is redirected as long as this lives, and not longer than the process.
+#[derive(Debug)]
+pub(crate) struct Redirect {
+    table: kernel::Table,
+    names: Names,
+}
+
+impl Redirect {
+    /// Makes the table, in place of one that an earlier process has left.
+    pub(crate) fn install(port: u16, listen: Vec<SocketAddr>) -> Result<Self, Error> {
+        let table = Table::new(port, listen);
+        let made = kernel::Table::install(&table.names.rules, |tie| table.install(tie).end())?;
+        Ok(Self { table: made, names: table.names })
     }
 
-    /// Takes away what leads to the rules: no connection that begins now comes to the balancer, and those that did, go on.
-    fn close(&self) -> Batch {
-        let mut batch = Batch::begin(Family::Inet);
-        for (chain, _) in HOOKED {
-            let attributes = self.named(RULE_TABLE).text(RULE_CHAIN, chain);
-            batch.add(Step::Remove, Verb::DeleteRule, &attributes);
-        }
-        batch.end()
+    /// Name of the table.
+    pub(crate) fn name(&self) -> &str {
+        &self.names.rules
     }
 
-    /// Takes everything away.
-    fn remove(&self) -> Batch {
-        let mut batch = Batch::begin(Family::Inet);
-        batch.add(Step::Remove, Verb::DeleteTable, &self.named(TABLE_NAME));
-        clear(&mut batch, &self.flows);
-        batch.end()
-    }
-
-    fn named(&self, attribute: u16) -> Attributes {
-        named(&self.name, attribute)
+    /// Leads no further connection to the balancer; those that it has go on.
+    pub(crate) fn close(&self) {
+        self.table.tell(&self.names.close());
     }
 }
 
-/// The beginning of what is said of a table or of something in it, where this attribute has the table's name.
-fn named(table: &str, attribute: u16) -> Attributes {
-    Attributes::default().text(attribute, table)
+impl Drop for Redirect {
+    fn drop(&mut self) {
+        self.table.tell(&self.names.remove());
+    }
 }
 
-/// Takes a table away that may be there: it is made before it is deleted, so that there is one to delete.
-fn clear(batch: &mut Batch, table: &str) {
-    batch.add(Step::Replace, Verb::NewTable, &named(table, TABLE_NAME).number(TABLE_FLAGS, 0));
-    batch.add(Step::Replace, Verb::DeleteTable, &named(table, TABLE_NAME));
-}
-
-/// A chain of a table that translates addresses.
-fn hooked(table: &str, chain: &str, hook: u32) -> Attributes {
-    let hook = Attributes::default().number(1, hook).bytes(2, &PRIORITY.to_be_bytes());
-    let attributes = named(table, CHAIN_TABLE).text(CHAIN_NAME, chain);
-    attributes.nest(CHAIN_HOOK, &hook).text(CHAIN_TYPE, "nat")
+/// Tries whether the kernel would redirect a port, and changes nothing. False: it would, and would not tie it to the life
+/// of the process.
+///
+/// # Errors
+///
+/// Those of doing it.
+pub fn rehearse() -> Result<bool, Error> {
+    let table = Table::specimen();
+    kernel::rehearse(&table.names.rules, |tie| table.install(tie).rehearsal())
 }
 
 /// TCP to this port of this address, while the address is this host's, goes to the other port.
 fn rule(ip: IpAddr, port: u16, to: u16) -> Attributes {
-    // Where an IP header has the destination.
-    let (offset, length) = if ip.is_ipv4() { (16, 4) } else { (24, 16) };
-    Attributes::default()
-        .load_meta(Meta::Family)
-        .must_equal(&[protocol_family(ip)])
-        .load_header(Header::Network, offset, length)
-        .must_equal(&octets(ip))
-        .load_meta(Meta::Protocol)
-        .must_equal(&[TCP])
-        .load_header(Header::Transport, 2, 2)
-        .must_equal(&port.to_be_bytes())
-        .load_destination_kind()
-        .must_equal(&LOCAL.to_ne_bytes())
-        .lead_to(ip, to)
+    let (offset, length) = destination(ip);
+    to_port(ip, port, |packets| {
+        packets.load_header(nft::Header::Network, offset, length).must_equal(&octets(ip))
+    })
+    .lead_to(ip, to)
 }
-
-/// The chain with the rules.
-const REDIRECT: &str = "balancer";
-/// The chains that lead there, with the number of what each is hooked to: before the route of a packet that arrives is
-/// chosen, and after that of one that this host sends.
-const HOOKED: [(&str, u32); 2] = [("prerouting", 0), ("output", 3)];
-/// Ten before `dstnat`.
-const PRIORITY: i32 = -110;
-/// `RTN_LOCAL`
-const LOCAL: u32 = 2;
-const TCP: u8 = 6;
-/// `NFT_TABLE_F_OWNER`
-const OWNER: u32 = 2;
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_table_is_named_after_what_clients_connect_to_whatever_the_order() {
-        let named = |listen: [&str; 2]| {
-            Table::new(6443, listen.map(|at| at.parse().unwrap()).to_vec()).name().to_owned()
-        };
-        assert_eq!(named(["10.0.0.9:16443", "[fd00::9]:16443"]), "vipd-10.0.0.9-6443");
-        assert_eq!(named(["[fd00::9]:1", "10.0.0.9:2"]), "vipd-10.0.0.9-6443");
-        assert_eq!(Table::new(1, vec!["[fd00::9]:1".parse().unwrap()]).name(), "vipd-fd00--9-1");
-    }
+    use nft::Step;
 
     #[test]
     fn every_message_of_a_batch_is_whole_and_known_by_its_number() {
@@ -245,7 +154,7 @@ mod tests {
         let table = [&[Step::Frame][..], &[Step::Replace; 4], &[Step::Table]].concat();
         let redirect = [Step::Chain, Step::Rule, Step::Rule];
         let hooked = [Step::Chain, Step::Rule, Step::Chain, Step::Rule];
-        let flows = [Step::Table, Step::Chain, Step::Chain, Step::Rule];
+        let flows = [Step::Table, Step::Chain, Step::Chain, Step::Rule, Step::Rule];
         assert_eq!(steps, [&table[..], &redirect, &hooked, &flows, &[Step::Frame]].concat());
         assert_eq!(batch.step(u32::try_from(steps.len()).unwrap()), None);
     }

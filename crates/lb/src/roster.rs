@@ -9,6 +9,7 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::config::{Backend, MAX_BACKENDS};
@@ -74,6 +75,20 @@ impl Roster {
     /// How `target` stands; `None` when it is gone.
     pub(crate) fn standing(&self, target: &Arc<Target>) -> Option<Standing> {
         self.all().find(|(known, _)| Arc::ptr_eq(known, target)).map(|(_, standing)| standing)
+    }
+
+    /// Those that new connections go to before any other, each with its weight: of IPv4 and of IPv6, where clients of the one can't
+    /// go to backends of the other.
+    pub(crate) fn best_of_each_family(&self) -> Vec<(SocketAddr, u32)> {
+        let ranked: Vec<_> =
+            self.present.iter().map(|target| (target.member.rank(), target.address)).collect();
+        let best = |ipv4| {
+            ranked.iter().filter(|(_, address)| address.is_ipv4() == ipv4).map(|(rank, _)| *rank).min()
+        };
+        let best = [best(false), best(true)];
+        let is_best =
+            |(rank, address): &(u8, SocketAddr)| Some(*rank) == best[usize::from(address.is_ipv4())];
+        ranked.iter().filter(|ranked| is_best(ranked)).map(|(_, address)| (*address, 1)).collect()
     }
 
     /// False when no backend takes connections that is not dead.

@@ -25,6 +25,8 @@ pub struct FrontendStatus {
     pub listen: Vec<SocketAddr>,
     /// The port of the same addresses that clients connect to, where the kernel leads it to these.
     pub redirected: Option<u16>,
+    /// The kernel leads connections to the backends by itself: of these only those that are open are counted, every few seconds.
+    pub forwarded: bool,
     /// Flows now.
     pub connections: usize,
     /// Most flows it may hold.
@@ -39,6 +41,15 @@ pub struct FrontendStatus {
     pub rebalanced: u64,
     /// In the order in which they were given, and after them those that have left and still have connections.
     pub backends: Vec<BackendStatus>,
+}
+
+/// A connection that the kernel led to a backend and was made to forget: its client learns of its end when it sends something next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended {
+    /// Who began it.
+    pub client: SocketAddr,
+    /// Where its client connected: the virtual IP, and the frontend's port.
+    pub server: SocketAddr,
 }
 
 /// One backend at one moment, as one frontend sees it.

@@ -28,11 +28,21 @@ pub const SET_FLAGS: u16 = 3;
 pub const SET_KEY_TYPE: u16 = 4;
 /// How many bytes an element has.
 pub const SET_KEY_LENGTH: u16 = 5;
+/// What kind its values are, where it is a map.
+pub const SET_VALUE_TYPE: u16 = 6;
+/// How many bytes a value has.
+pub const SET_VALUE_LENGTH: u16 = 7;
+/// What is known of it beforehand, such as its size.
+pub const SET_DESCRIPTION: u16 = 9;
 /// A number that the set is known by within the batch.
 pub const SET_ID: u16 = 10;
+/// What `nft` wants to know when it prints the set.
+pub const SET_USER_DATA: u16 = 13;
 /// The table that the set of these elements is in.
 pub const ELEMENTS_TABLE: u16 = 1;
 /// Their set.
 pub const ELEMENTS_SET: u16 = 2;
 /// The elements.
 pub const ELEMENTS_LIST: u16 = 3;
+/// The number of their set within the batch, where it has no name yet.
+pub const ELEMENTS_SET_ID: u16 = 4;

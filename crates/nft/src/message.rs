@@ -13,6 +13,8 @@ pub struct Batch {
     last: usize,
     /// Of what family the next message is.
     family: Family,
+    /// Sets without a name that it makes.
+    sets: u32,
 }
 
 /// A family of tables.
@@ -74,7 +76,7 @@ impl Batch {
     /// Begins a batch for tables of this family.
     #[must_use]
     pub fn begin(family: Family) -> Self {
-        let mut batch = Self { bytes: Vec::new(), steps: Vec::new(), last: 0, family };
+        let mut batch = Self { bytes: Vec::new(), steps: Vec::new(), last: 0, family, sets: 0 };
         batch.put(Step::Frame, BATCH_BEGIN, REQUEST, &Attributes::default());
         batch
     }
@@ -82,6 +84,13 @@ impl Batch {
     /// Goes on with tables of this family.
     pub fn turn_to(&mut self, family: Family) {
         self.family = family;
+    }
+
+    /// A number for one more set, which none of this batch has.
+    pub(crate) fn number_set(&mut self) -> u32 {
+        self.sets += 1;
+        // Sets with a name take low ones.
+        UNNAMED + self.sets
     }
 
     /// Adds a message.
@@ -142,30 +151,56 @@ impl Batch {
     }
 
     fn put(&mut self, step: Step, kind: u16, flags: u16, attributes: &Attributes) {
-        let Attributes(attributes) = attributes;
         // The frame of a batch belongs to no family, and names the part of netfilter that the batch is for.
         let (family, resource) = if step == Step::Frame { (0, SUBSYSTEM) } else { (self.family as u8, 0) };
-        let length = u32::try_from(HEADER + attributes.len()).expect("a message has a few hundred bytes");
         let sequence = u32::try_from(self.steps.len()).expect("a batch has a few dozen messages");
         self.steps.push(step);
-        self.bytes.extend(length.to_ne_bytes());
-        self.bytes.extend(kind.to_ne_bytes());
-        self.bytes.extend(flags.to_ne_bytes());
-        self.bytes.extend(sequence.to_ne_bytes());
-        // From whom: the kernel knows.
-        self.bytes.extend([0; 4]);
-        self.bytes.extend([family, 0]);
-        self.bytes.extend(resource.to_be_bytes());
-        self.bytes.extend(attributes);
+        attributes.write(kind, flags, (sequence, family, resource), &mut self.bytes);
     }
 }
 
 impl Attributes {
+    /// A message of one family with these.
+    pub(crate) fn message(&self, kind: u16, flags: u16, family: u8) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        self.write(kind, flags, (0, family, 0), &mut bytes);
+        bytes
+    }
+
+    fn write(
+        &self,
+        kind: u16,
+        flags: u16,
+        (sequence, family, resource): (u32, u8, u16),
+        bytes: &mut Vec<u8>,
+    ) {
+        let length = u32::try_from(HEADER + self.0.len()).expect("a message has some kB");
+        bytes.extend(length.to_ne_bytes());
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend(flags.to_ne_bytes());
+        bytes.extend(sequence.to_ne_bytes());
+        // From whom: the kernel knows.
+        bytes.extend([0; 4]);
+        bytes.extend([family, 0]);
+        bytes.extend(resource.to_be_bytes());
+        bytes.extend(&self.0);
+    }
+
+    /// The bytes so far.
+    #[cfg(test)]
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Adds a number in the machine's own order.
+    pub(crate) fn native(self, kind: u16, value: u32) -> Self {
+        self.bytes(kind, &value.to_ne_bytes())
+    }
+
     /// Adds bytes.
     #[must_use]
     pub fn bytes(mut self, kind: u16, value: &[u8]) -> Self {
-        let length =
-            u16::try_from(ATTRIBUTE_HEADER + value.len()).expect("an attribute has a few hundred bytes");
+        let length = u16::try_from(ATTRIBUTE_HEADER + value.len()).expect("an attribute has less than 64 kB");
         self.0.extend(length.to_ne_bytes());
         self.0.extend(kind.to_ne_bytes());
         self.0.extend(value);
@@ -205,6 +240,8 @@ const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
 /// `NFNL_SUBSYS_NFTABLES`
 const SUBSYSTEM: u16 = 10;
+/// From here on, sets without a name are numbered.
+const UNNAMED: u32 = 1 << 16;
 const REQUEST: u16 = 1;
 const ACKNOWLEDGE: u16 = 4;
 const CREATE: u16 = 0x400;

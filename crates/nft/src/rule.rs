@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use crate::message::Attributes;
+use crate::set::Unnamed;
 
 impl Attributes {
     /// Adds an element to the list of a set's: for ever, or for so many milliseconds.
@@ -47,6 +48,90 @@ impl Attributes {
         self.expression("cmp", &Self::default().number(1, REGISTER).number(2, EQUAL).nest(3, &value))
     }
 
+    /// Adds: only if the register has another value, go on.
+    #[must_use]
+    pub fn must_differ(self, value: &[u8]) -> Self {
+        const NOT_EQUAL: u32 = 1;
+        let value = Self::default().bytes(1, value);
+        self.expression("cmp", &Self::default().number(1, REGISTER).number(2, NOT_EQUAL).nest(3, &value))
+    }
+
+    /// Adds: only if the register, a number of the machine's own order, has any of these bits, go on.
+    #[must_use]
+    pub fn must_have(self, bits: u32) -> Self {
+        let value = |bytes: [u8; 4]| Self::default().bytes(1, &bytes);
+        let data = Self::default().number(1, REGISTER).number(2, REGISTER).number(3, 4);
+        self.expression("bitwise", &data.nest(4, &value(bits.to_ne_bytes())).nest(5, &value([0; 4])))
+            .must_differ(&[0; 4])
+    }
+
+    /// Adds: only if the set has what is in the register, and in those after it, go on.
+    #[must_use]
+    pub fn must_be_in(self, set: Unnamed) -> Self {
+        let data = Self::default().text(1, set.name).number(2, REGISTER).number(4, set.id);
+        self.expression("lookup", &data)
+    }
+
+    /// Adds: only if the map has what is in the register, go on, with its value in the register's place and in those after it.
+    #[must_use]
+    pub fn look_up(self, map: Unnamed) -> Self {
+        let data = Self::default().text(1, map.name).number(2, REGISTER).number(3, REGISTER);
+        self.expression("lookup", &data.number(4, map.id))
+    }
+
+    /// Adds: load a number below this one, the next with each packet.
+    #[must_use]
+    pub fn load_turn(self, below: u32) -> Self {
+        const IN_TURN: u32 = 0;
+        self.expression("numgen", &Self::default().number(1, REGISTER).number(2, below).number(3, IN_TURN))
+    }
+
+    /// Adds: load a number below this one that follows from bytes of the packet's header (Jenkins' hash); the same on every host.
+    #[must_use]
+    pub fn load_hash(self, header: Header, offset: u32, length: u32, below: u32) -> Self {
+        const JENKINS: u32 = 0;
+        let load = Self::default().number(1, SECOND_REGISTER).number(2, header as u32);
+        // Without a seed of ours, the kernel takes one by chance.
+        let hash = Self::default().number(1, SECOND_REGISTER).number(2, REGISTER).number(3, length);
+        self.expression("payload", &load.number(3, offset).number(4, length))
+            .expression("hash", &hash.number(4, below).number(5, SEED).number(7, JENKINS))
+    }
+
+    /// Adds: load what is known about the packet's connection.
+    #[must_use]
+    pub fn load_connection(self, key: Connection) -> Self {
+        self.load_connection_at(key, REGISTER)
+    }
+
+    /// Adds: load the address that answers the packet's connection, and after it its port, as keys with a port have them.
+    #[must_use]
+    pub fn load_answering(self, ip: IpAddr) -> Self {
+        self.load_connection_at(Connection::answering_address(ip), REGISTER)
+            .load_connection_at(Connection::AnsweringPort, after(ip))
+    }
+
+    /// Adds: load the addresses that the packet comes from and goes to, one after the other.
+    #[must_use]
+    pub fn load_both_addresses(self, ip: IpAddr) -> Self {
+        let (source, destination, length) = if ip.is_ipv4() { (12, 16, 4) } else { (8, 24, 16) };
+        let load = |register, offset| {
+            let data = Self::default().number(1, register).number(2, Header::Network as u32);
+            data.number(3, offset).number(4, length)
+        };
+        self.expression("payload", &load(REGISTER, source))
+            .expression("payload", &load(after(ip), destination))
+    }
+
+    fn load_connection_at(self, key: Connection, register: u32) -> Self {
+        let (number, direction) = key.numbers();
+        let data = Self::default().number(1, register).number(2, number);
+        let data = match direction {
+            Some(direction) => data.bytes(3, &[direction]),
+            None => data,
+        };
+        self.expression("ct", &data)
+    }
+
     /// Adds: load what is known about the packet.
     #[must_use]
     pub fn load_meta(self, key: Meta) -> Self {
@@ -63,9 +148,20 @@ impl Attributes {
     /// Adds: load of what kind the destination is to this host (`RTN_LOCAL` and so on), in its own byte order.
     #[must_use]
     pub fn load_destination_kind(self) -> Self {
-        const KIND_OF_ADDRESS: u32 = 3;
         const OF_DESTINATION: u32 = 2;
-        let data = Self::default().number(1, REGISTER).number(2, KIND_OF_ADDRESS).number(3, OF_DESTINATION);
+        self.load_kind(OF_DESTINATION)
+    }
+
+    /// Adds: the same of the source.
+    #[must_use]
+    pub fn load_source_kind(self) -> Self {
+        const OF_SOURCE: u32 = 1;
+        self.load_kind(OF_SOURCE)
+    }
+
+    fn load_kind(self, of: u32) -> Self {
+        const KIND_OF_ADDRESS: u32 = 3;
+        let data = Self::default().number(1, REGISTER).number(2, KIND_OF_ADDRESS).number(3, of);
         self.expression("fib", &data)
     }
 
@@ -77,6 +173,20 @@ impl Attributes {
         self.value(REGISTER, &octets(ip))
             .value(SECOND_REGISTER, &port.to_be_bytes())
             .expression("nat", &data.number(3, REGISTER).number(5, SECOND_REGISTER))
+    }
+
+    /// Adds: lead the connection to the address, of this one's family, and the port that are in the register and after it.
+    #[must_use]
+    pub fn lead_to_found(self, ip: IpAddr) -> Self {
+        const DESTINATION: u32 = 1;
+        let data = Self::default().number(1, DESTINATION).number(2, protocol_family(ip).into());
+        self.expression("nat", &data.number(3, REGISTER).number(5, after(ip)))
+    }
+
+    /// Adds: let the connection come from this host, by the address that the packet leaves with.
+    #[must_use]
+    pub fn masquerade(self) -> Self {
+        self.expression("masq", &Self::default())
     }
 
     /// Adds: go on in another chain of the table.
@@ -102,6 +212,58 @@ pub enum Meta {
     Family = 15,
     /// The protocol above IP, one byte.
     Protocol = 16,
+    /// Number of the interface that it leaves by, four bytes in the machine's own order.
+    LeavesBy = 5,
+}
+
+/// What the kernel knows about a packet's connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Connection {
+    /// `IPS_*`, four bytes in the machine's own order.
+    Status,
+    /// The IPv4 address that its first packet went to.
+    WantedIpv4,
+    /// The IPv6 address that its first packet went to.
+    WantedIpv6,
+    /// The port that its first packet went to.
+    WantedPort,
+    /// The IPv4 address that answers come from.
+    AnsweringIpv4,
+    /// The IPv6 address that answers come from.
+    AnsweringIpv6,
+    /// The port that answers come from.
+    AnsweringPort,
+}
+
+impl Connection {
+    /// The address that its first packet went to, of this one's family.
+    #[must_use]
+    pub fn wanted_address(ip: IpAddr) -> Self {
+        if ip.is_ipv4() { Self::WantedIpv4 } else { Self::WantedIpv6 }
+    }
+
+    fn answering_address(ip: IpAddr) -> Self {
+        if ip.is_ipv4() { Self::AnsweringIpv4 } else { Self::AnsweringIpv6 }
+    }
+
+    /// `NFT_CT_*`, and of which direction's packets: 0 for those of who began it, 1 for the answers.
+    fn numbers(self) -> (u32, Option<u8>) {
+        match self {
+            Self::Status => (2, None),
+            Self::WantedIpv4 => (20, Some(0)),
+            Self::WantedIpv6 => (22, Some(0)),
+            Self::WantedPort => (12, Some(0)),
+            Self::AnsweringIpv4 => (19, Some(1)),
+            Self::AnsweringIpv6 => (21, Some(1)),
+            Self::AnsweringPort => (11, Some(1)),
+        }
+    }
+}
+
+/// The register after an address of this family that is in the first one.
+fn after(ip: IpAddr) -> u32 {
+    // Registers are 16 bytes, and the first four of those at once are numbered from 8 by four bytes each.
+    if ip.is_ipv4() { SECOND_QUARTER } else { SECOND_REGISTER }
 }
 
 /// The headers of a packet.
@@ -132,5 +294,9 @@ pub fn protocol_family(ip: IpAddr) -> u8 {
 const REGISTER: u32 = 1;
 /// The one beside it.
 const SECOND_REGISTER: u32 = 2;
+/// The second four bytes of the first one.
+const SECOND_QUARTER: u32 = 9;
+/// Of hashes: any would do, as long as it is the same everywhere.
+const SEED: u32 = 0x7669_7064;
 /// Where a verdict goes.
 const VERDICT_REGISTER: u32 = 0;

@@ -5,6 +5,7 @@ mod courier;
 mod delivery;
 mod fence;
 mod filter;
+mod forwarded;
 mod monitor;
 mod patience;
 mod requests;
@@ -14,6 +15,7 @@ mod tickler;
 
 pub use crate::network::Link;
 pub use fence::{FenceError, rehearse_fence};
+pub use forwarded::Forwarded;
 pub use requests::ADDRESS_PROTOCOL;
 pub use routes::{default_gateway, default_interface};
 pub use sockets::Sockets;

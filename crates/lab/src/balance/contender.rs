@@ -26,11 +26,14 @@ pub enum Contender {
     Nginx,
     /// vipd's proxy, with checks and metrics.
     Vipd,
+    /// vipd where the kernel leads connections, with checks and metrics.
+    VipdKernel,
 }
 
 impl Contender {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Nothing, Self::Nft, Self::Haproxy, Self::Nginx, Self::Vipd];
+    pub const ALL: [Self; 6] =
+        [Self::Nothing, Self::Nft, Self::Haproxy, Self::Nginx, Self::Vipd, Self::VipdKernel];
 
     /// Its name.
     pub fn name(self) -> &'static str {
@@ -40,19 +43,26 @@ impl Contender {
             Self::Haproxy => "haproxy",
             Self::Nginx => "nginx",
             Self::Vipd => "vipd",
+            Self::VipdKernel => "vipd-kernel",
         }
     }
 
-    /// Whether vipd is measured by it: one of the programs that carry bytes themselves.
-    pub(super) fn is_peer(self) -> bool {
-        matches!(self, Self::Haproxy | Self::Nginx)
+    /// Whether one of vipd's ways is measured by it: the proxy by programs that carry bytes themselves.
+    pub(super) fn is_peer_of(self, other: Self) -> bool {
+        match other {
+            Self::Vipd => matches!(self, Self::Haproxy | Self::Nginx),
+            Self::VipdKernel => self == Self::Nft,
+            Self::Nothing | Self::Nft | Self::Haproxy | Self::Nginx => false,
+        }
     }
 
     /// Where the client connects.
     pub(super) fn target(self) -> (Ipv4Addr, u16) {
         match self {
             Self::Nothing => (SERVERS[0], SERVER_PORT),
-            Self::Nft | Self::Haproxy | Self::Nginx | Self::Vipd => (BALANCER, FRONTEND_PORT),
+            Self::Nft | Self::Haproxy | Self::Nginx | Self::Vipd | Self::VipdKernel => {
+                (BALANCER, FRONTEND_PORT)
+            }
         }
     }
 
@@ -65,7 +75,8 @@ impl Contender {
             Self::Nothing | Self::Nft => None,
             Self::Haproxy => Some(haproxy(folder)?),
             Self::Nginx => Some(nginx(folder)?),
-            Self::Vipd => Some(vipd(folder, programs)?),
+            Self::Vipd => Some(vipd(folder, programs, "maxConnections: 9000")?),
+            Self::VipdKernel => Some(vipd(folder, programs, "mode: kernel")?),
         })
     }
 
@@ -141,12 +152,12 @@ fn nginx(folder: &Path) -> Result<Launch> {
     super::site::nginx_launch("nginx", &file)
 }
 
-fn vipd(folder: &Path, programs: &Programs) -> Result<Launch> {
+fn vipd(folder: &Path, programs: &Programs, key: &str) -> Result<Launch> {
     let file = folder.join("vipd.yaml");
     let servers = servers(|_, address| format!("  - {{address: {address}, port: {SERVER_PORT}}}\n"));
     let text = format!(
         "node: balancer\nsocket: {}/vipd.sock\nmetrics: \":2112\"\nloadBalancers:\n- name: api\n  type: tcp\n  port: {FRONTEND_PORT}\n  \
-         policy: roundRobin\n  maxConnections: 9000\n  backends:\n{servers}",
+         policy: roundRobin\n  {key}\n  backends:\n{servers}",
         folder.display()
     );
     fs::write(&file, text)?;
@@ -164,7 +175,12 @@ mod tests {
         for contender in Contender::ALL {
             assert_eq!(contender.to_string().parse(), Ok(contender));
         }
-        assert!("keepalived".parse::<Contender>().unwrap_err().contains("none, nft, haproxy, nginx, vipd"));
+        assert!(
+            "keepalived"
+                .parse::<Contender>()
+                .unwrap_err()
+                .contains("none, nft, haproxy, nginx, vipd, vipd-kernel")
+        );
     }
 
     #[test]

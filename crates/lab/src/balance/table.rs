@@ -35,7 +35,8 @@ pub(super) fn line(row: &Row) -> String {
     COLUMNS.iter().filter_map(cell).collect::<Vec<_>>().join("  ")
 }
 
-/// Medians of all rounds; below, for each round's vipd, its ratio to the better of haproxy and nginx: the median ratio.
+/// Medians of all rounds; below, the median of each round's ratios: of vipd's proxy to the better of haproxy and nginx, of its kernel's
+/// path to rules written by hand.
 pub(super) fn of(contenders: &[Contender], rounds: &[BTreeMap<Contender, Row>]) -> String {
     let mut text = format!("{:<14}", "");
     for (_, head, _) in COLUMNS {
@@ -51,20 +52,26 @@ pub(super) fn of(contenders: &[Contender], rounds: &[BTreeMap<Contender, Row>]) 
         }
         text += "\n";
     }
-    text += &format!("{:<14}", "vipd : better");
-    for (measure, ..) in COLUMNS {
-        let ratios = rounds.iter().filter_map(|rows| ratio(rows, measure));
-        text += &median(ratios).map_or_else(|| format!("{:>11}", "-"), |value| format!("{value:>10.2}x"));
+    for (name, contender) in [("vipd : better", Contender::Vipd), ("kernel : nft", Contender::VipdKernel)] {
+        if !contenders.contains(&contender) {
+            continue;
+        }
+        text += &format!("{name:<14}");
+        for (measure, ..) in COLUMNS {
+            let ratios = rounds.iter().filter_map(|rows| ratio(rows, contender, measure));
+            text += &median(ratios).map_or_else(|| format!("{:>11}", "-"), |value| format!("{value:>10.2}x"));
+        }
+        text += "\n";
     }
-    text + "\n"
+    text
 }
 
-/// What vipd is to the better of its peers in one round.
-fn ratio(rows: &BTreeMap<Contender, Row>, measure: Measure) -> Option<f64> {
-    let peers = rows.iter().filter(|(contender, _)| contender.is_peer());
+/// What one of vipd's ways is to the better of its peers in one round.
+fn ratio(rows: &BTreeMap<Contender, Row>, contender: Contender, measure: Measure) -> Option<f64> {
+    let peers = rows.iter().filter(|(peer, _)| peer.is_peer_of(contender));
     let values = peers.filter_map(|(_, row)| row.get(&measure).copied());
     let better = if is_rate(measure) { values.reduce(f64::max) } else { values.reduce(f64::min) };
-    Some(rows.get(&Contender::Vipd)?.get(&measure)? / better?)
+    Some(rows.get(&contender)?.get(&measure)? / better?)
 }
 
 fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
@@ -101,9 +108,10 @@ mod tests {
             (Contender::Nginx, row(120.0, 50.0)),
             (Contender::Vipd, row(150.0, 30.0)),
         ]);
-        assert_eq!(ratio(&rows, Measure::Requests), Some(1.25));
-        assert_eq!(ratio(&rows, Measure::CpuPerRequest), Some(0.75));
-        assert_eq!(ratio(&rows, Measure::PerIdle), None);
+        assert_eq!(ratio(&rows, Contender::Vipd, Measure::Requests), Some(1.25));
+        assert_eq!(ratio(&rows, Contender::Vipd, Measure::CpuPerRequest), Some(0.75));
+        assert_eq!(ratio(&rows, Contender::Vipd, Measure::PerIdle), None);
+        assert_eq!(ratio(&rows, Contender::VipdKernel, Measure::Requests), None);
         let text = of(&Contender::ALL, &[rows]);
         assert!(text.contains("1.25x") && text.contains("0.75x"), "{text}");
     }

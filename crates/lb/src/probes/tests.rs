@@ -47,7 +47,7 @@ fn frontend(kind: CheckKind) -> Frontend {
 async fn churn(kind: CheckKind, swaps: usize) -> (Probes, Vec<Weak<Target>>) {
     let servers = [server().await, server().await, server().await];
     let (frontend, review) = (frontend(kind), Arc::new(Notify::new()));
-    let shared = Arc::new(Shared::new(&frontend, Vec::new(), Arc::clone(&review)));
+    let shared = Arc::new(Shared::new(&frontend, Vec::new(), Arc::clone(&review), Arc::default()));
     let board = Rc::new(Board::new(vec![Arc::clone(&shared)].into()));
     let plans = vec![Plan::new(&frontend).unwrap()];
     let mut probes = Probes::start(board, plans, review, Rng::with_seed(1));

@@ -191,7 +191,7 @@ async fn a_second_instance_of_ourselves_is_refused() {
         let again = match listen {
             Listen::Any { .. } => Listen::Any { port },
             Listen::Addresses { ips, .. } => Listen::Addresses { ips, port },
-            other @ (Listen::Nowhere | Listen::Redirected { .. }) => other,
+            other @ (Listen::Nowhere | Listen::Redirected { .. } | Listen::Forwarded(_)) => other,
         };
         let config = Frontend { listen: again, ..config };
 

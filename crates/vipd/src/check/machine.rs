@@ -234,6 +234,9 @@ fn peer_port(election: &leader::peers::Config) -> Option<Finding> {
 fn frontends(config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
     for frontend in config.balancer.iter().flat_map(|balancer| &balancer.config.frontends) {
+        if let lb::Listen::Forwarded(forward) = &frontend.listen {
+            findings.extend(kernel_path(&frontend.name, forward));
+        }
         // An address that comes and goes can't be bound without the flag that vipd uses; its port can be judged anyway.
         let Some(port) = frontend.listen.own_port() else { continue };
         if let lb::Listen::Redirected { port, .. } = frontend.listen {
@@ -258,18 +261,33 @@ fn frontends(config: &Config) -> Vec<Finding> {
 
 /// Would the kernel redirect the port? It is asked to make the rules and to take them back.
 fn redirect(name: &str, port: u16) -> Finding {
-    let refused = match lb::redirect::rehearse() {
-        Ok(true) => {
-            return Finding::good(format!(
-                "port {port} of the virtual address can be redirected, for `{name}`"
-            ));
-        }
+    let what = format!("port {port} of the virtual address can be redirected, for `{name}`");
+    let way_out = "give the load balancer another port, such as 8443, and remove `samePort`";
+    rehearsed(lb::redirect::rehearse(), &what, way_out)
+}
+
+/// Would the kernel lead the port's connections to the backends, and do packets for others leave this host?
+fn kernel_path(name: &str, forward: &lb::forward::Forward) -> Vec<Finding> {
+    let what = format!("the kernel can lead port {} to the backends of `{name}`", forward.port);
+    let mut findings = vec![rehearsed(lb::forward::rehearse(), &what, "write `mode: proxy`")];
+    if let Some(setting) = forward.not_forwarding() {
+        let text = format!("this host passes no packets on to the backends of `{name}`: {setting} is 0");
+        let help = format!(
+            "`sysctl -w {setting}=1`, and a file in /etc/sysctl.d that says so; or write `mode: proxy`"
+        );
+        findings.push(Finding::bad(exit::CONFIG, text, &help));
+    }
+    findings
+}
+
+/// What came of asking the kernel to make rules and take them back.
+fn rehearsed(outcome: Result<bool, lb::redirect::Error>, what: &str, way_out: &str) -> Finding {
+    let refused = match outcome {
+        Ok(true) => return Finding::good(what.to_owned()),
         Ok(false) => {
             return Finding::doubtful(
-                format!(
-                    "port {port} of the virtual address can be redirected, for `{name}`, but stays so when vipd is killed"
-                ),
-                "vipd puts that right when it starts again; with Linux 5.12 or newer the redirect ends with it",
+                format!("{what}, but stays so when vipd is killed"),
+                "vipd puts that right when it starts again; with Linux 5.12 or newer its rules end with it",
             );
         }
         Err(refused) => refused,
@@ -279,10 +297,10 @@ fn redirect(name: &str, port: u16) -> Finding {
     let (code, help) = if denied {
         (exit::NOPERM, "run as root, or add NET_ADMIN to the container's or the unit's capabilities")
     } else {
-        (exit::CONFIG, "give the load balancer another port, such as 8443, and remove `samePort`")
+        (exit::CONFIG, way_out)
     };
     let refused = anyhow::Error::new(refused);
-    let text = format!("port {port} of the virtual address can't be redirected, for `{name}`: {refused:#}");
+    let text = format!("{}: {refused:#}", what.replacen(" can ", " can't ", 1));
     Finding::bad(code, text, help)
 }
 

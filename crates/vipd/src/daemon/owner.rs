@@ -1,6 +1,5 @@
 //! The address with its election: started together, stopped together.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
@@ -9,7 +8,7 @@ use tokio::task::{JoinHandle, spawn_local};
 use tracing::warn;
 use vip::State;
 
-use super::clients::{self, Clients};
+use super::clients::{self, Clients, Ports};
 use super::tie_break::{self, Eyes};
 use super::{bootstrap, interface};
 use crate::config::{Election, TieBreak, Vip};
@@ -80,8 +79,7 @@ impl Monitor {
 }
 
 impl Owner {
-    /// `ports` leads from ports that the balancer listens on to those that clients connect to.
-    pub(super) async fn start(vip: Vip, ports: BTreeMap<u16, u16>) -> anyhow::Result<Self> {
+    pub(super) async fn start(vip: Vip, ports: Ports) -> anyhow::Result<Self> {
         let (lease, lease_seen) = watch::channel(None);
         let interface = interface::find(&vip.interface).await?;
         let addresses = vip.addresses.clone();

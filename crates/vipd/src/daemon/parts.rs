@@ -1,6 +1,6 @@
 //! The running parts: started in an order in which each can fail without leaving anything behind, stopped in reverse.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,6 +13,8 @@ use tracing::{info, warn};
 
 use super::Pulse;
 use super::apiservers::Apiservers;
+use super::clients::Ports;
+use super::clients::ended::Ended;
 use super::owner::{Farewell, Owner};
 use super::witness::Witness;
 use crate::command::{self, Desk};
@@ -28,6 +30,8 @@ pub(crate) struct Parts {
     /// The same on a node that votes and never has them.
     pub(crate) witnesses: Vec<Witness>,
     pub(crate) balancer: Option<lb::Balancer>,
+    /// Tells clients of dead backends, where the kernel carries their connections.
+    ended: Option<Ended>,
     pub(crate) health_check: Option<lb::Balancer>,
     /// What the election knows of apiservers, where it does.
     pub(super) apiservers: Option<Apiservers>,
@@ -52,17 +56,19 @@ impl Parts {
     pub(super) async fn start(config: Config, memory_locked: bool, pulse: Pulse) -> anyhow::Result<Self> {
         let (held, held_seen) = watch::channel(BTreeSet::new());
         let node = config.node;
-        let ports = config.balancer.as_ref().map(redirected).unwrap_or_default();
+        let ports = config.balancer.as_ref().map(ports).unwrap_or_default();
         let mut apiservers = config.vips.first().and_then(|vip| apiservers(vip, config.balancer.as_ref()));
         let health_check = match &mut apiservers {
             Some(apiservers) if config.balancer.is_none() => Some(apiservers.check(config.health_check)),
             Some(_) | None => config.health_check,
         };
-        let balancer = config
+        let mut balancer = config
             .balancer
             .map(|balancer| lb::Balancer::start(balancer.config, held_seen.clone()))
             .transpose()
             .context("failed to start the balancer")?;
+        let ended = (!ports.forwarded.is_empty()).then(|| balancer.as_mut()?.take_ended()).flatten();
+        let ended = ended.map(Ended::start).transpose()?;
         let health_check = health_check
             .map(|check| lb::Balancer::start(check, held_seen))
             .transpose()
@@ -86,6 +92,7 @@ impl Parts {
             owners,
             witnesses,
             balancer,
+            ended,
             health_check,
             apiservers,
             held,
@@ -155,6 +162,7 @@ impl Parts {
             () = drain => {}
             signal = signals.next() => warn!(signal, "second signal: open connections are cut"),
         }
+        drop(self.ended.take());
         // Beside the drain, and seldom longer.
         join_all(farewells.into_iter().map(Farewell::end)).await;
         if let Some(task) = self.command_task.take() {
@@ -173,13 +181,17 @@ impl Parts {
     }
 }
 
-/// The ports that the kernel redirects: from where the balancer listens to where clients connect.
-fn redirected(balancer: &crate::config::Balancer) -> BTreeMap<u16, u16> {
-    let ports = balancer.config.frontends.iter().filter_map(|frontend| match frontend.listen {
-        lb::Listen::Redirected { port, own, .. } => Some((own, port)),
-        lb::Listen::Any { .. } | lb::Listen::Addresses { .. } | lb::Listen::Nowhere => None,
-    });
-    ports.collect()
+/// The ports that the kernel does something with.
+fn ports(balancer: &crate::config::Balancer) -> Ports {
+    let mut ports = Ports::default();
+    for frontend in &balancer.config.frontends {
+        match &frontend.listen {
+            lb::Listen::Redirected { port, own, .. } => drop(ports.redirected.insert(*own, *port)),
+            lb::Listen::Forwarded(forward) => ports.forwarded.push(forward.port),
+            lb::Listen::Any { .. } | lb::Listen::Addresses { .. } | lb::Listen::Nowhere => {}
+        }
+    }
+    ports
 }
 
 /// What an election by Lease will know of apiservers.

@@ -62,6 +62,9 @@ pub(crate) struct Frontend {
     /// The port of the same addresses that clients connect to, where the kernel redirects that.
     #[serde(default)]
     pub(crate) redirected: Option<u16>,
+    /// The kernel carries the connections: it tells which are open, and nothing else is counted.
+    #[serde(default)]
+    pub(crate) forwarded: bool,
     /// Open connections.
     pub(crate) connections: usize,
     /// The most it holds; further ones wait.
@@ -205,6 +208,7 @@ fn frontend(status: &lb::FrontendStatus, now: Instant) -> Frontend {
         name: status.name.clone(),
         listen: status.listen.iter().map(ToString::to_string).collect(),
         redirected: status.redirected,
+        forwarded: status.forwarded,
         connections: status.connections,
         max_connections: status.max_connections,
         accepted: status.accepted,

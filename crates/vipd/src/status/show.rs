@@ -165,17 +165,19 @@ fn write_lease(out: &mut String, lease: &Lease) {
 }
 
 fn write_frontend(out: &mut String, frontend: &Frontend) {
-    let Frontend { name, listen, redirected, connections, backends, .. } = frontend;
+    let Frontend { name, listen, redirected, forwarded, connections, backends, .. } = frontend;
     let from = redirected.map(|port| format!(", redirected from port {port}")).unwrap_or_default();
-    let _ = writeln!(out, "balancer   {name} on {}{from}: {connections} open", listen.join(", "));
+    let by = if *forwarded { " in the kernel" } else { "" };
+    let _ = writeln!(out, "balancer   {name} on {}{from}{by}: {connections} open", listen.join(", "));
     for Backend { name, address, health, drained, cordoned, connections, total, last_error, .. } in backends {
         let drained = if *drained { ", drained by command" } else { "" };
         let cordoned = if *cordoned { ", on a cordoned node" } else { "" };
         let label = if name == address { String::new() } else { format!(" ({name})") };
         let error = last_error.as_deref().map(|error| format!(": {error}")).unwrap_or_default();
+        let total = if *forwarded { String::new() } else { format!(", {total} in all") };
         let _ = writeln!(
             out,
-            "  backend  {address}{label} {health}{drained}{cordoned}, {connections} open, {total} in all{error}"
+            "  backend  {address}{label} {health}{drained}{cordoned}, {connections} open{total}{error}"
         );
     }
 }

@@ -272,6 +272,8 @@ fn write_frontends(writer: &mut Writer<'_>, frontends: &[Frontend]) -> fmt::Resu
     let frontends = || named(frontends).map(|(name, frontend)| (vec![("frontend", name)], frontend));
     let open = frontends().map(|(labels, frontend)| (labels, size(frontend.connections)));
     writer.gauge("vipd_frontend_open_connections", None, "Open connections of the load balancer", open)?;
+    // What the kernel carries by itself isn't counted, and so not told: 0 would be a lie.
+    let frontends = || frontends().filter(|(_, frontend)| !frontend.forwarded);
     let limit = frontends().map(|(labels, frontend)| (labels, size(frontend.max_connections)));
     writer.gauge(
         "vipd_frontend_connections_limit",
@@ -292,16 +294,17 @@ fn write_frontends(writer: &mut Writer<'_>, frontends: &[Frontend]) -> fmt::Resu
 }
 
 fn write_backends(writer: &mut Writer<'_>, snapshot: &Snapshot) -> fmt::Result {
-    let balanced = named(&snapshot.load_balancers)
-        .flat_map(|(name, frontend)| frontend.backends.iter().map(move |backend| (name.clone(), backend)));
-    let checked = snapshot.health_check.iter().map(|backend| (HEALTH_CHECK.to_owned(), backend));
-    let backends: Vec<(Labels, &Backend)> = balanced
+    let balanced = named(&snapshot.load_balancers).flat_map(|(name, frontend)| {
+        frontend.backends.iter().map(move |backend| (name.clone(), backend, frontend.forwarded))
+    });
+    let checked = snapshot.health_check.iter().map(|backend| (HEALTH_CHECK.to_owned(), backend, false));
+    let backends: Vec<(Labels, &Backend, bool)> = balanced
         .chain(checked)
-        .map(|(frontend, backend)| {
-            (vec![("frontend", frontend), ("backend", backend.address.clone())], backend)
+        .map(|(frontend, backend, forwarded)| {
+            (vec![("frontend", frontend), ("backend", backend.address.clone())], backend, forwarded)
         })
         .collect();
-    let each = || backends.iter().map(|(labels, backend)| (labels.clone(), *backend));
+    let each = || backends.iter().map(|(labels, backend, _)| (labels.clone(), *backend));
 
     let states = each().flat_map(|(labels, backend)| {
         STATES.map(|state| {
@@ -315,6 +318,9 @@ fn write_backends(writer: &mut Writer<'_>, snapshot: &Snapshot) -> fmt::Result {
     writer.gauge("vipd_backend_drained", None, help, drained)?;
     let open = each().map(|(labels, backend)| (labels, size(backend.connections)));
     writer.gauge("vipd_backend_open_connections", None, "Open connections to the backend", open)?;
+    // See above, of what the kernel carries.
+    let carried = backends.iter().filter(|(_, _, forwarded)| !forwarded);
+    let each = || carried.clone().map(|(labels, backend, _)| (labels.clone(), *backend));
     let total = each().map(|(labels, backend)| (labels, backend.total));
     writer.counter("vipd_backend_connections", None, "Connections made to the backend", total)?;
     let failures = each().map(|(labels, backend)| (labels, backend.connect_failures));

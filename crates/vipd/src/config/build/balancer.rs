@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::num::{NonZero, NonZeroUsize};
 
 use super::check::check;
+use super::kernel_path;
 use crate::config::Balancer;
 use crate::config::file::{Election, File, LoadBalancer, Mode, Policy, Protocol, ProxyProtocol};
 use crate::config::reader::Reader;
@@ -45,7 +46,8 @@ pub(super) fn balancer(
     for (index, balancer) in listed.iter().enumerate() {
         let base = [Step::Key("loadBalancers"), Step::Index(index)];
         let name = balancer.name.clone().unwrap_or_else(|| format!("port-{}", balancer.port));
-        let own = (balancer.same_port == Some(true)).then(|| ("listenPort", listen_port(balancer)));
+        let listens = balancer.same_port == Some(true) && balancer.mode != Some(Mode::Kernel);
+        let own = listens.then(|| ("listenPort", listen_port(balancer)));
         let own = own.filter(|(_, own)| *own != balancer.port);
         for (key, port) in [("port", balancer.port)].into_iter().chain(own) {
             if let Some(other) = ports.insert(port, name.clone()) {
@@ -127,16 +129,11 @@ fn frontend(
     unsupported(reader, base, balancer);
     let port = reader.port(&at("port"), balancer.port);
     let backends = backends(reader, base, balancer);
-    let same_port = same_port(reader, base, balancer, &backends, (vips, has_vip));
+    let by_kernel = balancer.mode == Some(Mode::Kernel);
+    let same_port = if by_kernel { None } else { same_port(reader, base, balancer, &backends, vips) };
     let bind_to_vip = balancer.bind_to_vip == Some(true) || balancer.same_port == Some(true);
-    if balancer.bind_to_vip == Some(true) && !has_vip {
-        reader.error(
-            &at("bindToVip"),
-            "`bindToVip: true` without a `vip`",
-            "add `vip: ADDRESS`, or write false to listen on every address",
-        );
-    }
-    if !bind_to_vip {
+    without_vip(reader, base, balancer, has_vip);
+    if !bind_to_vip && !by_kernel {
         let own = backends.iter().position(|backend| {
             backend.address.port() == balancer.port
                 && local
@@ -157,6 +154,7 @@ fn frontend(
     let limits = limits(reader, base, balancer, share);
     let port = port?;
     let listen = match same_port {
+        _ if by_kernel => kernel_path::listen(reader, base, balancer, &backends, (vips, has_vip, port)),
         Some(own) => lb::Listen::Redirected { ips: vips.to_vec(), port, own },
         None if bind_to_vip => lb::Listen::Addresses { ips: vips.to_vec(), port },
         None => lb::Listen::Any { port },
@@ -264,13 +262,39 @@ fn timeouts(reader: &mut Reader<'_>, base: &[Step], balancer: &LoadBalancer) -> 
     timeouts
 }
 
+/// Complains where the virtual address is wanted and there is none, or is wanted and is not.
+fn without_vip(reader: &mut Reader<'_>, base: &[Step], balancer: &LoadBalancer, has_vip: bool) {
+    let at = |key: &'static str| [base, &[Step::Key(key)]].concat();
+    if balancer.bind_to_vip == Some(true) && !has_vip {
+        reader.error(
+            &at("bindToVip"),
+            "`bindToVip: true` without a `vip`",
+            "add `vip: ADDRESS`, or write false to listen on every address",
+        );
+    }
+    if balancer.same_port == Some(true) && !has_vip {
+        reader.error(
+            &at("samePort"),
+            "`samePort: true` without a `vip`: only what comes for the virtual address is redirected",
+            "add `vip: ADDRESS`, or give the load balancer a port of its own and remove the key",
+        );
+    }
+    if balancer.same_port == Some(true) && balancer.bind_to_vip == Some(false) {
+        reader.error(
+            &at("bindToVip"),
+            "`bindToVip: false` and `samePort: true` contradict each other",
+            "remove one of the two: with `samePort` the balancer has the port on the virtual address alone",
+        );
+    }
+}
+
 /// The port that a load balancer listens on whose clients' port is redirected; `None` where it isn't.
 fn same_port(
     reader: &mut Reader<'_>,
     base: &[Step],
     balancer: &LoadBalancer,
     backends: &[lb::Backend],
-    (vips, has_vip): (&[IpAddr], bool),
+    vips: &[IpAddr],
 ) -> Option<u16> {
     let at = |key: &'static str| [base, &[Step::Key(key)]].concat();
     if balancer.same_port != Some(true) {
@@ -282,20 +306,6 @@ fn same_port(
             );
         }
         return None;
-    }
-    if !has_vip {
-        reader.error(
-            &at("samePort"),
-            "`samePort: true` without a `vip`: only what comes for the virtual address is redirected",
-            "add `vip: ADDRESS`, or give the load balancer a port of its own and remove the key",
-        );
-    }
-    if balancer.bind_to_vip == Some(false) {
-        reader.error(
-            &at("bindToVip"),
-            "`bindToVip: false` and `samePort: true` contradict each other",
-            "remove one of the two: with `samePort` the balancer has the port on the virtual address alone",
-        );
     }
     let own = reader.port(&at("listenPort"), listen_port(balancer))?;
     if own == balancer.port {
@@ -339,13 +349,6 @@ fn unsupported(reader: &mut Reader<'_>, base: &[Step], balancer: &LoadBalancer) 
             "write tcp: TLS and HTTP pass through it untouched",
         ),
         Some(Protocol::Tcp) | None => {}
-    }
-    if balancer.mode == Some(Mode::Kernel) {
-        reader.error(
-            &at("mode"),
-            "`mode: kernel` is not in this version",
-            "write `mode: proxy`, or remove the key",
-        );
     }
     if balancer.policy == Some(Policy::SourceHash) {
         reader.error(

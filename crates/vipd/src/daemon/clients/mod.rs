@@ -8,6 +8,7 @@
 //! All of it runs on a thread of its own, of ordinary priority: to list sockets takes milliseconds where there are thousands,
 //! and the election waits for none of it.
 
+pub(crate) mod ended;
 mod roll;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,7 +23,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, info, warn};
 use vip::State;
-use vip::linux::{Sockets, Tickler};
+use vip::linux::{Forwarded, Sockets, Tickler};
 use vip::tickle::Connection;
 
 use roll::Roll;
@@ -58,6 +59,15 @@ pub(crate) struct Done {
     pub(crate) tickles: u64,
 }
 
+/// Ports of the balancer, as the kernel has them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Ports {
+    /// From those that the balancer listens on to those that clients connect to and the kernel redirects.
+    pub(super) redirected: BTreeMap<u16, u16>,
+    /// Those whose connections the kernel leads to backends by itself.
+    pub(super) forwarded: Vec<u16>,
+}
+
 /// The thread. It ends when this is dropped.
 pub(super) struct Clients {
     stop: Option<watch::Sender<()>>,
@@ -66,13 +76,13 @@ pub(super) struct Clients {
 }
 
 impl Clients {
-    /// Starts it. `ports` leads from ports that the balancer listens on to those that clients connect to.
+    /// Starts it.
     ///
     /// # Errors
     /// There is no thread to be had, or the kernel has no raw sockets for this process.
     pub(super) fn start(
         addresses: &[vip::Address],
-        ports: BTreeMap<u16, u16>,
+        ports: Ports,
         state: watch::Receiver<State>,
         exchange: leader::peers::Clients,
     ) -> anyhow::Result<Self> {
@@ -80,11 +90,17 @@ impl Clients {
         let (does, done) = watch::channel(Done::default());
         let (stop, mut stopped) = watch::channel(());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let view = View { vips: addresses.iter().map(|address| address.ip).collect(), ports };
+        let view =
+            View { vips: addresses.iter().map(|address| address.ip).collect(), ports: ports.redirected };
         let work = async move {
             // sock_diag(7) is asked here, as its connection belongs to this thread's event loop.
             let sockets = Sockets::open().inspect_err(|error| warn!(%error, "{UNLISTED}")).ok();
-            let keeper = Keeper { view, sockets, tickler, state, exchange, done: does };
+            let forwarded = (!ports.forwarded.is_empty())
+                .then(|| {
+                    Forwarded::open(ports.forwarded).inspect_err(|error| warn!(%error, "{UNLISTED}")).ok()
+                })
+                .flatten();
+            let keeper = Keeper { view, sockets, forwarded, tickler, state, exchange, done: does };
             tokio::select! {
                 () = keeper.run() => {}
                 _ = stopped.changed() => {}
@@ -148,6 +164,8 @@ struct Keeper {
     view: View,
     /// `None` where the kernel can't.
     sockets: Option<Sockets>,
+    /// `None` where the kernel carries none, or can't tell.
+    forwarded: Option<Forwarded>,
     tickler: Tickler,
     state: watch::Receiver<State>,
     exchange: leader::peers::Clients,
@@ -245,7 +263,10 @@ impl Keeper {
     /// Who is connected to the virtual addresses, as clients see it.
     async fn list(&self) -> io::Result<BTreeSet<Connection>> {
         let sockets = self.sockets.as_ref().ok_or(io::ErrorKind::Unsupported)?;
-        let found = sockets.connections(&self.view.vips, LISTED_MAX).await?;
+        let mut found = sockets.connections(&self.view.vips, LISTED_MAX).await?;
+        if let Some(forwarded) = &self.forwarded {
+            found.extend(forwarded.connections(&self.view.vips, LISTED_MAX - found.len().min(LISTED_MAX))?);
+        }
         Ok(found.into_iter().filter_map(|connection| self.view.of_client(connection)).collect())
     }
 }

@@ -28,6 +28,7 @@ fn leading() -> Snapshot {
         name: name.to_owned(),
         listen: vec![format!("[::]:{port}")],
         redirected: None,
+        forwarded: false,
         connections: 2,
         max_connections: 100,
         accepted: 40,
@@ -108,6 +109,21 @@ fn labels(labels: &[(&str, &str)]) -> Labels {
 /// The owner of a snapshot, to be changed.
 fn owner(snapshot: &mut Snapshot) -> &mut Owner {
     &mut snapshot.owners[0]
+}
+
+#[test]
+fn what_the_kernel_carries_has_no_counts_that_nobody_makes() {
+    let mut snapshot = leading();
+    snapshot.load_balancers.truncate(2);
+    snapshot.load_balancers[1].forwarded = true;
+    let metrics = read(snapshot);
+    let of_twin = |family: &str| metrics[family].keys().filter(|labels| labels["frontend"] == "twin").count();
+    assert_eq!(of_twin("vipd_frontend_open_connections"), 1);
+    assert_eq!(of_twin("vipd_backend_open_connections"), 2);
+    for uncounted in ["vipd_frontend_accepted", "vipd_backend_connections", "vipd_backend_bytes"] {
+        assert_eq!(of_twin(uncounted), 0, "{uncounted}");
+        assert!(!metrics[uncounted].is_empty(), "{uncounted}");
+    }
 }
 
 #[test]

@@ -1,11 +1,11 @@
-//! Tells the kernel: one netlink(7) socket, whose end is the table's end.
+//! Tells the kernel: one netlink(7) socket for each table, whose end is the table's end.
 
 use std::io;
 
 use nft::{Batch, Refusal, Socket, Step};
 use rustix::io::Errno;
 
-use super::{Table, Tie};
+use super::Tie;
 
 /// Why the kernel redirects no port. Nothing of it is left in the kernel.
 #[derive(Debug, thiserror::Error)]
@@ -34,60 +34,48 @@ pub enum Error {
     },
 }
 
-/// A table in the kernel, as long as this lives, and not longer than the process.
+/// A table in the kernel, as long as somebody takes it away, and not longer than the process.
 #[derive(Debug)]
-pub(crate) struct Redirect {
+pub(crate) struct Table {
     socket: Socket,
-    table: Table,
+    name: String,
 }
 
-impl Redirect {
+impl Table {
     /// Makes the table, in place of one that an earlier process has left.
-    pub(crate) fn install(table: Table) -> Result<Self, Error> {
+    pub(crate) fn install(name: &str, batch: impl Fn(Tie) -> Batch) -> Result<Self, Error> {
         let socket = Socket::open().map_err(meaning_anywhere)?;
-        if carry_out(&socket, &table, |tie| table.install(tie).end())? == Tie::Loose {
+        if carry_out(&socket, name, batch)? == Tie::Loose {
             tracing::warn!(
-                table = table.name(),
+                table = name,
                 "this kernel does not tie a table to its process: if vipd is killed, its port stays redirected until it runs again"
             );
         }
-        Ok(Self { socket, table })
+        Ok(Self { socket, name: name.to_owned() })
     }
 
-    /// Leads no further connection to the balancer; those that it has go on.
-    pub(crate) fn close(&self) {
-        self.tell(&self.table.close());
+    /// Has something changed.
+    pub(crate) fn change(&self, batch: &Batch) -> Result<(), Error> {
+        self.socket.exchange(batch).map_err(|refusal| meaning(refusal, &self.name))
     }
 
-    fn tell(&self, batch: &Batch) {
-        if let Err(refusal) = self.socket.exchange(batch) {
-            let error = meaning(refusal, &self.table);
-            tracing::warn!(table = self.table.name(), %error, "failed to take a redirected port back");
+    /// Has something taken away; a failure is logged.
+    pub(crate) fn tell(&self, batch: &Batch) {
+        if let Err(error) = self.change(batch) {
+            tracing::warn!(table = self.name, %error, "failed to take a port's rules back");
         }
     }
 }
 
-impl Drop for Redirect {
-    fn drop(&mut self) {
-        self.tell(&self.table.remove());
-    }
-}
-
-/// Tries whether the kernel would redirect a port, and changes nothing. False: it would, and would not tie it to the life
-/// of the process.
-///
-/// # Errors
-///
-/// Those of doing it.
-pub fn rehearse() -> Result<bool, Error> {
-    let table = Table::specimen();
-    let tie =
-        carry_out(&Socket::open().map_err(meaning_anywhere)?, &table, |tie| table.install(tie).rehearsal())?;
-    Ok(tie == Tie::Owned)
+/// Tries whether the kernel would make a table, and changes nothing. False: it would, and would not tie it to the life of the
+/// process.
+pub(crate) fn rehearse(name: &str, batch: impl Fn(Tie) -> Batch) -> Result<bool, Error> {
+    let socket = Socket::open().map_err(meaning_anywhere)?;
+    Ok(carry_out(&socket, name, batch)? == Tie::Owned)
 }
 
 /// Sends a batch that ties the table to this process, or, to a kernel that can't, one that does not.
-fn carry_out(socket: &Socket, table: &Table, batch: impl Fn(Tie) -> Batch) -> Result<Tie, Error> {
+fn carry_out(socket: &Socket, table: &str, batch: impl Fn(Tie) -> Batch) -> Result<Tie, Error> {
     match socket.exchange(&batch(Tie::Owned)) {
         Ok(()) => Ok(Tie::Owned),
         // Flags that a kernel does not know, it refuses.
@@ -100,9 +88,9 @@ fn carry_out(socket: &Socket, table: &Table, batch: impl Fn(Tie) -> Batch) -> Re
 }
 
 /// What a refusal means for this table.
-fn meaning(refusal: Refusal, table: &Table) -> Error {
+fn meaning(refusal: Refusal, table: &str) -> Error {
     if refusal.errno == Errno::PERM && refusal.step != Step::Frame {
-        return Error::Taken { table: table.name().to_owned() };
+        return Error::Taken { table: table.to_owned() };
     }
     meaning_anywhere(refusal)
 }
@@ -138,9 +126,10 @@ mod tests {
     use super::*;
     use nft::{Family, Verb, attribute};
 
+    use crate::tables::Names;
+
     fn told(step: Step, errno: Errno) -> String {
-        let table = Table::new(6443, vec!["10.0.0.9:16443".parse().unwrap()]);
-        meaning(Refusal { step, errno }, &table).to_string()
+        meaning(Refusal { step, errno }, "vipd-10.0.0.9-6443").to_string()
     }
 
     #[test]
@@ -163,23 +152,29 @@ mod tests {
             // SAFETY: only the network namespace of this short-lived thread changes, and no memory is shared through it.
             #[expect(unsafe_code, reason = "rustix marks unshare as unsafe for flags that aren't used here")]
             unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }.unwrap();
-            let table = Table::new(6443, vec!["10.0.0.9:16443".parse().unwrap()]);
-            let socket = Socket::open().unwrap();
-            let tie = carry_out(&socket, &table, |tie| match tie {
+            let names = Names::new(["10.0.0.9".parse().unwrap()].into_iter(), 6443);
+            let whole = |tie| {
+                let mut batch = names.begin(tie);
+                names.lead(&mut batch, tie, 6443);
+                batch.end()
+            };
+            let tie = carry_out(&Socket::open().unwrap(), &names.rules, |tie| match tie {
                 Tie::Owned => {
                     let mut batch = Batch::begin(Family::Inet);
-                    let flags = table.named(attribute::TABLE_NAME).number(attribute::TABLE_FLAGS, 1 << 30);
+                    let flags = names.rules(attribute::TABLE_NAME).number(attribute::TABLE_FLAGS, 1 << 30);
                     batch.add(Step::Table, Verb::NewTable, &flags);
                     batch.end()
                 }
-                Tie::Loose => table.install(Tie::Loose).end(),
+                Tie::Loose => whole(Tie::Loose),
             });
             assert_eq!(tie.unwrap(), Tie::Loose);
             // A later process takes the place of one that has ended, and nobody that of one that runs.
-            let later = Redirect::install(table.clone()).unwrap();
-            assert!(matches!(Redirect::install(table.clone()), Err(Error::Taken { .. })));
+            let install = || Table::install(&names.rules, whole);
+            let later = install().unwrap();
+            assert!(matches!(install(), Err(Error::Taken { .. })));
+            later.tell(&names.remove());
             drop(later);
-            drop(Redirect::install(table).unwrap());
+            install().unwrap().tell(&names.remove());
         });
         inside.join().unwrap();
     }

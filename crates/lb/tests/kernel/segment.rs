@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lb::{Backend, Balancer, Check, CheckKind, Config, Frontend, Limits, Listen, Policy, Timeouts};
+use lb::{Backend, Balancer, Check, CheckKind, Config, Frontend, Health, Limits, Listen, Policy, Timeouts};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 use tokio::sync::watch;
 
@@ -94,6 +94,20 @@ impl Namespace {
         })
     }
 
+    /// Lets it pass on what comes for others.
+    pub(crate) fn pass_packets_on(&self) {
+        for setting in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+            self.enter(|| std::fs::write(format!("/proc/sys/net/{setting}"), "1").unwrap());
+        }
+    }
+
+    /// The hosts that are connected to its server.
+    pub(crate) fn clients(&self) -> BTreeSet<IpAddr> {
+        let table = self.command("ss", &format!("-tnH state established sport = :{PORT}"), "").unwrap();
+        let peer = |line: &str| line.split_whitespace().nth(3)?.parse::<SocketAddr>().ok();
+        table.lines().filter_map(peer).map(|peer| peer.ip().to_canonical()).collect()
+    }
+
     /// Who answers there.
     #[track_caller]
     pub(crate) fn ask(&self, to: SocketAddr) -> char {
@@ -111,6 +125,15 @@ pub(crate) fn name(stream: &mut TcpStream) -> char {
     let mut name = [0; 1];
     stream.read_exact(&mut name).unwrap();
     char::from(name[0])
+}
+
+/// Sends a word and waits for it to come back.
+pub(crate) fn echo(stream: &mut TcpStream) -> io::Result<()> {
+    let mut back = [0; 4];
+    stream.write_all(b"word")?;
+    stream.read_exact(&mut back)?;
+    assert_eq!(&back, b"word");
+    Ok(())
 }
 
 /// Stations on a bridge. Their interface is `eth0`, with the addresses 10.0.0.n/24 and fd00::n/64, n from 1.
@@ -155,7 +178,8 @@ impl Segment {
             }
             if n == owner {
                 station.ip(&format!("address add {}/32 dev eth0", VIPS[0]));
-                station.ip(&format!("address add {}/128 dev eth0 nodad", VIPS[1]));
+                // As vipd has it: nothing of the host's own leaves with it.
+                station.ip(&format!("address add {}/128 dev eth0 nodad preferred_lft 0", VIPS[1]));
                 // The kernel makes the route of an IPv6 address a moment after the address.
                 let is_local = || station.ip(&format!("-6 route get {}", VIPS[1])).starts_with("local");
                 eventually("the address is this host's", is_local);
@@ -228,6 +252,12 @@ impl Node {
         Ok(Self { balancer, held })
     }
 
+    /// How many backends its checks have found ready.
+    pub(crate) fn healthy(&self) -> usize {
+        let status = self.balancer.status();
+        status.frontends[0].backends.iter().filter(|backend| backend.health == Health::Ready).count()
+    }
+
     /// Connections that came to this balancer.
     pub(crate) fn accepted(&self) -> u64 {
         self.balancer.status().frontends[0].accepted
@@ -240,7 +270,7 @@ pub(crate) fn virtual_port() -> [SocketAddr; 2] {
 }
 
 /// Waits until it is so; fails the test if it takes far too long.
-pub(crate) fn eventually(what: &str, is_so: impl Fn() -> bool) {
+pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     let began = Instant::now();
     while !is_so() {
         assert!(began.elapsed() < PATIENCE, "waited in vain: {what}");

@@ -1,0 +1,81 @@
+//! `mode: kernel`: what a load balancer may say whose connections the kernel carries.
+
+use std::net::IpAddr;
+
+use crate::config::file::{LoadBalancer, Policy};
+use crate::config::reader::Reader;
+use crate::config::source::Step;
+
+/// Where the kernel takes connections from. Complains of keys that only the proxy can follow.
+pub(super) fn listen(
+    reader: &mut Reader<'_>,
+    base: &[Step],
+    balancer: &LoadBalancer,
+    backends: &[lb::Backend],
+    (vips, has_vip, port): (&[IpAddr], bool, u16),
+) -> lb::Listen {
+    let at = |key: &'static str| [base, &[Step::Key(key)]].concat();
+    for (key, _) in of_the_proxy(balancer).into_iter().filter(|(_, there)| *there) {
+        reader.error(
+            &at(key),
+            format!("`{key}` asks for something that `mode: kernel` can't do: no byte of a connection comes to vipd"),
+            "remove the key, or write `mode: proxy`",
+        );
+    }
+    if balancer.policy == Some(Policy::LeastConnections) {
+        reader.error(
+            &at("policy"),
+            "`mode: kernel` counts no connections where it chooses",
+            "write roundRobin, or remove the key; or write `mode: proxy`",
+        );
+    }
+    let on_vip = balancer.bind_to_vip == Some(true) || balancer.same_port == Some(true);
+    let ips = if on_vip { vips } else { &[] };
+    if on_vip && !has_vip {
+        return lb::Listen::Forwarded(lb::forward::Forward { ips: ips.to_vec(), port, keep_source: false });
+    }
+    for (place, backend) in backends.iter().enumerate() {
+        let of_backend = [base, &["backends".into(), place.into(), "address".into()]].concat();
+        let address = backend.address;
+        if !on_vip && address.port() == port {
+            reader.error(
+                &at("port"),
+                format!("port {port} is that of the backend {address} too: where vipd runs beside it, its connections would be led on and on"),
+                "write `samePort: true`: only connections to the virtual address are led to backends; or choose another port, such as 8443",
+            );
+            break;
+        }
+        if on_vip && vips.contains(&address.ip()) && address.port() == port {
+            reader.error(
+                &of_backend,
+                format!("{address} is this load balancer itself: its connections would go in circles"),
+                "write the apiserver's own address, not the virtual one",
+            );
+        }
+        let same_family = |vip: &IpAddr| vip.is_ipv4() == address.is_ipv4();
+        if on_vip && !vips.is_empty() && !vips.iter().any(same_family) {
+            let (its, other) = if address.is_ipv4() { ("IPv4", "IPv6") } else { ("IPv6", "IPv4") };
+            reader.error(
+                &of_backend,
+                format!("{address} would never be used: the kernel leads no {other} connections to {its} backends, and no virtual address is {its}"),
+                "write the backend's address of the virtual address's kind, or write `mode: proxy`",
+            );
+        }
+    }
+    lb::Listen::Forwarded(lb::forward::Forward { ips: ips.to_vec(), port, keep_source: false })
+}
+
+/// The keys that say something about connections, and whether each is there.
+fn of_the_proxy(balancer: &LoadBalancer) -> [(&'static str, bool); 9] {
+    [
+        ("listenPort", balancer.listen_port.is_some()),
+        ("connectTimeout", balancer.connect_timeout.is_some()),
+        ("idleTimeout", balancer.idle_timeout.is_some()),
+        ("maxConnections", balancer.max_connections.is_some()),
+        ("maxConnectionsPerSource", balancer.max_connections_per_source.is_some()),
+        ("rebalance", balancer.rebalance.is_some()),
+        ("proxyProtocol", balancer.proxy_protocol.is_some()),
+        ("acceptProxyProtocol", balancer.accept_proxy_protocol.is_some()),
+        ("accessLog", balancer.access_log == Some(true)),
+    ]
+}
