@@ -200,6 +200,11 @@ impl Lab {
     /// If a program is missing.
     pub fn start_system_on(&mut self, place: usize, system: System) -> Result<()> {
         let node = &mut self.nodes[place];
+        if system == System::VipdKernel {
+            // As on every host of Kubernetes; left alone for the others, which do without.
+            node.host.namespace.within(|| Ok(fs::write("/proc/sys/net/ipv4/ip_forward", "1")?))?;
+            node.host.namespace.within(|| Ok(fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1")?))?;
+        }
         let site = Site { node: place, folder: node.folder(), programs: &self.plan.programs, pki: &self.pki };
         for mut launch in system.prepare(site)? {
             let clock = self.wall_clocks.as_deref().map(|library| environment(library, node.folder()));

@@ -27,6 +27,8 @@ pub enum System {
     Vipd(Timing),
     /// vipd among static peers, its balancer at the port that every apiserver has.
     VipdSamePort(Timing),
+    /// The same with the kernel's path, at vipd's usual timing.
+    VipdKernel,
     /// vipd among static peers, without a balancer: clients are with the owner's own apiserver.
     VipdAddress(Timing),
     /// vipd among two nodes, and what decides between them; VIP only.
@@ -59,11 +61,12 @@ pub struct Site<'a> {
 
 impl System {
     /// All of them.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::Vipd(Timing::Default),
         Self::Vipd(Timing::Fast),
         Self::Vipd(Timing::Relaxed),
         Self::VipdSamePort(Timing::Default),
+        Self::VipdKernel,
         Self::VipdSamePort(Timing::Fast),
         Self::VipdSamePort(Timing::Relaxed),
         Self::VipdAddress(Timing::Default),
@@ -97,6 +100,7 @@ impl System {
             Self::VipdSamePort(Timing::Default) => "vipd-same-port",
             Self::VipdSamePort(Timing::Fast) => "vipd-same-port-fast",
             Self::VipdSamePort(Timing::Relaxed) => "vipd-same-port-relaxed",
+            Self::VipdKernel => "vipd-kernel",
             Self::VipdAddress(Timing::Default) => "vipd-address",
             Self::VipdAddress(Timing::Fast) => "vipd-address-fast",
             Self::VipdAddress(Timing::Relaxed) => "vipd-address-relaxed",
@@ -131,6 +135,7 @@ impl System {
                 FRONTEND
             }
             Self::VipdSamePort(_)
+            | Self::VipdKernel
             | Self::VipdAddress(_)
             | Self::VipdPair(_)
             | Self::VipdLease(_, Balancer::Off)
@@ -145,6 +150,7 @@ impl System {
             Self::VipdLease(pace, _) | Self::KubeVip(pace) | Self::ClientGo(pace) => Some(pace),
             Self::Vipd(_)
             | Self::VipdSamePort(_)
+            | Self::VipdKernel
             | Self::VipdAddress(_)
             | Self::VipdPair(_)
             | Self::Keepalived(_) => None,
@@ -154,9 +160,11 @@ impl System {
     /// The longest after which a dead local apiserver may still move the address, by the system's own timers.
     pub fn check_time(self) -> Duration {
         match self {
-            Self::Vipd(_) | Self::VipdSamePort(_) | Self::VipdAddress(_) | Self::VipdPair(_) => {
-                Duration::from_secs(3)
-            }
+            Self::Vipd(_)
+            | Self::VipdSamePort(_)
+            | Self::VipdKernel
+            | Self::VipdAddress(_)
+            | Self::VipdPair(_) => Duration::from_secs(3),
             Self::VipdLease(pace, _) | Self::KubeVip(pace) | Self::ClientGo(pace) => pace.takeover(),
             // Ten checks three seconds apart, one running check, one election.
             Self::Keepalived(Variant::AsDocumented) => Duration::from_secs(37),
@@ -173,9 +181,11 @@ impl System {
             {
                 Duration::from_secs(6)
             }
-            Self::Vipd(_) | Self::VipdSamePort(_) | Self::VipdAddress(_) | Self::VipdPair(_) => {
-                Duration::from_millis(1500)
-            }
+            Self::Vipd(_)
+            | Self::VipdSamePort(_)
+            | Self::VipdKernel
+            | Self::VipdAddress(_)
+            | Self::VipdPair(_) => Duration::from_millis(1500),
             // Every node has read the Lease since, so each knows how long it still holds.
             Self::VipdLease(pace, _) | Self::KubeVip(pace) | Self::ClientGo(pace) => {
                 2 * pace.retry_period() + Duration::from_secs(1)
@@ -194,6 +204,7 @@ impl System {
         match self {
             Self::Vipd(_)
             | Self::VipdSamePort(_)
+            | Self::VipdKernel
             | Self::VipdAddress(_)
             | Self::VipdPair(_)
             | Self::VipdLease(..) => programs.vipd().map(drop),
@@ -210,6 +221,9 @@ impl System {
     pub fn prepare(self, site: Site<'_>) -> Result<Vec<Launch>> {
         match self {
             Self::Vipd(timing) => Ok(vec![vipd::prepare(timing, &vipd::balancer(), site)?]),
+            Self::VipdKernel => {
+                Ok(vec![vipd::prepare(Timing::Default, &vipd::balancer_in_the_kernel(), site)?])
+            }
             Self::VipdSamePort(timing) => {
                 Ok(vec![vipd::prepare(timing, &vipd::balancer_at_the_same_port(), site)?])
             }

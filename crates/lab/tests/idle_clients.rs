@@ -254,6 +254,14 @@ fn idle_clients_learn_of_it_at_the_port_that_they_know_where_the_kernel_redirect
 }
 
 #[test]
+fn idle_clients_learn_of_it_whose_connections_the_kernel_carries() {
+    in_a_lab("idle_clients_learn_of_it_whose_connections_the_kernel_carries", async |mut lab| {
+        let servers = virtual_addresses().map(|vip| SocketAddr::new(vip, BACKEND_PORT));
+        all_learn(&mut lab, System::VipdKernel, &servers, 5, Fault::CableOut).await
+    });
+}
+
+#[test]
 fn a_thousand_idle_clients_learn_of_it() {
     in_a_lab("a_thousand_idle_clients_learn_of_it", async |mut lab| {
         many_files()?;

@@ -75,7 +75,7 @@ impl BackendsHandle {
             let meant: Vec<_> = roster.all().filter(|(target, _)| is_called(target, called)).collect();
             for (target, _) in &meant {
                 if target.member.set_drained(drained) {
-                    frontend.tell_maintained();
+                    frontend.tell_preferences();
                     let (frontend, backend) = (&frontend.name, target.name());
                     tracing::info!(frontend, backend = &*backend, drained, "backend maintenance");
                 }

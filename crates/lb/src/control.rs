@@ -130,7 +130,7 @@ type Running = (Vec<JoinHandle<()>>, mpsc::Receiver<Vec<Ended>>);
 #[derive(Default)]
 struct Forwarding {
     paths: Vec<(Arc<Shared>, Path)>,
-    maintained: Arc<Notify>,
+    preferences: Arc<Notify>,
 }
 
 impl Control {
@@ -150,7 +150,7 @@ impl Control {
         let mut frontends = Vec::new();
         let mut redirects = Vec::new();
         let mut paths = Vec::new();
-        let maintained = Arc::new(Notify::new());
+        let preferences = Arc::new(Notify::new());
         for frontend in &config.frontends {
             let bound = listen::bind(frontend, config.workers)?;
             let addresses: Vec<_> = bound
@@ -162,7 +162,7 @@ impl Control {
             redirects.extend(redirect(frontend, &addresses)?);
             let mut path = forward(frontend)?;
             let addresses = path.as_ref().map_or(addresses, Path::addresses);
-            let shared = Shared::new(frontend, addresses, Arc::clone(&review), Arc::clone(&maintained));
+            let shared = Shared::new(frontend, addresses, Arc::clone(&review), Arc::clone(&preferences));
             shared.set_backends(frontend.backends.clone(), now);
             let shared = Arc::new(shared);
             if let (Some(path), Some(port)) = (&mut path, frontend.listen.port()) {
@@ -177,7 +177,7 @@ impl Control {
         }
         let board = Board::new(frontends.into());
         let (sender, commands) = mpsc::channel(COMMANDS);
-        let forwarding = Forwarding { paths, maintained };
+        let forwarding = Forwarding { paths, preferences };
         Ok((sender, Self { board, plans, review, listeners, redirects, forwarding, commands, held }))
     }
 
@@ -223,7 +223,7 @@ impl Control {
             paths: forwarding.paths,
             orders: self.board.orders.subscribe(),
             changes: self.board.changes.subscribe(),
-            maintained: forwarding.maintained,
+            preferences: forwarding.preferences,
             ended: ends,
         };
         let last = [

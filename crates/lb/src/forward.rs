@@ -7,7 +7,7 @@
 //!                      └───────────────────────────────────────┘
 //!
 //!  table inet vipd-10.0.0.162-6443 {        # flags owner
-//!    chain balancer { ip daddr 10.0.0.162 tcp dport 6443 fib daddr type local
+//!    chain balancer { ip daddr 10.0.0.162 tcp dport 6443 fib daddr type local tcp flags syn / syn,ack
 //!                     dnat ip to numgen inc mod 3 map { 0 : 10.0.0.163 . 6443, 1 : 10.0.0.164 . 6443, 2 : 10.0.0.165 . 6443 } }
 //!    chain prerouting { type nat hook prerouting priority dstnat - 10; jump balancer }
 //!    chain output { type nat hook output priority -110; jump balancer }
@@ -22,7 +22,8 @@
 //!   connection: so connections that leave this host come from it, unless the hosts' routes lead the answers here
 //!   ([`Forward::keep_source`]); then only those do whose client is the backend itself, or this host.
 //! * A flow is the kernel's: it goes on when this process ends. Those to a backend that is dead, and those to a virtual IP that
-//!   has left, are [forgotten](driver): their clients' next packet finds nobody who knows of it, and is answered by a reset.
+//!   has left, are [forgotten](driver): their clients' next packet begins no connection, so it is led nowhere, and this host's TCP,
+//!   which knows no such connection, answers with a reset.
 //! * There is no second try: who connects to a backend whose host is dead, and not yet known to be, waits.
 //!
 //! What the rules are is pure.
@@ -148,6 +149,8 @@ impl Table {
                     .must_differ(&Ipv6Addr::LOCALHOST.octets()),
             }
         });
+        // What belongs to no connection that the kernel remembers, is this host's own to reset.
+        let rule = rule.load_header(Header::Transport, TCP_FLAGS, 1).keep(&[SYN | ACK]).must_equal(&[SYN]);
         let rule = if by_source {
             let (offset, length) = source(family);
             rule.load_hash(Header::Network, offset, length, below)
@@ -240,6 +243,10 @@ fn with_port(address: SocketAddr) -> Vec<u8> {
     [&octets(address.ip())[..], &[high, low, 0, 0]].concat()
 }
 
+/// Where a TCP header has its flags (RFC 9293 §3.1).
+const TCP_FLAGS: u32 = 13;
+const SYN: u8 = 0x02;
+const ACK: u8 = 0x10;
 /// The chain of what leaves this host.
 const LEAVING: &str = "postrouting";
 /// `NF_INET_POST_ROUTING`

@@ -38,8 +38,8 @@ pub(crate) struct Shared {
     roster: watch::Sender<Arc<Roster>>,
     /// Asks the control thread to look at the rosters of all frontends.
     review: Arc<Notify>,
-    /// Rung when a backend was taken out of use, or back.
-    maintained: Arc<Notify>,
+    /// Rung when other backends are preferred than before, although the health of none has changed.
+    preferences: Arc<Notify>,
     /// Connections placed so far, over all workers.
     pub(crate) cursor: Arc<AtomicUsize>,
     pub(crate) accepted: Counter,
@@ -60,7 +60,7 @@ impl Shared {
         frontend: &Frontend,
         listen: Vec<SocketAddr>,
         review: Arc<Notify>,
-        maintained: Arc<Notify>,
+        preferences: Arc<Notify>,
     ) -> Self {
         let max_connections = frontend.limits.max_connections.min(Semaphore::MAX_PERMITS);
         Self {
@@ -82,7 +82,7 @@ impl Shared {
             forwarded: matches!(frontend.listen, Listen::Forwarded(_)),
             roster: watch::Sender::default(),
             review,
-            maintained,
+            preferences,
             cursor: Arc::default(),
             accepted: Counter::default(),
             refused: Counter::default(),
@@ -146,9 +146,9 @@ impl Shared {
         }
     }
 
-    /// Tells those who follow the backends that one was taken out of use, or back.
-    pub(crate) fn tell_maintained(&self) {
-        self.maintained.notify_one();
+    /// Tells those who follow the backends that others are preferred now, although the health of none has changed.
+    pub(crate) fn tell_preferences(&self) {
+        self.preferences.notify_one();
     }
 
     /// Says once that the frontend is full.

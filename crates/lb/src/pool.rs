@@ -45,6 +45,8 @@ pub(crate) struct Member {
     drained: AtomicBool,
     /// The set of backends says so.
     cordoned: AtomicBool,
+    /// A check waits for its answer, or has had none.
+    overdue: AtomicBool,
     /// Connections made.
     pub(crate) total: Counter,
     /// Connects that failed.
@@ -66,6 +68,7 @@ impl Default for Member {
             left: AtomicBool::new(false),
             drained: AtomicBool::new(false),
             cordoned: AtomicBool::new(false),
+            overdue: AtomicBool::new(false),
             total: Counter::default(),
             connect_failures: Counter::default(),
             retries: Counter::default(),
@@ -147,6 +150,11 @@ impl Member {
         self.cordoned.store(cordoned, Ordering::Relaxed);
     }
 
+    /// Notes whether a check waits for its answer, or has had none; tells whether that is news.
+    pub(crate) fn set_overdue(&self, overdue: bool) -> bool {
+        self.overdue.swap(overdue, Ordering::Relaxed) != overdue
+    }
+
     /// True while the set of backends takes it out of use.
     pub(crate) fn is_cordoned(&self) -> bool {
         self.cordoned.load(Ordering::Relaxed)
@@ -160,6 +168,9 @@ impl Member {
     /// How early it is tried, and among which others.
     pub(crate) fn rank(&self) -> u8 {
         let rank = encode(self.health());
+        // It may be as good as dead, and nobody knows yet.
+        let rank =
+            if self.overdue.load(Ordering::Relaxed) { rank.max(encode(Health::Unknown)) } else { rank };
         // Like one that says itself that it is about to go: nothing new, as long as there is another.
         if self.is_out() { rank.max(encode(Health::Draining)) } else { rank }
     }

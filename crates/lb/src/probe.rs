@@ -40,6 +40,10 @@ const SECOND_LOOK: Duration = Duration::from_millis(20);
 /// guess costs nothing but a detour.
 const SUCCESSOR_PATIENCE: Duration = Duration::from_millis(300);
 
+/// A check that has had no answer for so long makes its backend one that others are preferred to: its host may have lost its power,
+/// which is known for certain only when checks have failed. The balancer itself gives a backend as long before it tries another.
+const OVERDUE: Duration = Duration::from_millis(300);
+
 /// Bytes read and dropped between two checks from a backend that talks on a connection held for its own sake.
 /// Beyond it the rest waits in the kernel, and so does the news of the connection's end, until the next
 /// check.
@@ -202,7 +206,7 @@ impl Prober {
         let mut cause = Cause::Time;
         loop {
             let started = Instant::now();
-            let observation = self.observe(&cause).await;
+            let observation = self.observe_in_time(&cause, started).await;
             self.judge(&observation);
             // A process that is killed loses its sockets one after the other: the one that listens may be the last, and take
             // a connection with it.
@@ -267,6 +271,27 @@ impl Prober {
             );
             self.board.publish(target, &flip);
         }
+    }
+
+    /// Observes, and says meanwhile when that takes long.
+    async fn observe_in_time(&mut self, cause: &Cause, started: Instant) -> Observation {
+        let (target, shared) = (Arc::clone(&self.target), Arc::clone(&self.shared));
+        let say = |overdue| {
+            if target.member.set_overdue(overdue) {
+                shared.tell_preferences();
+            }
+        };
+        let mut observing = pin!(self.observe(cause));
+        let observation = tokio::select! {
+            biased;
+            observation = &mut observing => observation,
+            () = sleep_until(started + OVERDUE) => {
+                say(true);
+                observing.await
+            }
+        };
+        say(observation.answer == Answer::Nothing);
+        observation
     }
 
     async fn observe(&mut self, cause: &Cause) -> Observation {

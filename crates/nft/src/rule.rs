@@ -59,10 +59,17 @@ impl Attributes {
     /// Adds: only if the register, a number of the machine's own order, has any of these bits, go on.
     #[must_use]
     pub fn must_have(self, bits: u32) -> Self {
-        let value = |bytes: [u8; 4]| Self::default().bytes(1, &bytes);
-        let data = Self::default().number(1, REGISTER).number(2, REGISTER).number(3, 4);
-        self.expression("bitwise", &data.nest(4, &value(bits.to_ne_bytes())).nest(5, &value([0; 4])))
-            .must_differ(&[0; 4])
+        self.keep(&bits.to_ne_bytes()).must_differ(&[0; 4])
+    }
+
+    /// Adds: of what is in the register, keep these bits.
+    #[must_use]
+    pub fn keep(self, bits: &[u8]) -> Self {
+        let value = |bytes: &[u8]| Self::default().bytes(1, bytes);
+        let length = u32::try_from(bits.len()).expect("a register has 16 bytes");
+        let data = Self::default().number(1, REGISTER).number(2, REGISTER).number(3, length);
+        let none = vec![0; bits.len()];
+        self.expression("bitwise", &data.nest(4, &value(bits)).nest(5, &value(&none)))
     }
 
     /// Adds: only if the set has what is in the register, and in those after it, go on.

@@ -19,6 +19,7 @@ pub(super) fn answered_within(system: System, fault: Fault) -> Option<Duration> 
         system,
         System::Vipd(Timing::Default)
             | System::VipdSamePort(Timing::Default)
+            | System::VipdKernel
             | System::VipdAddress(Timing::Default)
     );
     (is_default && fault.leaves_a_majority() && !by_chance(fault) && !slow)

@@ -97,6 +97,11 @@ pub(super) fn balancer_at_the_same_port() -> String {
     balancer_with(&format!("port: {BACKEND_PORT}\n  samePort: true"))
 }
 
+/// The same, and the kernel leads connections to the apiservers.
+pub(super) fn balancer_in_the_kernel() -> String {
+    balancer_with(&format!("port: {BACKEND_PORT}\n  samePort: true\n  mode: kernel"))
+}
+
 /// No balancer: a node whose own apiserver is not well leaves the address to another.
 pub(super) fn own_apiserver() -> String {
     format!("healthCheck:\n  address: 127.0.0.1\n  port: {BACKEND_PORT}\n  interval: 500ms\n")

@@ -113,8 +113,8 @@ pub(crate) struct Driver {
     pub(crate) orders: watch::Receiver<Orders>,
     /// Counts the changes of health and of the backends.
     pub(crate) changes: watch::Receiver<u64>,
-    /// Rung when a backend was taken out of use, or back.
-    pub(crate) maintained: Arc<Notify>,
+    /// Rung when other backends are preferred than before, although the health of none has changed.
+    pub(crate) preferences: Arc<Notify>,
     /// Hears of flows that were forgotten.
     pub(crate) ended: mpsc::Sender<Vec<Ended>>,
 }
@@ -149,7 +149,7 @@ impl Driver {
                 changed = self.orders.changed() => changed.is_err(),
                 // The board that counts them ends after the orders do.
                 changed = self.changes.changed() => changed.is_err(),
-                () = self.maintained.notified() => false,
+                () = self.preferences.notified() => false,
                 _ = counts.tick() => {
                     self.count(memory);
                     false

@@ -187,3 +187,17 @@ fn one_that_is_taken_out_comes_after_those_that_take_connections_and_before_the_
 
     assert_eq!(order, [3, 2, 0, 1]);
 }
+
+#[test]
+fn one_whose_check_waits_for_its_answer_comes_after_those_that_answer() {
+    let roster = roster(&[Health::Ready, Health::Ready, Health::Draining]);
+    let late = &roster.present()[0].member;
+    assert!(late.set_overdue(true) && !late.set_overdue(true), "it is news once");
+    let mut pool = pool(&roster, Policy::LeastConnections, 1);
+    for _ in 0..20 {
+        let order: Vec<_> = pool.candidates().map(|candidate| place(&roster, &candidate)).collect();
+        assert_eq!(order, [1, 0, 2]);
+    }
+    late.set_overdue(false);
+    assert!((0..20).any(|_| first(&mut pool) == 0));
+}

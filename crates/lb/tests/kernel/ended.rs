@@ -68,7 +68,7 @@ fn who_sends_to_a_backend_whose_host_is_gone_is_reset_and_the_others_go_on() {
     heard(&mut node, &flows.each_ref().map(|[_, b]| b.local_addr().unwrap()).into());
 
     for [alive, gone] in &mut flows {
-        // Refused or written, the answer is a reset: another backend knows of no such connection.
+        // The owner knows of no such connection.
         let error = echo(gone).expect_err("its backend is gone");
         assert!(matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "{error}");
         echo(alive).unwrap();

@@ -1,5 +1,5 @@
 //! Clients of a backend that has died, where the kernel carries their connections: the proxy resets such a connection, the kernel
-//! only forgets it. So its client is made to say something, and is answered by a backend that knows of no such connection.
+//! only forgets it. So its client is made to say something, and is answered by this host, which knows of no such connection.
 
 use std::thread::JoinHandle;
 

@@ -120,7 +120,9 @@ fn what_the_kernel_carries_has_no_counts_that_nobody_makes() {
     let of_twin = |family: &str| metrics[family].keys().filter(|labels| labels["frontend"] == "twin").count();
     assert_eq!(of_twin("vipd_frontend_open_connections"), 1);
     assert_eq!(of_twin("vipd_backend_open_connections"), 2);
-    for uncounted in ["vipd_frontend_accepted", "vipd_backend_connections", "vipd_backend_bytes"] {
+    for uncounted in
+        ["vipd_frontend_accepted_total", "vipd_backend_connections_total", "vipd_backend_bytes_total"]
+    {
         assert_eq!(of_twin(uncounted), 0, "{uncounted}");
         assert!(!metrics[uncounted].is_empty(), "{uncounted}");
     }
