@@ -9,7 +9,7 @@ use std::str::FromStr;
 use anyhow::Result;
 
 use super::site::{BALANCER, SERVER_PORT, SERVERS};
-use crate::network::{FRONTEND_PORT, find_program, nft};
+use crate::network::{FRONTEND_PORT, INTERFACE, find_program, nft};
 use crate::process::Launch;
 use crate::{namespace::Namespace, system::Programs};
 
@@ -20,6 +20,9 @@ pub enum Contender {
     Nothing,
     /// Rules of nftables that lead each connection to one of the servers in turn, and nothing else.
     Nft,
+    /// Rules that send each packet on to a server by a hash of where it comes from, and remember nothing; the servers take
+    /// what comes for the balancer's address, and answer the client themselves.
+    Direct,
     /// haproxy in TCP mode, with checks.
     Haproxy,
     /// nginx with its stream module.
@@ -32,13 +35,14 @@ pub enum Contender {
 
 impl Contender {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Nothing, Self::Nft, Self::Haproxy, Self::Nginx, Self::Vipd, Self::VipdKernel];
+    pub const ALL: [Self; 7] =
+        [Self::Nothing, Self::Direct, Self::Nft, Self::Haproxy, Self::Nginx, Self::Vipd, Self::VipdKernel];
 
     /// Its name.
     pub fn name(self) -> &'static str {
         match self {
             Self::Nothing => "none",
+            Self::Direct => "direct",
             Self::Nft => "nft",
             Self::Haproxy => "haproxy",
             Self::Nginx => "nginx",
@@ -52,7 +56,7 @@ impl Contender {
         match other {
             Self::Vipd => matches!(self, Self::Haproxy | Self::Nginx),
             Self::VipdKernel => self == Self::Nft,
-            Self::Nothing | Self::Nft | Self::Haproxy | Self::Nginx => false,
+            Self::Nothing | Self::Direct | Self::Nft | Self::Haproxy | Self::Nginx => false,
         }
     }
 
@@ -60,7 +64,7 @@ impl Contender {
     pub(super) fn target(self) -> (Ipv4Addr, u16) {
         match self {
             Self::Nothing => (SERVERS[0], SERVER_PORT),
-            Self::Nft | Self::Haproxy | Self::Nginx | Self::Vipd | Self::VipdKernel => {
+            Self::Direct | Self::Nft | Self::Haproxy | Self::Nginx | Self::Vipd | Self::VipdKernel => {
                 (BALANCER, FRONTEND_PORT)
             }
         }
@@ -72,7 +76,7 @@ impl Contender {
     /// If its program is missing, or a file can't be written.
     pub(super) fn prepare(self, folder: &Path, programs: &Programs) -> Result<Option<Launch>> {
         Ok(match self {
-            Self::Nothing | Self::Nft => None,
+            Self::Nothing | Self::Direct | Self::Nft => None,
             Self::Haproxy => Some(haproxy(folder)?),
             Self::Nginx => Some(nginx(folder)?),
             Self::Vipd => Some(vipd(folder, programs, "maxConnections: 9000")?),
@@ -80,16 +84,26 @@ impl Contender {
         })
     }
 
-    /// Sets up the kernel of the balancer's host for it, or takes that away.
+    /// Sets up the kernels of the balancer's host and the servers' for it, or takes that away.
     ///
     /// # Errors
     /// If `nft` is missing or refuses.
-    pub(super) async fn set_rules(self, host: &Namespace, on: bool) -> Result<()> {
-        if self != Self::Nft {
-            return Ok(());
+    pub(super) async fn set_rules(self, host: &Namespace, servers: &[&Namespace], on: bool) -> Result<()> {
+        match self {
+            Self::Nft => {
+                let rules = if on { dnat() } else { "delete table ip balance\n".to_owned() };
+                nft(Some(host), &rules).await
+            }
+            Self::Direct => {
+                let accept = if on { accept() } else { "delete table ip balance\n".to_owned() };
+                for server in servers {
+                    nft(Some(server), &accept).await?;
+                }
+                let rules = if on { direct() } else { "delete table netdev balance\n".to_owned() };
+                nft(Some(host), &rules).await
+            }
+            Self::Nothing | Self::Haproxy | Self::Nginx | Self::Vipd | Self::VipdKernel => Ok(()),
         }
-        let rules = if on { dnat() } else { "delete table ip balance\n".to_owned() };
-        nft(Some(host), &rules).await
     }
 }
 
@@ -120,6 +134,23 @@ fn dnat() -> String {
          {FRONTEND_PORT} dnat to numgen inc mod {} map {{ {map}}} : {SERVER_PORT}\n }}\n chain out {{\n  type nat hook \
          postrouting priority srcnat;\n  masquerade\n }}\n}}\n",
         SERVERS.len()
+    )
+}
+
+fn direct() -> String {
+    let map = servers(|place, address| format!("{place} : {address}, "));
+    format!(
+        "table netdev balance {{\n chain in {{\n  type filter hook ingress device {INTERFACE} priority 0;\n  ip daddr {BALANCER} \
+         tcp dport {FRONTEND_PORT} fwd ip to jhash ip saddr . tcp sport mod {} seed 1 map {{ {map}}} device {INTERFACE}\n }}\n}}\n",
+        SERVERS.len()
+    )
+}
+
+/// What servers do with what was sent on to them; their answers leave with the address that the client wanted.
+fn accept() -> String {
+    format!(
+        "table ip balance {{\n chain in {{\n  type nat hook prerouting priority dstnat;\n  ip daddr {BALANCER} tcp dport \
+         {FRONTEND_PORT} redirect to :{SERVER_PORT}\n }}\n}}\n"
     )
 }
 
@@ -179,15 +210,16 @@ mod tests {
             "keepalived"
                 .parse::<Contender>()
                 .unwrap_err()
-                .contains("none, nft, haproxy, nginx, vipd, vipd-kernel")
+                .contains("none, direct, nft, haproxy, nginx, vipd, vipd-kernel")
         );
     }
 
     #[test]
     fn the_rules_name_each_server_once() {
-        let rules = dnat();
-        for server in SERVERS {
-            assert_eq!(rules.matches(&server.to_string()).count(), 1, "{rules}");
+        for rules in [dnat(), direct()] {
+            for server in SERVERS {
+                assert_eq!(rules.matches(&server.to_string()).count(), 1, "{rules}");
+            }
         }
     }
 }

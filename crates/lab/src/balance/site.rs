@@ -35,7 +35,7 @@ pub(super) struct Site {
     pub(super) balancer: Host,
     pub(super) folder: PathBuf,
     _switch: Switch,
-    _servers: Vec<(Host, Process)>,
+    servers: Vec<(Host, Process)>,
 }
 
 impl Site {
@@ -64,7 +64,7 @@ impl Site {
                 Ok(fs::write("/proc/sys/net/ipv4/ip_forward", "1")?)
             })?;
         }
-        let site = Self { client, balancer, folder, _switch: switch, _servers: servers };
+        let site = Self { client, balancer, folder, _switch: switch, servers };
         site.answers(Contender::Nothing.target()).await.context("the servers do not answer")?;
         Ok(site)
     }
@@ -72,7 +72,7 @@ impl Site {
     /// Starts a contender, and waits until the client is served through it.
     pub(super) async fn start(&self, contender: Contender, programs: &Programs) -> Result<Option<Process>> {
         let launch = contender.prepare(&self.folder, programs)?;
-        contender.set_rules(&self.balancer.namespace, true).await?;
+        self.set_rules(contender, true).await?;
         let process =
             launch.map(|launch| launch.start(&self.balancer.namespace, &self.folder)).transpose()?;
         self.answers(contender.target()).await.with_context(|| {
@@ -87,7 +87,12 @@ impl Site {
         if let Some(mut process) = process {
             process.stop().await?;
         }
-        contender.set_rules(&self.balancer.namespace, false).await
+        self.set_rules(contender, false).await
+    }
+
+    async fn set_rules(&self, contender: Contender, on: bool) -> Result<()> {
+        let servers: Vec<_> = self.servers.iter().map(|(host, _)| &*host.namespace).collect();
+        contender.set_rules(&self.balancer.namespace, &servers, on).await
     }
 
     async fn answers(&self, target: (Ipv4Addr, u16)) -> Result<()> {
