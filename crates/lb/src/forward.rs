@@ -24,6 +24,8 @@
 //! * A flow is the kernel's: it goes on when this process ends. Those to a backend that is dead, and those to a virtual IP that
 //!   has left, are [forgotten](driver): their clients' next packet begins no connection, so it is led nowhere, and this host's TCP,
 //!   which knows no such connection, answers with a reset.
+//! * Datagrams between the same two ends are one flow, as long as the kernel remembers it (`net.netfilter.nf_conntrack_udp_timeout`); how
+//!   many it remembers is bounded (`nf_conntrack_max`). One that is forgotten goes on with another backend.
 //! * There is no second try: who connects to a backend whose host is dead, and not yet known to be, waits.
 //!
 //! What the rules are is pure.
@@ -39,16 +41,20 @@ use nft::{Attributes, Batch, Connection, Family, Header, Kind, Meta, octets};
 
 use crate::config::Policy;
 use crate::redirect;
-use crate::tables::{LOCAL, Names, TCP, Tie, WAYS, destination, kernel, source, to_port};
+use crate::tables::{LOCAL, Names, Tie, WAYS, destination, kernel, source, to_port};
+
+pub use nft::conntrack::Protocol;
 
 pub(crate) use driver::{Driver, Path};
 
 /// What the kernel is to lead to backends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Forward {
+    /// What is led there.
+    pub protocol: Protocol,
     /// Addresses, while they are on this host; none stands for every address of this host.
     pub ips: Vec<IpAddr>,
-    /// TCP port that clients connect to; not 0.
+    /// The port that clients connect to; not 0.
     pub port: u16,
     /// Backends see their clients' own addresses. Their answers must come to this host by the network's routes.
     pub keep_source: bool,
@@ -79,7 +85,7 @@ struct Table {
 
 impl Table {
     fn new(forward: Forward) -> Self {
-        Self { names: Names::new(forward.ips.iter().copied(), forward.port), forward }
+        Self { names: Names::new(forward.ips.iter().copied(), forward.protocol, forward.port), forward }
     }
 
     /// Everything but the backends.
@@ -135,7 +141,7 @@ impl Table {
         let kind = if family.is_ipv4() { Kind::Ipv4Port } else { Kind::Ipv6Port };
         let map = batch.add_unnamed(&self.names.rules, Kind::Number, Some(kind), &elements);
         let below = u32::try_from(slots.len()).unwrap_or(u32::MAX);
-        let rule = to_port(family, self.forward.port, |packets| {
+        let rule = to_port(family, self.forward.protocol, self.forward.port, |packets| {
             let (offset, length) = destination(family);
             if !ips.is_empty() {
                 let packets = packets.load_header(Header::Network, offset, length);
@@ -150,7 +156,12 @@ impl Table {
             }
         });
         // What belongs to no connection that the kernel remembers, is this host's own to reset.
-        let rule = rule.load_header(Header::Transport, TCP_FLAGS, 1).keep(&[SYN | ACK]).must_equal(&[SYN]);
+        let rule = match self.forward.protocol {
+            Protocol::Tcp => {
+                rule.load_header(Header::Transport, TCP_FLAGS, 1).keep(&[SYN | ACK]).must_equal(&[SYN])
+            }
+            Protocol::Udp => rule,
+        };
         let rule = if by_source {
             let (offset, length) = source(family);
             rule.load_hash(Header::Network, offset, length, below)
@@ -191,7 +202,7 @@ impl Table {
             .load_connection(Connection::Status)
             .must_have(LED_ELSEWHERE)
             .load_meta(Meta::Protocol)
-            .must_equal(&[TCP])
+            .must_equal(&[self.forward.protocol as u8])
             .load_connection(Connection::WantedPort)
             .must_equal(&self.forward.port.to_be_bytes());
         let rule = if ips.is_empty() {
@@ -225,7 +236,7 @@ impl Table {
 /// Those of doing it.
 pub fn rehearse() -> Result<bool, redirect::Error> {
     let ips = vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
-    let forward = Forward { ips: ips.clone(), port: 1, keep_source: true };
+    let forward = Forward { protocol: Protocol::Tcp, ips: ips.clone(), port: 1, keep_source: true };
     let table = Table { names: Names::specimen(), forward };
     let backends: Vec<_> = ips.into_iter().map(|ip| (SocketAddr::new(ip, 1), 1)).collect();
     kernel::rehearse(&table.names.rules, |tie| {

@@ -39,6 +39,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use nft::conntrack::Protocol;
 use nft::{Attributes, Batch, octets};
 
 use crate::tables::{Names, Tie, WAYS, destination, kernel, to_port};
@@ -58,7 +59,7 @@ struct Table {
 impl Table {
     /// The table for a port and the balancer's own sockets.
     fn new(port: u16, listen: Vec<SocketAddr>) -> Self {
-        Self { names: Names::new(listen.iter().map(SocketAddr::ip), port), port, listen }
+        Self { names: Names::new(listen.iter().map(SocketAddr::ip), Protocol::Tcp, port), port, listen }
     }
 
     /// One that leads from nowhere to nowhere, for a rehearsal.
@@ -124,7 +125,7 @@ pub fn rehearse() -> Result<bool, Error> {
 /// TCP to this port of this address, while the address is this host's, goes to the other port.
 fn rule(ip: IpAddr, port: u16, to: u16) -> Attributes {
     let (offset, length) = destination(ip);
-    to_port(ip, port, |packets| {
+    to_port(ip, Protocol::Tcp, port, |packets| {
         packets.load_header(nft::Header::Network, offset, length).must_equal(&octets(ip))
     })
     .lead_to(ip, to)

@@ -14,6 +14,7 @@ use nft::attribute::{
     CHAIN_HOOK, CHAIN_NAME, CHAIN_TABLE, CHAIN_TYPE, RULE_CHAIN, RULE_EXPRESSIONS, RULE_TABLE, TABLE_FLAGS,
     TABLE_NAME,
 };
+use nft::conntrack::Protocol;
 use nft::{Attributes, Batch, Family, Header, Meta, Step, Verb, protocol_family};
 
 /// The names of a frontend's two tables.
@@ -36,10 +37,14 @@ pub(crate) enum Tie {
 
 impl Names {
     /// They follow from what clients connect to, so that a process finds what an earlier one left.
-    pub(crate) fn new(ips: impl Iterator<Item = IpAddr>, port: u16) -> Self {
+    pub(crate) fn new(ips: impl Iterator<Item = IpAddr>, protocol: Protocol, port: u16) -> Self {
         let first = ips.min().map_or_else(|| "any".to_owned(), |ip| ip.to_string());
+        let protocol = match protocol {
+            Protocol::Tcp => "",
+            Protocol::Udp => "-udp",
+        };
         // A colon is no part of a name for `nft`.
-        Self::of(format!("vipd-{}-{port}", first.replace(':', "-")))
+        Self::of(format!("vipd-{}-{port}{protocol}", first.replace(':', "-")))
     }
 
     /// Of tables that are tried and not made.
@@ -105,7 +110,8 @@ impl Names {
         // One for each family, as each has a memory of its own.
         for nowhere in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
             let never = Attributes::default().load_meta(Meta::Family).must_equal(&[protocol_family(nowhere)]);
-            let never = never.load_meta(Meta::Protocol).must_equal(&[TCP]).lead_to(nowhere, port);
+            let never =
+                never.load_meta(Meta::Protocol).must_equal(&[Protocol::Tcp as u8]).lead_to(nowhere, port);
             let attributes = flows(RULE_TABLE).text(RULE_CHAIN, "memory");
             batch.add(Step::Rule, Verb::NewRule, &attributes.nest(RULE_EXPRESSIONS, &never));
         }
@@ -140,13 +146,18 @@ impl Names {
     }
 }
 
-/// TCP to this port of addresses of this family.
-pub(crate) fn to_port(family: IpAddr, port: u16, to: impl FnOnce(Attributes) -> Attributes) -> Attributes {
+/// What comes to this port of addresses of this family.
+pub(crate) fn to_port(
+    family: IpAddr,
+    protocol: Protocol,
+    port: u16,
+    to: impl FnOnce(Attributes) -> Attributes,
+) -> Attributes {
     // As `nft` itself writes it: each comparison loads anew.
     let family = Attributes::default().load_meta(Meta::Family).must_equal(&[protocol_family(family)]);
     to(family)
         .load_meta(Meta::Protocol)
-        .must_equal(&[TCP])
+        .must_equal(&[protocol as u8])
         .load_header(Header::Transport, 2, 2)
         .must_equal(&port.to_be_bytes())
         // Whether an address is here, the kernel's routes say, for every connection anew.
@@ -190,7 +201,6 @@ const LED: [(&str, u32); 2] = [("prerouting", 0), ("output", 3)];
 const BEFORE_OTHERS: i32 = -110;
 /// `RTN_LOCAL`
 pub(crate) const LOCAL: u32 = 2;
-pub(crate) const TCP: u8 = 6;
 /// `NFT_TABLE_F_OWNER`
 const OWNER: u32 = 2;
 
@@ -200,10 +210,13 @@ mod tests {
 
     #[test]
     fn tables_are_named_after_what_clients_connect_to_whatever_the_order() {
-        let named = |ips: &[&str], port| Names::new(ips.iter().map(|ip| ip.parse().unwrap()), port).rules;
+        let named = |ips: &[&str], port| {
+            Names::new(ips.iter().map(|ip| ip.parse().unwrap()), Protocol::Tcp, port).rules
+        };
         assert_eq!(named(&["10.0.0.9", "fd00::9"], 6443), "vipd-10.0.0.9-6443");
         assert_eq!(named(&["fd00::9", "10.0.0.9"], 6443), "vipd-10.0.0.9-6443");
         assert_eq!(named(&["fd00::9"], 1), "vipd-fd00--9-1");
         assert_eq!(named(&[], 8443), "vipd-any-8443");
+        assert_eq!(Names::new([].into_iter(), Protocol::Udp, 53).rules, "vipd-any-53-udp");
     }
 }

@@ -11,9 +11,20 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use crate::message::Attributes;
 use crate::rule::{octets, protocol_family};
 
-/// A TCP connection that the kernel remembers.
+/// What a connection consists of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// `IPPROTO_TCP`
+    Tcp = 6,
+    /// `IPPROTO_UDP`: datagrams between the same two ends.
+    Udp = 17,
+}
+
+/// A connection that the kernel remembers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flow {
+    /// What it consists of.
+    pub protocol: Protocol,
     /// Who began it.
     pub client: SocketAddr,
     /// Where its first packet went.
@@ -44,18 +55,19 @@ impl Memory {
         Ok(Self(rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, Some(NETFILTER))?))
     }
 
-    /// Shows each TCP connection whose first packet went to this port, over IPv4 and IPv6. What begins or ends meanwhile may be
+    /// Shows each connection of this protocol whose first packet went to this port, over IPv4 and IPv6. What begins or ends meanwhile may be
     /// shown or not.
     ///
     /// # Errors
     ///
     /// This kernel doesn't tell (`CONFIG_NF_CT_NETLINK`), or not to this process.
-    pub fn each(&self, port: u16, mut show: impl FnMut(Flow)) -> io::Result<()> {
+    pub fn each(&self, protocol: Protocol, port: u16, mut show: impl FnMut(Flow)) -> io::Result<()> {
         for any in [IpAddr::from([0; 4]), IpAddr::from([0_u16; 8])] {
-            self.send(GET, DUMP, any, &filter(port))?;
+            self.send(GET, DUMP, any, &filter(protocol, port))?;
             while self.receive(|kind, body| {
                 if kind == NEW
-                    && let Some(flow) = parse(body).filter(|flow| flow.wanted.port() == port)
+                    && let Some(flow) =
+                        parse(body).filter(|flow| flow.protocol == protocol && flow.wanted.port() == port)
                 {
                     show(flow);
                 }
@@ -110,9 +122,9 @@ impl Memory {
 }
 
 /// Those to this port alone, for a kernel that can choose (Linux 5.8); another tells of all.
-fn filter(port: u16) -> Attributes {
+fn filter(protocol: Protocol, port: u16) -> Attributes {
     const NUMBER_AND_DESTINATION: u32 = (1 << 3) | (1 << 5);
-    let protocol = Attributes::default().bytes(PROTOCOL_NUMBER, &[TCP]);
+    let protocol = Attributes::default().bytes(PROTOCOL_NUMBER, &[protocol as u8]);
     let protocol = protocol.bytes(DESTINATION_PORT, &port.to_be_bytes());
     let chosen = Attributes::default().native(1, NUMBER_AND_DESTINATION).native(2, 0);
     let tuple = Attributes::default().nest(TUPLE_PROTOCOL, &protocol);
@@ -126,7 +138,7 @@ fn named(flow: &Flow) -> Attributes {
         .bytes(source, &octets(flow.client.ip()))
         .bytes(destination, &octets(flow.wanted.ip()));
     let protocol = Attributes::default()
-        .bytes(PROTOCOL_NUMBER, &[TCP])
+        .bytes(PROTOCOL_NUMBER, &[flow.protocol as u8])
         .bytes(SOURCE_PORT, &flow.client.port().to_be_bytes())
         .bytes(DESTINATION_PORT, &flow.wanted.port().to_be_bytes());
     let tuple = Attributes::default().nest(TUPLE_ADDRESSES, &addresses).nest(TUPLE_PROTOCOL, &protocol);
@@ -140,35 +152,43 @@ fn named(flow: &Flow) -> Attributes {
     attributes
 }
 
-/// A connection of a dump; `None` where it isn't TCP, or not whole.
+/// A connection of a dump; `None` where it is of another protocol, or not whole.
 fn parse(body: &[u8]) -> Option<Flow> {
-    let (client, wanted) = ends(find(body, ORIGINAL)?)?;
-    let (answering, _) = ends(find(body, REPLY)?)?;
+    let (protocol, client, wanted) = ends(find(body, ORIGINAL)?)?;
+    let (_, answering, _) = ends(find(body, REPLY)?)?;
+    let status = find(body, STATUS).and_then(|status| Some(u32::from_be_bytes(*status.first_chunk()?)));
     let state = find(body, PROTOCOL_STATE).and_then(|state| find(find(state, 1)?, 1)?.first().copied());
+    let (is_open, is_unanswered) = match protocol {
+        Protocol::Tcp => {
+            (state.is_some_and(|state| (SYN_SENT..=LAST_ACK).contains(&state)), state == Some(SYN_SENT))
+        }
+        // It is remembered as long as it lasts.
+        Protocol::Udp => (true, status.is_some_and(|status| status & ANSWERED == 0)),
+    };
     Some(Flow {
+        protocol,
         client,
         wanted,
         answering,
-        is_open: state.is_some_and(|state| (SYN_SENT..=LAST_ACK).contains(&state)),
-        is_unanswered: state == Some(SYN_SENT),
+        is_open,
+        is_unanswered,
         id: find(body, ID).and_then(|id| id.try_into().ok()),
         zone: find(body, ZONE).and_then(|zone| zone.try_into().ok()),
     })
 }
 
 /// Where packets of one direction come from and go to.
-fn ends(tuple: &[u8]) -> Option<(SocketAddr, SocketAddr)> {
+fn ends(tuple: &[u8]) -> Option<(Protocol, SocketAddr, SocketAddr)> {
     let addresses = find(tuple, TUPLE_ADDRESSES)?;
     let protocol = find(tuple, TUPLE_PROTOCOL)?;
-    if find(protocol, PROTOCOL_NUMBER)?.first() != Some(&TCP) {
-        return None;
-    }
+    let number = *find(protocol, PROTOCOL_NUMBER)?.first()?;
+    let kind = [Protocol::Tcp, Protocol::Udp].into_iter().find(|kind| *kind as u8 == number)?;
     let ipv4 = |kind| Some(IpAddr::from(Ipv4Addr::from(*find(addresses, kind)?.first_chunk::<4>()?)));
     let ipv6 = |kind| Some(IpAddr::from(Ipv6Addr::from(*find(addresses, kind)?.first_chunk::<16>()?)));
     let port = |kind| Some(u16::from_be_bytes(*find(protocol, kind)?.first_chunk()?));
     let source = SocketAddr::new(ipv4(1).or_else(|| ipv6(3))?, port(SOURCE_PORT)?);
     let destination = SocketAddr::new(ipv4(2).or_else(|| ipv6(4))?, port(DESTINATION_PORT)?);
-    Some((source, destination))
+    Some((kind, source, destination))
 }
 
 /// The value of the first attribute of this kind.
@@ -220,6 +240,10 @@ const KIND: u16 = 0x3fff;
 const ORIGINAL: u16 = 1;
 /// `CTA_TUPLE_REPLY`
 const REPLY: u16 = 2;
+/// `CTA_STATUS`
+const STATUS: u16 = 3;
+/// `IPS_SEEN_REPLY`
+const ANSWERED: u32 = 1 << 1;
 /// `CTA_PROTOINFO`
 const PROTOCOL_STATE: u16 = 4;
 /// `CTA_ID`
@@ -237,7 +261,6 @@ const DESTINATION_PORT: u16 = 3;
 const SYN_SENT: u8 = 1;
 /// `TCP_CONNTRACK_LAST_ACK`
 const LAST_ACK: u8 = 6;
-const TCP: u8 = 6;
 
 #[cfg(test)]
 mod tests {
@@ -245,6 +268,7 @@ mod tests {
 
     fn flow() -> Flow {
         Flow {
+            protocol: Protocol::Tcp,
             client: "10.0.0.3:40000".parse().unwrap(),
             wanted: "10.0.0.9:6443".parse().unwrap(),
             answering: "10.0.0.2:6443".parse().unwrap(),
@@ -272,9 +296,11 @@ mod tests {
             zone: Some([0, 7]),
             ..flow()
         };
-        let (client, wanted) = ends(find(named(&ipv6).as_bytes(), ORIGINAL).unwrap()).unwrap();
+        let (_, client, wanted) = ends(find(named(&ipv6).as_bytes(), ORIGINAL).unwrap()).unwrap();
         assert_eq!((client, wanted), (ipv6.client, ipv6.wanted));
         assert_eq!(find(named(&ipv6).as_bytes(), ZONE), Some(&[0, 7][..]));
+        let datagrams = Flow { protocol: Protocol::Udp, ..flow() };
+        assert_eq!(parse(&told(&datagrams)), Some(datagrams));
     }
 
     #[test]

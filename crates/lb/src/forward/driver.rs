@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use nft::conntrack::{Flow, Memory};
+use nft::conntrack::{Flow, Memory, Protocol};
 use tokio::runtime::Builder;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
@@ -222,7 +222,7 @@ impl Driver {
     fn forget(&self, memory: &Memory, told: bool, which: impl Fn(&Shared, &Path, &Flow) -> bool) {
         for (shared, path) in &self.paths {
             let mut flows = Vec::new();
-            let listed = memory.each(path.table.forward.port, |flow| {
+            let listed = memory.each(path.table.forward.protocol, path.table.forward.port, |flow| {
                 if path.is_of(&flow) && which(shared, path, &flow) {
                     flows.push(flow);
                 }
@@ -244,7 +244,8 @@ impl Driver {
                 flows = flows.len(),
                 "connections that lead nowhere were ended"
             );
-            if told {
+            // Who sends datagrams is led to another backend by the next.
+            if told && path.table.forward.protocol == Protocol::Tcp {
                 let ended =
                     flows.iter().map(|flow| Ended { client: flow.client, server: flow.wanted }).collect();
                 // Who doesn't listen has no use for it.
@@ -278,7 +279,7 @@ impl Path {
 /// The open connections of each backend.
 fn count(memory: &Memory, path: &Path) -> io::Result<BTreeMap<SocketAddr, usize>> {
     let mut open = BTreeMap::new();
-    memory.each(path.table.forward.port, |flow| {
+    memory.each(path.table.forward.protocol, path.table.forward.port, |flow| {
         if flow.is_open && path.is_of(&flow) {
             *open.entry(flow.answering).or_default() += 1;
         }

@@ -124,6 +124,7 @@ fn meaning_anywhere(refusal: Refusal) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nft::conntrack::Protocol;
     use nft::{Family, Verb, attribute};
 
     use crate::tables::Names;
@@ -152,7 +153,7 @@ mod tests {
             // SAFETY: only the network namespace of this short-lived thread changes, and no memory is shared through it.
             #[expect(unsafe_code, reason = "rustix marks unshare as unsafe for flags that aren't used here")]
             unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }.unwrap();
-            let names = Names::new(["10.0.0.9".parse().unwrap()].into_iter(), 6443);
+            let names = Names::new(["10.0.0.9".parse().unwrap()].into_iter(), Protocol::Tcp, 6443);
             let whole = |tie| {
                 let mut batch = names.begin(tie);
                 names.lead(&mut batch, tie, 6443);

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use lb::forward::{self, Forward};
+use lb::forward::{self, Forward, Protocol};
 use lb::{Backend, Frontend, Listen};
 
 use crate::segment::{Namespace, Node, PORT, Segment, VIPS, eventually, frontend, name, serve, virtual_port};
@@ -14,7 +14,12 @@ pub(crate) fn forwarded(backends: &[u8]) -> Frontend {
     let known = frontend(backends);
     let ipv6 = backends.iter().map(|n| backend(SocketAddr::new(format!("fd00::{n}").parse().unwrap(), PORT)));
     Frontend {
-        listen: Listen::Forwarded(Forward { ips: known.virtual_ips.clone(), port: PORT, keep_source: false }),
+        listen: Listen::Forwarded(Forward {
+            protocol: Protocol::Tcp,
+            ips: known.virtual_ips.clone(),
+            port: PORT,
+            keep_source: false,
+        }),
         backends: known.backends.iter().cloned().chain(ipv6).collect(),
         ..known
     }
@@ -108,6 +113,7 @@ fn with_routes_that_lead_back_every_backend_sees_its_clients() {
     let [a, b, client] = &segment.stations[..] else { unreachable!("there are three") };
     let mut frontend = forwarded(&[1, 2]);
     frontend.listen = Listen::Forwarded(Forward {
+        protocol: Protocol::Tcp,
         ips: VIPS.map(|vip| vip.parse().unwrap()).to_vec(),
         port: PORT,
         keep_source: true,
@@ -139,7 +145,12 @@ fn without_a_virtual_ip_every_address_of_the_host_leads_to_backends() {
     let [a, _, client] = &segment.stations[..] else { unreachable!("there are three") };
     let mut frontend = forwarded(&[1, 2]);
     frontend.virtual_ips = Vec::new();
-    frontend.listen = Listen::Forwarded(Forward { ips: Vec::new(), port: 8443, keep_source: false });
+    frontend.listen = Listen::Forwarded(Forward {
+        protocol: Protocol::Tcp,
+        ips: Vec::new(),
+        port: 8443,
+        keep_source: false,
+    });
     let node = Node::start(a, frontend);
     settled(&node, a);
 

@@ -4,7 +4,7 @@
 use std::io;
 use std::net::IpAddr;
 
-use nft::conntrack::Memory;
+use nft::conntrack::{Memory, Protocol};
 
 use crate::tickle::Connection;
 
@@ -34,7 +34,7 @@ impl Forwarded {
     pub fn connections(&self, vips: &[IpAddr], limit: usize) -> io::Result<Vec<Connection>> {
         let mut found = Vec::new();
         for port in &self.ports {
-            self.memory.each(*port, |flow| {
+            self.memory.each(Protocol::Tcp, *port, |flow| {
                 let led = vips.contains(&flow.wanted.ip()) && flow.answering != flow.wanted;
                 if led && flow.is_open && !flow.is_unanswered && found.len() < limit {
                     found.extend(Connection::new(flow.client, flow.wanted));

@@ -187,6 +187,8 @@ fn ports(balancer: &crate::config::Balancer) -> Ports {
     for frontend in &balancer.config.frontends {
         match &frontend.listen {
             lb::Listen::Redirected { port, own, .. } => drop(ports.redirected.insert(*own, *port)),
+            // Clients of datagrams notice nothing of a move.
+            lb::Listen::Forwarded(forward) if forward.protocol == lb::forward::Protocol::Udp => {}
             lb::Listen::Forwarded(forward) => ports.forwarded.push(forward.port),
             lb::Listen::Any { .. } | lb::Listen::Addresses { .. } | lb::Listen::Nowhere => {}
         }

@@ -50,7 +50,8 @@ pub(super) fn balancer(
         let own = listens.then(|| ("listenPort", listen_port(balancer)));
         let own = own.filter(|(_, own)| *own != balancer.port);
         for (key, port) in [("port", balancer.port)].into_iter().chain(own) {
-            if let Some(other) = ports.insert(port, name.clone()) {
+            let udp = balancer.kind == Some(Protocol::Udp);
+            if let Some(other) = ports.insert((udp, port), name.clone()) {
                 reader.error(
                     &[&base[..], &[key.into()]].concat(),
                     format!("port {port} is used twice: by `{other}` and by `{name}`"),
@@ -147,7 +148,12 @@ fn frontend(
             );
         }
     }
-    let check = check(reader, &at("check"), balancer.check.as_ref());
+    let mut check = check(reader, &at("check"), balancer.check.as_ref());
+    let told = balancer.check.as_ref().is_some_and(|check| check.kind.is_some());
+    if balancer.kind == Some(Protocol::Udp) && !told {
+        // Whether a server of datagrams is well, only its own clients can tell.
+        check.kind = lb::CheckKind::None;
+    }
     let timeouts = timeouts(reader, base, balancer);
     // What the open files allow is shared by all frontends.
     let share = lb::Limits::default().max_connections / frontends;
@@ -343,12 +349,17 @@ fn listen_port(balancer: &LoadBalancer) -> u16 {
 fn unsupported(reader: &mut Reader<'_>, base: &[Step], balancer: &LoadBalancer) {
     let at = |key: &'static str| [base, &[Step::Key(key)]].concat();
     match balancer.kind {
-        Some(Protocol::Udp | Protocol::Http) => reader.error(
+        Some(Protocol::Http) => reader.error(
             &at("type"),
-            "only `type: tcp` is balanced",
+            "`type: http` is not balanced as such",
             "write tcp: TLS and HTTP pass through it untouched",
         ),
-        Some(Protocol::Tcp) | None => {}
+        Some(Protocol::Udp) if balancer.mode != Some(Mode::Kernel) => reader.error(
+            &at("type"),
+            "datagrams are the kernel's to carry: `type: udp` needs `mode: kernel`",
+            "add `mode: kernel`; or write tcp",
+        ),
+        Some(Protocol::Tcp | Protocol::Udp) | None => {}
     }
     if balancer.policy == Some(Policy::SourceHash) {
         reader.error(

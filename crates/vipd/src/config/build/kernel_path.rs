@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::config::file::{LoadBalancer, Policy};
+use crate::config::file::{LoadBalancer, Policy, Protocol};
 use crate::config::reader::Reader;
 use crate::config::source::Step;
 
@@ -31,8 +31,16 @@ pub(super) fn listen(
     }
     let on_vip = balancer.bind_to_vip == Some(true) || balancer.same_port == Some(true);
     let ips = if on_vip { vips } else { &[] };
+    let protocol = match balancer.kind {
+        Some(Protocol::Udp) => lb::forward::Protocol::Udp,
+        Some(Protocol::Tcp | Protocol::Http) | None => lb::forward::Protocol::Tcp,
+    };
+    let forwarded = || {
+        let ips = ips.to_vec();
+        lb::Listen::Forwarded(lb::forward::Forward { protocol, ips, port, keep_source: false })
+    };
     if on_vip && !has_vip {
-        return lb::Listen::Forwarded(lb::forward::Forward { ips: ips.to_vec(), port, keep_source: false });
+        return forwarded();
     }
     for (place, backend) in backends.iter().enumerate() {
         let of_backend = [base, &["backends".into(), place.into(), "address".into()]].concat();
@@ -62,7 +70,7 @@ pub(super) fn listen(
             );
         }
     }
-    lb::Listen::Forwarded(lb::forward::Forward { ips: ips.to_vec(), port, keep_source: false })
+    forwarded()
 }
 
 /// The keys that say something about connections, and whether each is there.

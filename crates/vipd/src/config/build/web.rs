@@ -100,8 +100,9 @@ fn meets(listen: &lb::Listen, address: SocketAddr) -> bool {
         lb::Listen::Addresses { ips, port } => *port == wanted && on(ips),
         // The clients' port is somebody else's already, on every address but the virtual ones.
         lb::Listen::Redirected { ips, port, own } => [*port, *own].contains(&wanted) && on(ips),
-        lb::Listen::Forwarded(lb::forward::Forward { ips, port, .. }) => {
-            *port == wanted && (ips.is_empty() || on(ips))
+        lb::Listen::Forwarded(lb::forward::Forward { protocol, ips, port, .. }) => {
+            let tcp = *protocol == lb::forward::Protocol::Tcp;
+            tcp && *port == wanted && (ips.is_empty() || on(ips))
         }
         lb::Listen::Nowhere => false,
     }
