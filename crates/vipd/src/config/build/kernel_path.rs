@@ -60,6 +60,13 @@ pub(super) fn listen(
                 "write the apiserver's own address, not the virtual one",
             );
         }
+        if address.ip().is_loopback() {
+            reader.error(
+                &of_backend,
+                format!("{} is every host's own: the kernel leads nobody there who comes from elsewhere", address.ip()),
+                "write this host's address on the network, or write `mode: proxy`",
+            );
+        }
         let same_family = |vip: &IpAddr| vip.is_ipv4() == address.is_ipv4();
         if on_vip && !vips.is_empty() && !vips.iter().any(same_family) {
             let (its, other) = if address.is_ipv4() { ("IPv4", "IPv6") } else { ("IPv6", "IPv4") };
