@@ -69,6 +69,9 @@ pub(crate) struct Choice {
 
 impl Choice {
     pub(crate) fn new(policy: Policy, backends: Vec<(SocketAddr, u32)>) -> Self {
+        // Nobody from elsewhere can be led to an address that every host has. Where discovery knows only of this host's own apiserver,
+        // connections are left to that: at a port that is the same, it listens on the virtual address, too.
+        let backends = backends.into_iter().filter(|(backend, _)| !backend.ip().is_loopback()).collect();
         let by_source = match policy {
             Policy::LeastConnections | Policy::RoundRobin => false,
         };
@@ -270,3 +273,15 @@ const LED_ELSEWHERE: u32 = 1 << 5;
 const LOOPBACK_NET: u8 = 127;
 /// The number of `lo` in every network namespace.
 const LOOPBACK: u32 = 1;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_every_host_has_is_nowhere_to_be_led() {
+        let at = |ip: &str| (SocketAddr::new(ip.parse().unwrap(), 6443), 1);
+        let choice = Choice::new(Policy::RoundRobin, vec![at("127.0.0.1"), at("10.0.0.1"), at("::1")]);
+        assert_eq!(choice.backends, [at("10.0.0.1")]);
+    }
+}

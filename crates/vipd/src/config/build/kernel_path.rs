@@ -63,7 +63,10 @@ pub(super) fn listen(
         if address.ip().is_loopback() {
             reader.error(
                 &of_backend,
-                format!("{} is every host's own: the kernel leads nobody there who comes from elsewhere", address.ip()),
+                format!(
+                    "{} is every host's own: the kernel leads nobody there who comes from elsewhere",
+                    address.ip()
+                ),
                 "write this host's address on the network, or write `mode: proxy`",
             );
         }
