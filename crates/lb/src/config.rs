@@ -46,6 +46,9 @@ pub struct Frontend {
     pub backends: Vec<Backend>,
     /// How a backend is chosen among equally healthy ones.
     pub policy: Policy,
+    /// For how long the share of new connections of a backend grows that has become ready again, is new while the balancer runs, or was
+    /// taken back into use: from a tenth of what the policy would give it to all of it, evenly. `None`: it has all of it at once.
+    pub slow_start: Option<Duration>,
     /// How the health of its backends is found out.
     pub check: Check,
     /// How long things may take.
@@ -300,6 +303,9 @@ impl Frontend {
         }
         if self.check.interval.is_zero() || self.check.timeout.is_zero() {
             return refuse("interval and timeout of the check must be longer than 0");
+        }
+        if self.slow_start.is_some_and(|slow_start| slow_start.is_zero()) {
+            return refuse("a slow start must be longer than 0");
         }
         if self.timeouts.connect.is_zero() || self.timeouts.idle.is_some_and(|idle| idle.is_zero()) {
             return refuse("the connect and idle timeouts must be longer than 0");

@@ -22,6 +22,7 @@ use crate::probe::Plan;
 use crate::probes::Probes;
 use crate::rebalance::{self, Shed};
 use crate::redirect::{Redirect, Table};
+use crate::slow_start;
 use crate::status::Monitor;
 use crate::target::Target;
 use crate::worker::{Starvation, Worker};
@@ -71,7 +72,11 @@ impl Board {
 
     /// Passes a change of a backend's health on to the flows and to whoever asks whether the balancer is
     /// usable.
-    pub(crate) fn publish(&self, target: &Target, flip: &Flip) {
+    pub(crate) fn publish(&self, frontend: &Shared, target: &Target, flip: &Flip) {
+        if target.comes_back(flip) {
+            // First, lest it gets a burst before.
+            frontend.start_slowly(target, Instant::now().into_std());
+        }
         target.member.set_health(flip.to);
         if flip.to == Health::Dead {
             self.orders.send_modify(|orders| orders.deaths += 1);
@@ -81,8 +86,10 @@ impl Board {
 
     /// Has connections moved to backends that have fewer than their share, where that is wanted.
     fn rebalance(&self) {
+        let now = Instant::now().into_std();
         let wanted = |(place, frontend): (usize, &Arc<Shared>)| {
-            rebalance::shed(place, &frontend.roster(), frontend.rebalance?)
+            let whole_share = |target: &Target| frontend.share(target, now) == slow_start::WHOLE;
+            rebalance::shed(place, &frontend.roster(), frontend.rebalance?, whole_share)
         };
         let shed: Arc<[Shed]> = self.frontends.iter().enumerate().filter_map(wanted).collect();
         if !shed.is_empty() {
@@ -142,7 +149,7 @@ impl Control {
                 .filter_map(|listener| listener.local_addr().ok())
                 .collect();
             redirects.extend(redirect(frontend, &addresses)?);
-            let shared = Shared::new(frontend, addresses, Arc::clone(&review));
+            let shared = Shared::new(frontend, addresses, Arc::clone(&review), now);
             shared.set_backends(frontend.backends.clone(), now);
             frontends.push(Arc::new(shared));
             for (worker, bound) in listeners.iter_mut().zip(bound) {

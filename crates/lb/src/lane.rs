@@ -9,8 +9,10 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::drain::End;
@@ -169,7 +171,7 @@ impl Lane {
     ) -> Self {
         let mut rosters = shared.rosters();
         let roster = Arc::clone(&rosters.borrow_and_update());
-        let pool = Pool::new(roster, Arc::clone(&shared.cursor), shared.policy, seed);
+        let pool = Pool::new(roster, Arc::clone(&shared.cursor), shared.policy, shared.slow_start, seed);
         Self {
             shared,
             pool: RefCell::new(pool),
@@ -188,14 +190,18 @@ impl Lane {
         if self.rosters.borrow().has_changed().unwrap_or(false) {
             self.follow();
         }
-        self.pool.borrow_mut().candidates()
+        self.pool.borrow_mut().candidates(|| self.age())
     }
 
     /// The backends that have come since `tried`, for a connection that has nobody else left.
     pub(crate) fn candidates_since(&self, tried: &Candidates) -> Option<Candidates> {
         // Looked at in any case: a backend is told to leave a moment before its successors are announced.
         self.follow();
-        self.pool.borrow_mut().candidates_since(tried)
+        self.pool.borrow_mut().candidates_since(tried, || self.age())
+    }
+
+    fn age(&self) -> Duration {
+        self.shared.age(Instant::now().into_std())
     }
 
     fn follow(&self) {

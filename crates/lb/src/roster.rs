@@ -76,6 +76,16 @@ impl Roster {
         self.all().find(|(known, _)| Arc::ptr_eq(known, target)).map(|(_, standing)| standing)
     }
 
+    /// Those that take connections again once the roster has exactly `backends`, and don't before.
+    pub(crate) fn returning(&self, backends: &[Backend]) -> Vec<Arc<Target>> {
+        let stays = |target: &Target| backends.iter().find(|backend| backend.address == target.address);
+        let returns = |(target, standing): &(&Arc<Target>, Standing)| {
+            let was_out = *standing == Standing::Leaving || target.member.is_cordoned();
+            was_out && stays(target).is_some_and(|backend| !backend.cordoned)
+        };
+        self.all().filter(returns).map(|(target, _)| Arc::clone(target)).collect()
+    }
+
     /// False when no backend takes connections that is not dead.
     pub(crate) fn usable(&self) -> bool {
         self.present.iter().any(|target| target.member.health() != Health::Dead)

@@ -27,6 +27,7 @@ const PURE: &[&str] = &[
     "lb/src/readiness.rs",
     "lb/src/redirect.rs",
     "lb/src/roster.rs",
+    "lb/src/slow_start.rs",
     "nft/src/attribute.rs",
     "nft/src/message.rs",
     "nft/src/rule.rs",

@@ -10,7 +10,7 @@ fn roster(healths: &[Health]) -> Arc<Roster> {
         |port| Backend { name: "x".into(), address: ([127, 0, 0, 1], port).into(), cordoned: false };
     let backends = (1..).take(healths.len()).map(backend).collect();
     let now = tokio::time::Instant::now().into_std();
-    let create = |backend| Target::new(backend, Arc::default(), now);
+    let create = |backend| Target::new(backend, Arc::default(), false, now);
     let roster = Roster::default().successor(backends, create).unwrap_or_default();
     for (target, health) in roster.present().iter().zip(healths) {
         target.member.set_health(*health);
@@ -18,8 +18,13 @@ fn roster(healths: &[Health]) -> Arc<Roster> {
     Arc::new(roster)
 }
 
+/// Where no share grows, nobody looks at a clock.
+fn unasked() -> Duration {
+    panic!("the age was asked for")
+}
+
 fn pool(roster: &Arc<Roster>, policy: Policy, seed: u64) -> Pool {
-    Pool::new(Arc::clone(roster), Arc::default(), policy, seed)
+    Pool::new(Arc::clone(roster), Arc::default(), policy, None, seed)
 }
 
 fn place(roster: &Roster, candidate: &Candidate) -> usize {
@@ -27,7 +32,7 @@ fn place(roster: &Roster, candidate: &Candidate) -> usize {
 }
 
 fn first(pool: &mut Pool) -> usize {
-    let candidate = pool.candidates().next().unwrap();
+    let candidate = pool.candidates(unasked).next().unwrap();
     place(&pool.roster, &candidate)
 }
 
@@ -53,7 +58,7 @@ proptest! {
         fill(&roster, &open);
         let mut pool = pool(&roster, policy, seed);
         for _ in 0..5 {
-            let order: Vec<_> = pool.candidates().map(|candidate| place(&roster, &candidate)).collect();
+            let order: Vec<_> = pool.candidates(unasked).map(|candidate| place(&roster, &candidate)).collect();
             let ranks: Vec<_> = order.iter().map(|place| encode(healths[*place])).collect();
             prop_assert!(ranks.is_sorted(), "{:?}", ranks);
             let mut sorted = order;
@@ -79,7 +84,7 @@ fn least_connections_keeps_three_backends_within_a_few_of_each_other() {
         let roster = roster(&[Health::Ready; 3]);
         let mut pool = pool(&roster, Policy::LeastConnections, seed);
 
-        (0..3000).for_each(|_| pool.candidates().next().unwrap().target.member.enter());
+        (0..3000).for_each(|_| pool.candidates(unasked).next().unwrap().target.member.enter());
 
         let counts: Vec<_> = roster.present().iter().map(|target| target.member.open()).collect();
         assert!(counts.iter().all(|count| count.abs_diff(1000) <= 5), "seed {seed}: {counts:?}");
@@ -102,8 +107,8 @@ fn equal_backends_are_chosen_equally_often() {
 #[test]
 fn round_robin_takes_turns_across_pools() {
     let (roster, cursor) = (roster(&[Health::Ready; 3]), Arc::default());
-    let mut pools =
-        [1, 2].map(|seed| Pool::new(Arc::clone(&roster), Arc::clone(&cursor), Policy::RoundRobin, seed));
+    let mut pools = [1, 2]
+        .map(|seed| Pool::new(Arc::clone(&roster), Arc::clone(&cursor), Policy::RoundRobin, None, seed));
 
     let order: Vec<_> = (0..6).map(|turn| first(&mut pools[turn % 2])).collect();
 
@@ -123,38 +128,38 @@ fn round_robin_is_fair_among_those_that_are_ready() {
 fn as_many_backends_as_there_may_be_are_all_tried() {
     let roster = roster(&[Health::Ready; crate::MAX_BACKENDS]);
 
-    assert_eq!(pool(&roster, Policy::LeastConnections, 1).candidates().count(), crate::MAX_BACKENDS);
+    assert_eq!(pool(&roster, Policy::LeastConnections, 1).candidates(unasked).count(), crate::MAX_BACKENDS);
 }
 
 #[test]
 fn a_candidate_knows_the_deaths_before_its_choice() {
     let roster = roster(&[Health::Ready]);
     let mut pool = pool(&roster, Policy::RoundRobin, 1);
-    let before = pool.candidates().next().unwrap();
+    let before = pool.candidates(unasked).next().unwrap();
 
     roster.present()[0].member.set_health(Health::Dead);
 
     assert!(before.has_died());
-    assert!(!pool.candidates().next().unwrap().has_died());
+    assert!(!pool.candidates(unasked).next().unwrap().has_died());
 }
 
 #[test]
 fn a_connection_that_tried_all_goes_on_to_those_that_have_come_since() {
     let old = roster(&[Health::Ready; 2]);
     let mut pool = pool(&old, Policy::RoundRobin, 1);
-    let mut tried = pool.candidates();
+    let mut tried = pool.candidates(unasked);
     tried.by_ref().for_each(drop);
-    assert!(pool.candidates_since(&tried).is_none(), "nothing has changed");
+    assert!(pool.candidates_since(&tried, unasked).is_none(), "nothing has changed");
     let keep = |target: &Arc<Target>| Backend { name: "x".into(), address: target.address, cordoned: false };
     let new = Backend { name: "new".into(), address: ([127, 0, 0, 2], 1).into(), cordoned: false };
     let now = tokio::time::Instant::now().into_std();
     let next = old.successor(vec![keep(&old.present()[1]), new.clone()], |backend| {
-        Target::new(backend, Arc::default(), now)
+        Target::new(backend, Arc::default(), false, now)
     });
     pool.set_roster(Arc::new(next.unwrap()));
 
     let since: Vec<_> =
-        pool.candidates_since(&tried).unwrap().map(|candidate| candidate.target.address).collect();
+        pool.candidates_since(&tried, unasked).unwrap().map(|candidate| candidate.target.address).collect();
 
     assert_eq!(since, [new.address]);
 }
@@ -183,7 +188,87 @@ fn one_that_is_taken_out_comes_after_those_that_take_connections_and_before_the_
     roster.present()[1].member.set_drained(true);
     let mut pool = pool(&roster, Policy::RoundRobin, 1);
 
-    let order: Vec<_> = pool.candidates().map(|candidate| place(&roster, &candidate)).collect();
+    let order: Vec<_> = pool.candidates(unasked).map(|candidate| place(&roster, &candidate)).collect();
 
     assert_eq!(order, [3, 2, 0, 1]);
+}
+
+const SLOW_START: Duration = Duration::from_secs(30);
+
+/// How often each of three backends is tried first when the last has come back at 5 s and it is `seconds` later now. `open` has their
+/// connections, which stay.
+fn chosen_after(policy: Policy, open: [usize; 3], seconds: u64, times: usize) -> [usize; 3] {
+    let roster = roster(&[Health::Ready; 3]);
+    fill(&roster, &open);
+    roster.present()[2].member.start_slowly(Duration::from_secs(5));
+    let mut pool = Pool::new(Arc::clone(&roster), Arc::default(), policy, Some(SLOW_START), 11);
+    let mut counts = [0; 3];
+    for _ in 0..times {
+        let mut candidates = pool.candidates(|| Duration::from_secs(5 + seconds));
+        counts[place(&roster, &candidates.next().unwrap())] += 1;
+        assert_eq!(candidates.count(), 2, "whoever is passed over is still tried");
+    }
+    counts
+}
+
+#[test]
+fn one_that_has_come_back_is_chosen_more_and_more_often() {
+    // Empty, it is in two pairs of three, and wins; in turn it is every third.
+    for (policy, whole) in [(Policy::LeastConnections, 2.0 / 3.0), (Policy::RoundRobin, 1.0 / 3.0)] {
+        for (seconds, share) in [(0, 0.1), (10, 0.4), (20, 0.7), (30, 1.0), (3000, 1.0)] {
+            let counts = chosen_after(policy, [50, 50, 0], seconds, 30_000);
+            let expected = 30_000.0 * whole * share;
+            // Five standard deviations of 30 000 choices are below 433.
+            let difference = f64::from(u32::try_from(counts[2]).unwrap()) - expected;
+            assert!(
+                difference.abs() < 450.0,
+                "{policy:?} after {seconds} s: {counts:?}, expected {expected}"
+            );
+            assert!(counts[0].abs_diff(counts[1]) < 1000, "the others share the rest: {counts:?}");
+        }
+    }
+}
+
+#[test]
+fn where_the_others_are_worse_one_that_has_come_back_gets_everything() {
+    let roster = roster(&[Health::Draining, Health::Ready, Health::Dead]);
+    roster.present()[1].member.start_slowly(Duration::ZERO);
+    let mut pool = Pool::new(roster, Arc::default(), Policy::LeastConnections, Some(SLOW_START), 1);
+
+    for _ in 0..100 {
+        let candidate = pool.candidates(|| Duration::ZERO).next().unwrap();
+        assert_eq!(place(&pool.roster, &candidate), 1);
+    }
+}
+
+#[test]
+fn those_that_have_come_back_together_share_as_ever() {
+    let roster = roster(&[Health::Ready; 3]);
+    roster.present().iter().for_each(|target| target.member.start_slowly(Duration::ZERO));
+    let mut pool =
+        Pool::new(Arc::clone(&roster), Arc::default(), Policy::LeastConnections, Some(SLOW_START), 3);
+
+    for _ in 0..3000 {
+        pool.candidates(|| Duration::from_secs(3)).next().unwrap().target.member.enter();
+    }
+
+    let counts: Vec<_> = roster.present().iter().map(|target| target.member.open()).collect();
+    assert!(counts.iter().all(|count| count.abs_diff(1000) <= 20), "{counts:?}");
+}
+
+#[test]
+fn once_a_share_is_whole_nobody_looks_at_a_clock_until_it_has_come_back_anew() {
+    let roster = roster(&[Health::Ready; 2]);
+    let member = &roster.present()[0].member;
+    member.start_slowly(Duration::from_secs(7));
+    let mut pool =
+        Pool::new(Arc::clone(&roster), Arc::default(), Policy::LeastConnections, Some(SLOW_START), 1);
+    pool.candidates(|| Duration::from_secs(36));
+    assert_eq!(member.share(Duration::from_secs(36), SLOW_START), 970);
+    pool.candidates(|| Duration::from_secs(37));
+    pool.candidates(unasked);
+
+    member.start_slowly(Duration::from_secs(50));
+
+    assert_eq!(member.share(Duration::from_secs(50), SLOW_START), 100);
 }

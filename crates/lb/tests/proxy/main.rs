@@ -4,6 +4,7 @@
 
 mod backends;
 mod checks;
+mod choice;
 mod churn;
 mod failover;
 mod flows;

@@ -199,6 +199,7 @@ pub(crate) fn frontend(backends: &[u8]) -> Frontend {
         listen: Listen::Redirected { ips: vips.clone(), port: PORT, own: 16443 },
         backends: backends.collect(),
         policy: Policy::RoundRobin,
+        slow_start: None,
         check: Check { kind: CheckKind::Tcp, ..Check::default() },
         timeouts: Timeouts::default(),
         limits: Limits { max_connections: 1000, per_source: None },

@@ -123,6 +123,7 @@ pub(super) struct LoadBalancer {
     pub(super) backends: Option<Vec<Backend>>,
     pub(super) mode: Option<Mode>,
     pub(super) policy: Option<Policy>,
+    pub(super) slow_start: Option<String>,
     pub(super) check: Option<Check>,
     pub(super) connect_timeout: Option<String>,
     pub(super) idle_timeout: Option<String>,

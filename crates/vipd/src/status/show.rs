@@ -168,14 +168,18 @@ fn write_frontend(out: &mut String, frontend: &Frontend) {
     let Frontend { name, listen, redirected, connections, backends, .. } = frontend;
     let from = redirected.map(|port| format!(", redirected from port {port}")).unwrap_or_default();
     let _ = writeln!(out, "balancer   {name} on {}{from}: {connections} open", listen.join(", "));
-    for Backend { name, address, health, drained, cordoned, connections, total, last_error, .. } in backends {
+    for backend in backends {
+        let Backend { name, address, health, share_percent, drained, cordoned, .. } = backend;
+        let Backend { connections, total, last_error, .. } = backend;
+        let starts = health == "ready" && *share_percent < 100;
+        let slowly = if starts { format!(", starting slowly ({share_percent} %)") } else { String::new() };
         let drained = if *drained { ", drained by command" } else { "" };
         let cordoned = if *cordoned { ", on a cordoned node" } else { "" };
         let label = if name == address { String::new() } else { format!(" ({name})") };
         let error = last_error.as_deref().map(|error| format!(": {error}")).unwrap_or_default();
         let _ = writeln!(
             out,
-            "  backend  {address}{label} {health}{drained}{cordoned}, {connections} open, {total} in all{error}"
+            "  backend  {address}{label} {health}{slowly}{drained}{cordoned}, {connections} open, {total} in all{error}"
         );
     }
 }

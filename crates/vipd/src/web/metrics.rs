@@ -313,6 +313,9 @@ fn write_backends(writer: &mut Writer<'_>, snapshot: &Snapshot) -> fmt::Result {
     let drained = each().map(|(labels, backend)| (labels, flag(backend.drained || backend.cordoned)));
     let help = "1 while the backend is taken out of use, by command or because its node is cordoned";
     writer.gauge("vipd_backend_drained", None, help, drained)?;
+    let share = each().map(|(labels, backend)| (labels, f64::from(backend.share_percent) / 100.0));
+    let help = "What the backend gets of what the policy would give it: less than 1 in its slow start";
+    writer.gauge("vipd_backend_share", None, help, share)?;
     let open = each().map(|(labels, backend)| (labels, size(backend.connections)));
     writer.gauge("vipd_backend_open_connections", None, "Open connections to the backend", open)?;
     let total = each().map(|(labels, backend)| (labels, backend.total));

@@ -5,11 +5,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::num::{NonZero, NonZeroUsize};
 
 use super::check::check;
+use super::choice;
 use crate::config::Balancer;
 use crate::config::file::{Election, File, LoadBalancer, Mode, Policy, Protocol, ProxyProtocol};
 use crate::config::reader::Reader;
 use crate::config::source::Step;
-use crate::config::value;
 
 /// The port of an apiserver, unless `backendPort` says otherwise.
 const BACKEND_PORT_DEFAULT: u16 = 6443;
@@ -161,15 +161,12 @@ fn frontend(
         None if bind_to_vip => lb::Listen::Addresses { ips: vips.to_vec(), port },
         None => lb::Listen::Any { port },
     };
-    let policy = match balancer.policy {
-        Some(Policy::RoundRobin) => lb::Policy::RoundRobin,
-        Some(Policy::LeastConnections | Policy::SourceHash) | None => lb::Policy::LeastConnections,
-    };
     Some(lb::Frontend {
         name,
         listen,
         backends,
-        policy,
+        policy: choice::policy(balancer),
+        slow_start: choice::slow_start(reader, base, balancer),
         check,
         timeouts,
         limits,
@@ -250,17 +247,8 @@ fn timeouts(reader: &mut Reader<'_>, base: &[Step], balancer: &LoadBalancer) -> 
     let mut timeouts = lb::Timeouts::default();
     timeouts.connect =
         reader.duration(&at("connectTimeout"), balancer.connect_timeout.as_deref(), timeouts.connect);
-    timeouts.idle = match balancer.idle_timeout.as_deref() {
-        None => timeouts.idle,
-        Some("none") => None,
-        Some(text) => match value::duration(text) {
-            Ok(idle) => Some(idle),
-            Err(message) => {
-                reader.error(&at("idleTimeout"), message, "write 1h or so, or `none`");
-                None
-            }
-        },
-    };
+    let (idle, help) = (balancer.idle_timeout.as_deref(), "write 1h or so, or `none`");
+    timeouts.idle = reader.duration_or_none(&at("idleTimeout"), idle, timeouts.idle, help);
     timeouts
 }
 

@@ -4,6 +4,7 @@
 
 mod balancer;
 mod check;
+mod choice;
 pub(super) mod kubernetes;
 mod peers;
 mod spread;
