@@ -113,7 +113,8 @@ impl Client {
         let (client, server) = self.ends;
         let version = entry.lane.shared.proxy_protocol;
         let header = version.map(|version| version.header(client, server)).unwrap_or_default();
-        let opening = Box::new(Opening::new(entry.lane.candidates(), header));
+        let client = client.map(|client| client.ip());
+        let opening = Box::new(Opening::new(client, entry.lane.candidates(client), header));
         Flow::new(entry, permit, self.leg, opening, self.account)
     }
 

@@ -141,6 +141,9 @@ pub enum Policy {
     LeastConnections,
     /// Each in turn, over all workers.
     RoundRobin,
+    /// The one that the client's address is meant for, by a hash of both addresses: the same of every balancer, at any time, as long as
+    /// it is there.
+    SourceHash,
 }
 
 /// How backends are asked for their health.
@@ -303,6 +306,11 @@ impl Frontend {
         }
         if self.check.interval.is_zero() || self.check.timeout.is_zero() {
             return refuse("interval and timeout of the check must be longer than 0");
+        }
+        if self.policy == Policy::SourceHash && self.rebalance.is_some() {
+            return refuse(
+                "by source hash, a connection that is to be moved to another backend comes back to the same",
+            );
         }
         if self.slow_start.is_some_and(|slow_start| slow_start.is_zero()) {
             return refuse("a slow start must be longer than 0");

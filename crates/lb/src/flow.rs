@@ -247,8 +247,9 @@ fn next(lane: &Lane, opening: &mut Opening) -> Option<(Candidate, Duration)> {
         if let Some(next) = opening.candidates.next() {
             return Some((next, patience.min(FIRST_PATIENCE)));
         }
+        let may_follow = opening.changes_left > 0;
         let changed =
-            if opening.changes_left > 0 { lane.candidates_since(&opening.candidates) } else { None };
+            may_follow.then(|| lane.candidates_since(&opening.candidates, opening.client)).flatten();
         let Some(changed) = changed else {
             return opening.slow.pop_front().map(|slow| (slow, patience));
         };

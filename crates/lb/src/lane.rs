@@ -184,20 +184,20 @@ impl Lane {
         }
     }
 
-    /// The backends that a new connection tries.
-    pub(crate) fn candidates(&self) -> Candidates {
+    /// The backends that a new connection of this client tries.
+    pub(crate) fn candidates(&self, client: Option<IpAddr>) -> Candidates {
         // One look at a number while the backends stay the same. The sender lives as long as the lane.
         if self.rosters.borrow().has_changed().unwrap_or(false) {
             self.follow();
         }
-        self.pool.borrow_mut().candidates(|| self.age())
+        self.pool.borrow_mut().candidates(client, || self.age())
     }
 
     /// The backends that have come since `tried`, for a connection that has nobody else left.
-    pub(crate) fn candidates_since(&self, tried: &Candidates) -> Option<Candidates> {
+    pub(crate) fn candidates_since(&self, tried: &Candidates, client: Option<IpAddr>) -> Option<Candidates> {
         // Looked at in any case: a backend is told to leave a moment before its successors are announced.
         self.follow();
-        self.pool.borrow_mut().candidates_since(tried, || self.age())
+        self.pool.borrow_mut().candidates_since(tried, client, || self.age())
     }
 
     fn age(&self) -> Duration {

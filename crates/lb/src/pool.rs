@@ -1,5 +1,6 @@
 //! The backends of one frontend: their health and counts, and the order in which a connection tries them.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -11,6 +12,7 @@ use crate::health::Health;
 use crate::policy;
 use crate::roster::{Roster, Standing};
 use crate::slow_start;
+use crate::source_hash;
 use crate::target::Target;
 
 /// An event count that stays at its maximum instead of starting over.
@@ -242,8 +244,12 @@ impl Pool {
     /// Every backend once, in the order in which one connection tries them: the ready ones first, then those
     /// of unknown health, the draining and the dead, since a needless attempt costs less than a refused
     /// client. `age` is that of the frontend, and asked for only while the share of a backend grows.
-    pub(crate) fn candidates(&mut self, age: impl FnOnce() -> Duration) -> Candidates {
-        self.choose(|_| true, age)
+    pub(crate) fn candidates(
+        &mut self,
+        client: Option<IpAddr>,
+        age: impl FnOnce() -> Duration,
+    ) -> Candidates {
+        self.choose(client, |_| true, age)
     }
 
     /// The same for a connection that has nobody left of `tried`: those that came since, or `None` when the
@@ -251,19 +257,25 @@ impl Pool {
     pub(crate) fn candidates_since(
         &mut self,
         tried: &Candidates,
+        client: Option<IpAddr>,
         age: impl FnOnce() -> Duration,
     ) -> Option<Candidates> {
         let before = &tried.roster;
         let changed = !Arc::ptr_eq(before, &self.roster);
-        changed.then(|| self.choose(|target| before.standing(target) != Some(Standing::Present), age))
+        let has_come = |target: &Arc<Target>| before.standing(target) != Some(Standing::Present);
+        changed.then(|| self.choose(client, has_come, age))
     }
 
     fn choose(
         &mut self,
+        client: Option<IpAddr>,
         wanted: impl Fn(&Arc<Target>) -> bool,
         age: impl FnOnce() -> Duration,
     ) -> Candidates {
         let present = self.roster.present();
+        // Of whom nobody knows who he is, the connection was gone before it was accepted.
+        let client = client.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        let weight = |index: u8| source_hash::weight(client, present[usize::from(index)].address);
         // One reading of each health: a flip in the middle must neither drop nor repeat a backend. Deaths are
         // read first, so that a death after this choice is never mistaken for a known one.
         let mut ranked: Vec<(u8, u8, u32)> = Vec::with_capacity(present.len());
@@ -279,7 +291,14 @@ impl Pool {
             let now = age();
             for (rank, index, _) in &mut ranked {
                 let share = present[usize::from(*index)].member.share(now, slow_start);
-                if share < slow_start::WHOLE && self.rng.u32(..slow_start::WHOLE) >= share {
+                if share == slow_start::WHOLE {
+                    continue;
+                }
+                let needed = match self.policy {
+                    Policy::SourceHash => source_hash::threshold(weight(*index)),
+                    Policy::LeastConnections | Policy::RoundRobin => self.rng.u32(..slow_start::WHOLE),
+                };
+                if needed >= share {
                     *rank |= HELD_BACK;
                 }
             }
@@ -291,7 +310,8 @@ impl Pool {
             let start = order.len();
             order.extend(class.iter().map(|(_, index, deaths)| Place { index: *index, deaths: *deaths }));
             let open = |place: Place| present[usize::from(place.index)].member.open();
-            policy::order(self.policy, &mut order[start..], open, cursor, &mut self.rng);
+            let weight = |place: Place| weight(place.index);
+            policy::order(self.policy, &mut order[start..], open, weight, cursor, &mut self.rng);
         }
         Candidates { roster: Arc::clone(&self.roster), order, next: 0 }
     }

@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -37,6 +38,8 @@ const FOLLOWED: u8 = 3;
 pub(crate) struct Opening {
     /// What each backend is told before anything of the client; empty for those that expect nothing.
     header: Vec<u8>,
+    /// Whose it is, where that is known.
+    pub(crate) client: Option<IpAddr>,
     pub(crate) candidates: Candidates,
     /// Changes of the frontend's backends that it still follows; see [`FOLLOWED`].
     pub(crate) changes_left: u8,
@@ -47,9 +50,10 @@ pub(crate) struct Opening {
 }
 
 impl Opening {
-    pub(crate) fn new(candidates: Candidates, header: Vec<u8>) -> Self {
+    pub(crate) fn new(client: Option<IpAddr>, candidates: Candidates, header: Vec<u8>) -> Self {
         Self {
             header,
+            client,
             candidates,
             changes_left: FOLLOWED,
             slow: VecDeque::new(),

@@ -28,6 +28,7 @@ const PURE: &[&str] = &[
     "lb/src/redirect.rs",
     "lb/src/roster.rs",
     "lb/src/slow_start.rs",
+    "lb/src/source_hash.rs",
     "nft/src/attribute.rs",
     "nft/src/message.rs",
     "nft/src/rule.rs",

@@ -3,10 +3,11 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use lb::{Backend, Frontend, Health, Policy};
+use lb::{Backend, CheckKind, Frontend, Health, Network, Policy};
 use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpSocket;
 
-use crate::rig::{Rig, Server, backend, closed_address, echo, frontend, named_echo, spread};
+use crate::rig::{Rig, Server, backend, closed_address, echo, frontend, named_echo, read_name, soon, spread};
 
 /// A slow start that no test sees the end of.
 const FOR_LONG: Option<Duration> = Some(Duration::from_secs(3600));
@@ -142,4 +143,67 @@ async fn without_a_slow_start_a_backend_has_its_share_at_once() {
 
     assert_eq!(rig.backend("b").share, WHOLE);
     assert_eq!(spread(&rig, 20).await["b"], 10);
+}
+
+/// Who answers clients at this many addresses of the loopback network, each asked twice.
+async fn answers(rig: &Rig, clients: u8) -> Vec<String> {
+    let ask = async |last: u8| {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 78, last], 0).into()).unwrap();
+        read_name(&mut soon(socket.connect(rig.address)).await.unwrap()).await.unwrap()
+    };
+    let mut names = Vec::new();
+    for last in 1..=clients {
+        let name = ask(last).await;
+        assert_eq!(ask(last).await, name, "the next connection of 127.0.78.{last}");
+        names.push(name);
+    }
+    names
+}
+
+#[tokio::test]
+async fn by_source_hash_a_client_comes_to_its_backend_whichever_balancer_it_asks() {
+    let (a, b, c) = (named_echo("a").await, named_echo("b").await, named_echo("c").await);
+    let b_address = b.address;
+    let backends = vec![backend("a", a.address), backend("b", b_address), backend("c", c.address)];
+    let by_hash = |backends| Frontend { policy: Policy::SourceHash, ..frontend(backends) };
+    let rig = Rig::judged(by_hash(backends.clone())).await;
+    let other = Rig::judged(by_hash(backends.into_iter().rev().collect())).await;
+
+    // The addresses of the backends are this run's own, so who answers whom is, too.
+    let before = answers(&rig, 40).await;
+    assert_eq!(answers(&other, 40).await, before);
+
+    b.kill().await;
+    rig.wait_health("b", Health::Dead).await;
+    let without = answers(&rig, 40).await;
+    for (before, without) in before.iter().zip(&without) {
+        assert!(before == without || before == "b" && without != "b", "{before} {without}");
+    }
+
+    let _b = restarted(b_address).await;
+    rig.wait_health("b", Health::Ready).await;
+    assert_eq!(answers(&rig, 40).await, before);
+}
+
+#[tokio::test]
+async fn by_source_hash_it_is_the_client_that_counts_of_whom_a_proxy_tells() {
+    let (a, b) = (named_echo("a").await, named_echo("b").await);
+    let mut config = frontend(vec![backend("a", a.address), backend("b", b.address)]);
+    (config.policy, config.check.kind) = (Policy::SourceHash, CheckKind::None);
+    let direct = Rig::judged(config.clone()).await;
+    config.proxies = vec![Network::new([127, 0, 0, 0].into(), 8).unwrap()];
+    let behind_a_proxy = Rig::judged(config).await;
+
+    for (last, name) in (1..).zip(answers(&direct, 20).await) {
+        // In version 1 an IPv4 address, in either form.
+        for said in [
+            format!("PROXY TCP4 127.0.78.{last} 192.0.2.9 4711 443\r\n"),
+            format!("PROXY TCP6 ::ffff:127.0.78.{last} ::ffff:192.0.2.9 4711 443\r\n"),
+        ] {
+            let mut proxy = behind_a_proxy.connect().await;
+            proxy.write_all(said.as_bytes()).await.unwrap();
+            assert_eq!(read_name(&mut proxy).await.unwrap(), name, "{said}");
+        }
+    }
 }

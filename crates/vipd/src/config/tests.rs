@@ -246,5 +246,7 @@ fn a_load_balancer_chooses_as_its_keys_say() {
     );
     let other = frontend("choice-other", "policy: roundRobin, slowStart: 1m, ");
     assert_eq!((other.policy, other.slow_start), (lb::Policy::RoundRobin, Some(Duration::from_secs(60))));
+    let hash = frontend("choice-hash", "policy: sourceHash, ");
+    assert_eq!(hash.policy, lb::Policy::SourceHash);
     assert_eq!(frontend("choice-none", "slowStart: none, ").slow_start, None);
 }

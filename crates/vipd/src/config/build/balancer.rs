@@ -7,7 +7,7 @@ use std::num::{NonZero, NonZeroUsize};
 use super::check::check;
 use super::choice;
 use crate::config::Balancer;
-use crate::config::file::{Election, File, LoadBalancer, Mode, Policy, Protocol, ProxyProtocol};
+use crate::config::file::{Election, File, LoadBalancer, Mode, Protocol, ProxyProtocol};
 use crate::config::reader::Reader;
 use crate::config::source::Step;
 
@@ -165,7 +165,7 @@ fn frontend(
         name,
         listen,
         backends,
-        policy: choice::policy(balancer),
+        policy: choice::policy(reader, base, balancer),
         slow_start: choice::slow_start(reader, base, balancer),
         check,
         timeouts,
@@ -333,13 +333,6 @@ fn unsupported(reader: &mut Reader<'_>, base: &[Step], balancer: &LoadBalancer) 
             &at("mode"),
             "`mode: kernel` is not in this version",
             "write `mode: proxy`, or remove the key",
-        );
-    }
-    if balancer.policy == Some(Policy::SourceHash) {
-        reader.error(
-            &at("policy"),
-            "`policy: sourceHash` is not in this version",
-            "write leastConnections or roundRobin",
         );
     }
 }

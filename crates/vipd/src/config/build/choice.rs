@@ -11,10 +11,20 @@ use crate::config::source::Step;
 const SLOW_START_DEFAULT: Duration = Duration::from_secs(10);
 
 /// The rule by which one is chosen.
-pub(super) fn policy(balancer: &LoadBalancer) -> lb::Policy {
+pub(super) fn policy(reader: &mut Reader<'_>, base: &[Step], balancer: &LoadBalancer) -> lb::Policy {
     match balancer.policy {
+        Some(Policy::LeastConnections) | None => lb::Policy::LeastConnections,
         Some(Policy::RoundRobin) => lb::Policy::RoundRobin,
-        Some(Policy::LeastConnections | Policy::SourceHash) | None => lb::Policy::LeastConnections,
+        Some(Policy::SourceHash) => {
+            if balancer.rebalance.is_some() {
+                reader.error(
+                    &[base, &[Step::Key("rebalance")]].concat(),
+                    "`rebalance` moves nothing with `policy: sourceHash`: the client comes back to the same backend",
+                    "remove the key, or write another policy",
+                );
+            }
+            lb::Policy::SourceHash
+        }
     }
 }
 
