@@ -166,6 +166,10 @@ async fn read_header(leg: &Leg) -> io::Result<Option<(SocketAddr, SocketAddr)>> 
             Heard::Whole { length, ends } => {
                 // They are there: no less is read.
                 poll_fn(|context| leg.poll_read(context, &mut octets[..length])).await?;
+                if peeked.length == length && !peeked.last {
+                    // Who asks whether there is more is told so: a backend's handshake isn't held up for it.
+                    leg.await_more();
+                }
                 return Ok(ends);
             }
             Heard::Garbage => return Err(io::ErrorKind::InvalidData.into()),
