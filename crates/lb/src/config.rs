@@ -207,6 +207,10 @@ pub struct Timeouts {
     /// Without a byte in either direction until a flow is reset; 1 h (watches, `exec`, `logs -f`). `None`:
     /// for ever. Up to an eighth more may pass.
     pub idle: Option<Duration>,
+    /// From the beginning of a flow to its end, a tenth more or less, drawn for each. From then on it is closed in good order as soon as it
+    /// is silent for some seconds, and a quarter of that time later, 5 s at least and 15 min at most, without a silence. `None`, the
+    /// default: a flow lasts as long as its ends want.
+    pub max_age: Option<Duration>,
     /// `TCP_USER_TIMEOUT` of both legs: unacknowledged data, or a receive window that stays closed, for this
     /// long ends a flow; 2 min. The kernel also counts a live peer that does not read (a paused pager), so
     /// shorter values cut such clients off.
@@ -245,6 +249,7 @@ impl Default for Timeouts {
         Self {
             connect: Duration::from_secs(2),
             idle: Some(Duration::from_secs(3600)),
+            max_age: None,
             user_timeout: Duration::from_secs(120),
             keepalive: Duration::from_secs(15),
         }
@@ -317,6 +322,9 @@ impl Frontend {
         }
         if self.timeouts.connect.is_zero() || self.timeouts.idle.is_some_and(|idle| idle.is_zero()) {
             return refuse("the connect and idle timeouts must be longer than 0");
+        }
+        if self.timeouts.max_age.is_some_and(|age| age.is_zero()) {
+            return refuse("a connection must be allowed to last for longer than 0");
         }
         match &self.check.kind {
             CheckKind::Auto { path, .. } | CheckKind::Https { path, .. } if !is_request_path(path) => {

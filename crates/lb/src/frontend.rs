@@ -10,6 +10,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::client::Network;
 use crate::config::{Backend, Frontend, Listen, Policy, Timeouts};
+use crate::drain::End;
 use crate::pool::Counter;
 use crate::proxy_protocol::ProxyProtocol;
 use crate::roster::{Roster, Standing};
@@ -44,7 +45,8 @@ pub(crate) struct Shared {
     pub(crate) cursor: Arc<AtomicUsize>,
     pub(crate) accepted: Counter,
     pub(crate) refused: Counter,
-    pub(crate) rebalanced: Counter,
+    rebalanced: Counter,
+    aged: Counter,
     /// Of a host that had as many as it may have, or of a proxy that said nothing sensible.
     pub(crate) rejected: Counter,
     pub(crate) sources: Option<Arc<Sources>>,
@@ -85,6 +87,7 @@ impl Shared {
             accepted: Counter::default(),
             refused: Counter::default(),
             rebalanced: Counter::default(),
+            aged: Counter::default(),
             rejected: Counter::default(),
             sources: frontend.limits.per_source.map(|most| Arc::new(Sources::new(most))),
             room: Arc::new(Semaphore::new(max_connections)),
@@ -152,6 +155,16 @@ impl Shared {
         })
     }
 
+    /// Counts a flow that was ended from outside.
+    pub(crate) fn count(&self, end: End) {
+        match end {
+            End::Rebalanced => self.rebalanced.add(1),
+            End::Aged | End::Overdue => self.aged.add(1),
+            // Backends, addresses and times tell of these.
+            End::Idle | End::BackendDead | End::VirtualIpLost | End::Stopped => {}
+        }
+    }
+
     /// Flows now.
     pub(crate) fn connections(&self) -> usize {
         self.max_connections.saturating_sub(self.room.available_permits())
@@ -192,6 +205,7 @@ impl Shared {
             accepted: self.accepted.get(),
             refused: self.refused.get(),
             rebalanced: self.rebalanced.get(),
+            aged: self.aged.get(),
             rejected: self.rejected.get(),
             // The control thread may not have seen the last connection end yet, or not run any more.
             backends: backends.filter(|backend| !backend.leaving || backend.connections > 0).collect(),

@@ -6,7 +6,7 @@
 //!                       └──────────── flow: relay ──────────────┴────TCP───▶ backend
 //! ```
 //!
-//! * [`health`], [`policy`], `pool`, `roster`, `slow_start`, `source_hash`, `http`, `first_flight` and `proxy_protocol` are pure: they name no socket, no clock
+//! * `age`, [`health`], [`policy`], `pool`, `roster`, `slow_start`, `source_hash`, `http`, `first_flight` and `proxy_protocol` are pure: they name no socket, no clock
 //!   and no runtime.
 //! * `probe` and `probes` ask the backends, `tcp`, `flow`, `relay`, `leg` and `reactor` move the bytes, `control` and `drain` begin and end it all.
 //! * [`redirect`] has the kernel lead here what comes for a port that the host's own apiserver has.
@@ -16,6 +16,7 @@
 //! with bulk data must not make a healthy backend look late.
 
 mod account;
+mod age;
 mod backends;
 mod client;
 mod config;

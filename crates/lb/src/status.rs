@@ -37,6 +37,8 @@ pub struct FrontendStatus {
     pub rejected: u64,
     /// Silent connections that were ended so that another backend gets its share.
     pub rebalanced: u64,
+    /// Connections that were ended since they had lasted for long enough.
+    pub aged: u64,
     /// In the order in which they were given, and after them those that have left and still have connections.
     pub backends: Vec<BackendStatus>,
 }

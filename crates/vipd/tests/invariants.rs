@@ -21,6 +21,7 @@ const PURE: &[&str] = &[
     "leader/src/quorum",
     "leader/src/session.rs",
     "leader/src/timing.rs",
+    "lb/src/age.rs",
     "lb/src/health.rs",
     "lb/src/policy.rs",
     "lb/src/pool.rs",

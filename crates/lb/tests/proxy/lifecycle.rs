@@ -344,6 +344,13 @@ async fn what_can_not_work_is_refused_before_anything_is_bound() {
         ),
         (Frontend { slow_start: Some(Duration::ZERO), ..good.clone() }, "a slow start must be longer than 0"),
         (
+            Frontend {
+                timeouts: lb::Timeouts { max_age: Some(Duration::ZERO), ..good.timeouts },
+                ..good.clone()
+            },
+            "last for longer than 0",
+        ),
+        (
             Frontend { policy: Policy::SourceHash, rebalance: NonZeroUsize::new(1), ..good.clone() },
             "comes back to the same",
         ),

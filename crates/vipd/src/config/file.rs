@@ -127,6 +127,7 @@ pub(super) struct LoadBalancer {
     pub(super) check: Option<Check>,
     pub(super) connect_timeout: Option<String>,
     pub(super) idle_timeout: Option<String>,
+    pub(super) max_connection_age: Option<String>,
     pub(super) max_connections: Option<usize>,
     pub(super) max_connections_per_source: Option<usize>,
     pub(super) access_log: Option<bool>,

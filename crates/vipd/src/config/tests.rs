@@ -248,5 +248,8 @@ fn a_load_balancer_chooses_as_its_keys_say() {
     assert_eq!((other.policy, other.slow_start), (lb::Policy::RoundRobin, Some(Duration::from_secs(60))));
     let hash = frontend("choice-hash", "policy: sourceHash, ");
     assert_eq!(hash.policy, lb::Policy::SourceHash);
+    assert_eq!(default.timeouts.max_age, None);
+    let aged = frontend("choice-age", "maxConnectionAge: 4h, ");
+    assert_eq!(aged.timeouts.max_age, Some(Duration::from_secs(4 * 3600)));
     assert_eq!(frontend("choice-none", "slowStart: none, ").slow_start, None);
 }

@@ -74,6 +74,9 @@ pub(crate) struct Frontend {
     /// Silent connections that were ended so that another backend gets its share.
     #[serde(default)]
     pub(crate) rebalanced: u64,
+    /// Connections that were ended since they had lasted for long enough.
+    #[serde(default)]
+    pub(crate) aged: u64,
     /// Connections that no backend could take.
     pub(crate) refused: u64,
     /// The servers behind it.
@@ -213,6 +216,7 @@ fn frontend(status: &lb::FrontendStatus, now: Instant) -> Frontend {
         accepted: status.accepted,
         refused: status.refused,
         rebalanced: status.rebalanced,
+        aged: status.aged,
         rejected: status.rejected,
         backends: status.backends.iter().map(|status| backend(status, now)).collect(),
     }

@@ -286,6 +286,9 @@ fn write_frontends(writer: &mut Writer<'_>, frontends: &[Frontend]) -> fmt::Resu
     let rebalanced = frontends().map(|(labels, frontend)| (labels, frontend.rebalanced));
     let help = "Silent connections that were ended so that another backend gets its share";
     writer.counter("vipd_frontend_rebalanced", None, help, rebalanced)?;
+    let aged = frontends().map(|(labels, frontend)| (labels, frontend.aged));
+    let help = "Connections that were ended since they had lasted for long enough";
+    writer.counter("vipd_frontend_aged", None, help, aged)?;
     let rejected = frontends().map(|(labels, frontend)| (labels, frontend.rejected));
     let help = "Connections reset because their client's host had as many as it may have";
     writer.counter("vipd_frontend_rejected", None, help, rejected)

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::num::{NonZero, NonZeroUsize};
+use std::time::Duration;
 
 use super::check::check;
 use super::choice;
@@ -18,6 +19,9 @@ const BACKEND_PORT_DEFAULT: u16 = 6443;
 /// listens on: out of the way of node ports (30000 to 32767) and of the ports of outgoing connections (32768 to 60999)
 /// for an apiserver's usual ports.
 const LISTEN_PORT_STEP: u16 = 10_000;
+
+/// The shortest age that connections end at.
+const MAX_AGE_MIN: Duration = Duration::from_secs(1);
 
 /// Threads that carry connections, unless the file says otherwise: more than four gain nothing for an apiserver's load.
 const WORKERS_DEFAULT_MAX: usize = 4;
@@ -249,6 +253,11 @@ fn timeouts(reader: &mut Reader<'_>, base: &[Step], balancer: &LoadBalancer) -> 
         reader.duration(&at("connectTimeout"), balancer.connect_timeout.as_deref(), timeouts.connect);
     let (idle, help) = (balancer.idle_timeout.as_deref(), "write 1h or so, or `none`");
     timeouts.idle = reader.duration_or_none(&at("idleTimeout"), idle, timeouts.idle, help);
+    let (age, help) = (balancer.max_connection_age.as_deref(), "write 4h or so, or remove the key");
+    timeouts.max_age = reader.duration_or_none(&at("maxConnectionAge"), age, None, help);
+    if timeouts.max_age.is_some_and(|age| age < MAX_AGE_MIN) {
+        reader.error(&at("maxConnectionAge"), "less than a second is no age: it is counted in seconds", help);
+    }
     timeouts
 }
 

@@ -34,6 +34,7 @@ fn leading() -> Snapshot {
         accepted: 40,
         refused: 1,
         rebalanced: 2,
+        aged: 4,
         rejected: 3,
         backends: vec![backend("10.0.0.163:6443", "ready"), backend("10.0.0.164:6443", "dead")],
     };
