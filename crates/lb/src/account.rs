@@ -50,6 +50,7 @@ impl Ending {
             Self::Backend => "backend",
             Self::NoBackend => "no-backend",
             Self::Ordered(End::Rebalanced) => "rebalanced",
+            Self::Ordered(End::Aged | End::Overdue) => "max-age",
             Self::Ordered(End::Idle) => "idle",
             Self::Ordered(End::BackendDead) => "backend-dead",
             Self::Ordered(End::VirtualIpLost) => "vip-lost",

@@ -9,7 +9,7 @@ use crate::Frontends;
 use crate::config::Backend;
 use crate::error::SetBackendsError;
 use crate::health::Health;
-use crate::roster::{Roster, Standing};
+use crate::roster::Roster;
 use crate::status::BackendStatus;
 use crate::target::Target;
 
@@ -69,23 +69,27 @@ impl BackendsHandle {
     /// is taken back, or until it is gone from the frontend with its last flow.
     #[must_use]
     pub fn set_drained(&self, called: &str, drained: bool) -> Vec<Maintained> {
+        let now = Instant::now().into_std();
         let mut maintained = Vec::new();
-        for frontend in self.frontends.iter() {
-            let roster = frontend.roster();
+        for shared in self.frontends.iter() {
+            let roster = shared.roster();
             let meant: Vec<_> = roster.all().filter(|(target, _)| is_called(target, called)).collect();
             for (target, _) in &meant {
                 if target.member.set_drained(drained) {
-                    frontend.tell_preferences();
-                    let (frontend, backend) = (&frontend.name, target.name());
+                    shared.tell_preferences();
+                    let (frontend, backend) = (&shared.name, target.name());
                     tracing::info!(frontend, backend = &*backend, drained, "backend maintenance");
+                    if !target.member.is_out() {
+                        shared.start_slowly(target, now);
+                    }
                 }
             }
             let takes =
                 |target: &&Arc<Target>| !target.member.is_out() && target.member.health() != Health::Dead;
             let replaced = roster.present().iter().any(|target| takes(&target));
             maintained.extend(meant.into_iter().map(|(target, standing)| Maintained {
-                frontend: frontend.name.clone(),
-                backend: target.status(standing == Standing::Leaving),
+                frontend: shared.name.clone(),
+                backend: shared.status_of(target, standing, now),
                 replaced,
             }));
         }

@@ -113,7 +113,8 @@ impl Client {
         let (client, server) = self.ends;
         let version = entry.lane.shared.proxy_protocol;
         let header = version.map(|version| version.header(client, server)).unwrap_or_default();
-        let opening = Box::new(Opening::new(entry.lane.candidates(), header));
+        let client = client.map(|client| client.ip());
+        let opening = Box::new(Opening::new(client, entry.lane.candidates(client), header));
         Flow::new(entry, permit, self.leg, opening, self.account)
     }
 
@@ -165,6 +166,10 @@ async fn read_header(leg: &Leg) -> io::Result<Option<(SocketAddr, SocketAddr)>> 
             Heard::Whole { length, ends } => {
                 // They are there: no less is read.
                 poll_fn(|context| leg.poll_read(context, &mut octets[..length])).await?;
+                if peeked.length == length && !peeked.last {
+                    // Who asks whether there is more is told so: a backend's handshake isn't held up for it.
+                    leg.await_more();
+                }
                 return Ok(ends);
             }
             Heard::Garbage => return Err(io::ErrorKind::InvalidData.into()),

@@ -47,6 +47,9 @@ pub struct Frontend {
     pub backends: Vec<Backend>,
     /// How a backend is chosen among equally healthy ones.
     pub policy: Policy,
+    /// For how long the share of new connections of a backend grows that has become ready again, is new while the balancer runs, or was
+    /// taken back into use: from a tenth of what the policy would give it to all of it, evenly. `None`: it has all of it at once.
+    pub slow_start: Option<Duration>,
     /// How the health of its backends is found out.
     pub check: Check,
     /// How long things may take.
@@ -144,6 +147,9 @@ pub enum Policy {
     LeastConnections,
     /// Each in turn, over all workers.
     RoundRobin,
+    /// The one that the client's address is meant for, by a hash of both addresses: the same of every balancer, at any time, as long as
+    /// it is there.
+    SourceHash,
 }
 
 /// How backends are asked for their health.
@@ -207,6 +213,10 @@ pub struct Timeouts {
     /// Without a byte in either direction until a flow is reset; 1 h (watches, `exec`, `logs -f`). `None`:
     /// for ever. Up to an eighth more may pass.
     pub idle: Option<Duration>,
+    /// From the beginning of a flow to its end, a tenth more or less, drawn for each. From then on it is closed in good order as soon as it
+    /// is silent for some seconds, and a quarter of that time later, 5 s at least and 15 min at most, without a silence. `None`, the
+    /// default: a flow lasts as long as its ends want.
+    pub max_age: Option<Duration>,
     /// `TCP_USER_TIMEOUT` of both legs: unacknowledged data, or a receive window that stays closed, for this
     /// long ends a flow; 2 min. The kernel also counts a live peer that does not read (a paused pager), so
     /// shorter values cut such clients off.
@@ -245,6 +255,7 @@ impl Default for Timeouts {
         Self {
             connect: Duration::from_secs(2),
             idle: Some(Duration::from_secs(3600)),
+            max_age: None,
             user_timeout: Duration::from_secs(120),
             keepalive: Duration::from_secs(15),
         }
@@ -318,8 +329,19 @@ impl Frontend {
         if self.check.interval.is_zero() || self.check.timeout.is_zero() {
             return refuse("interval and timeout of the check must be longer than 0");
         }
+        if self.policy == Policy::SourceHash && self.rebalance.is_some() {
+            return refuse(
+                "by source hash, a connection that is to be moved to another backend comes back to the same",
+            );
+        }
+        if self.slow_start.is_some_and(|slow_start| slow_start.is_zero()) {
+            return refuse("a slow start must be longer than 0");
+        }
         if self.timeouts.connect.is_zero() || self.timeouts.idle.is_some_and(|idle| idle.is_zero()) {
             return refuse("the connect and idle timeouts must be longer than 0");
+        }
+        if self.timeouts.max_age.is_some_and(|age| age.is_zero()) {
+            return refuse("a connection must be allowed to last for longer than 0");
         }
         match &self.check.kind {
             CheckKind::Auto { path, .. } | CheckKind::Https { path, .. } if !is_request_path(path) => {

@@ -23,6 +23,7 @@ use crate::probe::Plan;
 use crate::probes::Probes;
 use crate::rebalance::{self, Shed};
 use crate::redirect::Redirect;
+use crate::slow_start;
 use crate::status::{Ended, Monitor};
 use crate::target::Target;
 use crate::worker::{Starvation, Worker};
@@ -75,7 +76,11 @@ impl Board {
 
     /// Passes a change of a backend's health on to the flows and to whoever asks whether the balancer is
     /// usable.
-    pub(crate) fn publish(&self, target: &Target, flip: &Flip) {
+    pub(crate) fn publish(&self, frontend: &Shared, target: &Target, flip: &Flip) {
+        if target.comes_back(flip) {
+            // First, lest it gets a burst before.
+            frontend.start_slowly(target, Instant::now().into_std());
+        }
         target.member.set_health(flip.to);
         if flip.to == Health::Dead {
             self.orders.send_modify(|orders| orders.deaths += 1);
@@ -85,8 +90,10 @@ impl Board {
 
     /// Has connections moved to backends that have fewer than their share, where that is wanted.
     fn rebalance(&self) {
+        let now = Instant::now().into_std();
         let wanted = |(place, frontend): (usize, &Arc<Shared>)| {
-            rebalance::shed(place, &frontend.roster(), frontend.rebalance?)
+            let whole_share = |target: &Target| frontend.share(target, now) == slow_start::WHOLE;
+            rebalance::shed(place, &frontend.roster(), frontend.rebalance?, whole_share)
         };
         let shed: Arc<[Shed]> = self.frontends.iter().enumerate().filter_map(wanted).collect();
         if !shed.is_empty() {
@@ -162,12 +169,12 @@ impl Control {
             redirects.extend(redirect(frontend, &addresses)?);
             let mut path = forward(frontend)?;
             let addresses = path.as_ref().map_or(addresses, Path::addresses);
-            let shared = Shared::new(frontend, addresses, Arc::clone(&review), Arc::clone(&preferences));
+            let shared = Shared::new(frontend, addresses, Arc::clone(&review), Arc::clone(&preferences), now);
             shared.set_backends(frontend.backends.clone(), now);
             let shared = Arc::new(shared);
             if let (Some(path), Some(port)) = (&mut path, frontend.listen.port()) {
                 let error = |source| Error::Forward { frontend: frontend.name.clone(), port, source };
-                path.follow(&shared).map_err(error)?;
+                path.follow(&shared, now).map_err(error)?;
             }
             paths.extend(path.map(|path| (Arc::clone(&shared), path)));
             frontends.push(shared);

@@ -45,8 +45,12 @@ pub(crate) struct Orders {
 pub(crate) enum End {
     /// It is silent, and another backend has fewer than its share.
     Rebalanced,
+    /// It is silent, and has lasted for long enough.
+    Aged,
     /// Its idle timeout has passed.
     Idle,
+    /// It has lasted for long enough, and more, without a moment of silence.
+    Overdue,
     /// Its backend is dead. A flow that has not heard from it yet goes to another.
     BackendDead,
     /// The virtual IP that its client reached has left this node.
@@ -59,6 +63,7 @@ impl fmt::Display for End {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             Self::Rebalanced => "another backend has fewer connections",
+            Self::Aged | Self::Overdue => "it has lasted for long enough",
             Self::Idle => "idle for too long",
             Self::BackendDead => "the backend is dead",
             Self::VirtualIpLost => "the virtual IP has left",

@@ -111,6 +111,7 @@ impl Flow {
     fn unconnected(&self, why: Option<End>) -> Ending {
         let shared = &self.entry.lane.shared;
         if let Some(end) = why {
+            shared.count(end);
             debug!(frontend = shared.name, %end, "flow ended");
             return Ending::Ordered(end);
         }
@@ -124,16 +125,18 @@ impl Flow {
         // Both are as they were a moment ago.
         let Stage::Relaying { backend, open } = &mut self.stage else { return None };
         let (shared, target) = (&self.entry.lane.shared, open.target());
+        if let Outcome::Ended(end) = outcome {
+            shared.count(end);
+        }
         match (outcome, self.opening.take()) {
             (Outcome::Finished, _) => {
                 backend.finish();
                 trace!(frontend = shared.name, backend = &*target.name(), "flow finished");
                 Some(Ending::Finished)
             }
-            (Outcome::Ended(end @ End::Rebalanced), _) => {
+            (Outcome::Ended(end @ (End::Rebalanced | End::Aged)), _) => {
                 // In good order: there is nothing wrong with either side.
                 backend.finish();
-                shared.rebalanced.add(1);
                 debug!(frontend = shared.name, backend = &*target.name(), %end, "flow ended");
                 Some(Ending::Ordered(end))
             }
@@ -164,7 +167,7 @@ impl Future for Flow {
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let flow = self.get_mut();
         let ending = ready!(flow.poll_ending(context));
-        if matches!(ending, Ending::Finished | Ending::Ordered(End::Rebalanced)) {
+        if matches!(ending, Ending::Finished | Ending::Ordered(End::Rebalanced | End::Aged)) {
             flow.client.finish();
         }
         if let Some(account) = flow.account.take() {
@@ -215,7 +218,9 @@ async fn connect(lane: &Lane, record: &Record, opening: &mut Opening) -> Result<
                 End::BackendDead => Err(io::ErrorKind::ConnectionRefused.into()),
                 // It has taken seconds to connect, and there are others.
                 End::Rebalanced => Err(io::ErrorKind::TimedOut.into()),
-                End::Idle | End::VirtualIpLost | End::Stopped => return Err(Some(end)),
+                End::Aged | End::Idle | End::Overdue | End::VirtualIpLost | End::Stopped => {
+                    return Err(Some(end));
+                }
             },
             result = attempt => result.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())),
         };
@@ -247,8 +252,9 @@ fn next(lane: &Lane, opening: &mut Opening) -> Option<(Candidate, Duration)> {
         if let Some(next) = opening.candidates.next() {
             return Some((next, patience.min(FIRST_PATIENCE)));
         }
+        let may_follow = opening.changes_left > 0;
         let changed =
-            if opening.changes_left > 0 { lane.candidates_since(&opening.candidates) } else { None };
+            may_follow.then(|| lane.candidates_since(&opening.candidates, opening.client)).flatten();
         let Some(changed) = changed else {
             return opening.slow.pop_front().map(|slow| (slow, patience));
         };

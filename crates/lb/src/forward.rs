@@ -69,12 +69,19 @@ pub(crate) struct Choice {
 
 impl Choice {
     pub(crate) fn new(policy: Policy, backends: Vec<(SocketAddr, u32)>) -> Self {
-        // Nobody from elsewhere can be led to an address that every host has. Where discovery knows only of this host's own apiserver,
-        // connections are left to that: at a port that is the same, it listens on the virtual address, too.
-        let backends = backends.into_iter().filter(|(backend, _)| !backend.ip().is_loopback()).collect();
         let by_source = match policy {
+            Policy::SourceHash => true,
             Policy::LeastConnections | Policy::RoundRobin => false,
         };
+        // Nobody from elsewhere can be led to an address that every host has. Where discovery knows only of this host's own apiserver,
+        // connections are left to that: at a port that is the same, it listens on the virtual address, too.
+        let led = backends.into_iter().filter(|(backend, _)| !backend.ip().is_loopback());
+        // A hash has a client come to the same backend whenever it comes: there, none is given less.
+        let mut backends: Vec<_> =
+            led.map(|(backend, weight)| (backend, if by_source { 1 } else { weight })).collect();
+        let common =
+            backends.iter().fold(0, |common, (_, weight)| greatest_common_divisor(common, *weight)).max(1);
+        backends.iter_mut().for_each(|(_, weight)| *weight /= common);
         Self { by_source, backends }
     }
 }
@@ -251,6 +258,13 @@ pub fn rehearse() -> Result<bool, redirect::Error> {
     })
 }
 
+fn greatest_common_divisor(mut one: u32, mut other: u32) -> u32 {
+    while other != 0 {
+        (one, other) = (other, one % other);
+    }
+    one
+}
+
 /// An address and a port, as keys and values have them: the port is padded to four bytes.
 fn with_port(address: SocketAddr) -> Vec<u8> {
     let [high, low] = address.port().to_be_bytes();
@@ -279,7 +293,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_that_every_host_has_is_nowhere_to_be_led() {
+    fn weights_are_as_small_as_they_can_be_and_an_address_that_every_host_has_is_nowhere_to_be_led() {
+        let weighed = |weights: [u32; 3]| {
+            let backends =
+                (1..).zip(weights).map(|(n, weight)| (SocketAddr::from(([10, 0, 0, n], 1)), weight));
+            let choice = Choice::new(Policy::RoundRobin, backends.collect());
+            choice.backends.iter().map(|(_, weight)| *weight).collect::<Vec<_>>()
+        };
+        assert_eq!(weighed([10, 10, 10]), [1, 1, 1]);
+        assert_eq!(weighed([10, 10, 4]), [5, 5, 2]);
         let at = |ip: &str| (SocketAddr::new(ip.parse().unwrap(), 6443), 1);
         let choice = Choice::new(Policy::RoundRobin, vec![at("127.0.0.1"), at("10.0.0.1"), at("::1")]);
         assert_eq!(choice.backends, [at("10.0.0.1")]);

@@ -5,17 +5,19 @@ use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::client::Network;
 use crate::config::{Backend, Frontend, Listen, Policy, Timeouts};
+use crate::drain::End;
 use crate::pool::Counter;
 use crate::proxy_protocol::ProxyProtocol;
 use crate::roster::{Roster, Standing};
+use crate::slow_start;
 use crate::sources::Sources;
-use crate::status::FrontendStatus;
+use crate::status::{BackendStatus, FrontendStatus};
 use crate::target::Target;
 
 /// One frontend as all threads see it.
@@ -23,6 +25,8 @@ use crate::target::Target;
 pub(crate) struct Shared {
     pub(crate) name: String,
     pub(crate) policy: Policy,
+    /// For how long the share of a backend that has come back grows.
+    pub(crate) slow_start: Option<Duration>,
     pub(crate) timeouts: Timeouts,
     pub(crate) virtual_ips: Vec<IpAddr>,
     pub(crate) rebalance: Option<NonZeroUsize>,
@@ -34,6 +38,8 @@ pub(crate) struct Shared {
     redirected: Option<u16>,
     /// No byte comes here: connections are counted as the kernel tells.
     forwarded: bool,
+    /// When it was made.
+    born: Instant,
     /// The backends. Whoever changes them does so within the channel's own turn, so there is one at a time.
     roster: watch::Sender<Arc<Roster>>,
     /// Asks the control thread to look at the rosters of all frontends.
@@ -44,7 +50,8 @@ pub(crate) struct Shared {
     pub(crate) cursor: Arc<AtomicUsize>,
     pub(crate) accepted: Counter,
     pub(crate) refused: Counter,
-    pub(crate) rebalanced: Counter,
+    rebalanced: Counter,
+    aged: Counter,
     /// Of a host that had as many as it may have, or of a proxy that said nothing sensible.
     pub(crate) rejected: Counter,
     pub(crate) sources: Option<Arc<Sources>>,
@@ -61,11 +68,13 @@ impl Shared {
         listen: Vec<SocketAddr>,
         review: Arc<Notify>,
         preferences: Arc<Notify>,
+        now: Instant,
     ) -> Self {
         let max_connections = frontend.limits.max_connections.min(Semaphore::MAX_PERMITS);
         Self {
             name: frontend.name.clone(),
             policy: frontend.policy,
+            slow_start: frontend.slow_start,
             timeouts: frontend.timeouts,
             virtual_ips: frontend.virtual_ips.clone(),
             rebalance: frontend.rebalance,
@@ -80,6 +89,7 @@ impl Shared {
                 }
             },
             forwarded: matches!(frontend.listen, Listen::Forwarded(_)),
+            born: now,
             roster: watch::Sender::default(),
             review,
             preferences,
@@ -87,6 +97,7 @@ impl Shared {
             accepted: Counter::default(),
             refused: Counter::default(),
             rebalanced: Counter::default(),
+            aged: Counter::default(),
             rejected: Counter::default(),
             sources: frontend.limits.per_source.map(|most| Arc::new(Sources::new(most))),
             room: Arc::new(Semaphore::new(max_connections)),
@@ -107,10 +118,35 @@ impl Shared {
 
     /// Gives it a checked set of backends. When this returns, no flow chooses one that is not among them.
     pub(crate) fn set_backends(&self, backends: Vec<Backend>, now: Instant) {
-        let create = |backend| Target::new(backend, Arc::clone(&self.review), now);
-        if self.replace(|roster| roster.successor(backends, create)) {
+        let replaced = self.replace(|roster| {
+            let newcomer = !roster.present().is_empty();
+            let create = |backend| Target::new(backend, Arc::clone(&self.review), newcomer, now);
+            let returning = roster.returning(&backends);
+            let next = roster.successor(backends, create);
+            returning.iter().for_each(|target| self.start_slowly(target, now));
+            next
+        });
+        if replaced {
             self.review.notify_one();
         }
+    }
+
+    /// How long it has been there.
+    pub(crate) fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.born)
+    }
+
+    /// Has the share of a backend that has come back grow from now on, where that is wanted.
+    pub(crate) fn start_slowly(&self, target: &Target, now: Instant) {
+        if self.slow_start.is_some() {
+            target.member.start_slowly(self.age(now));
+        }
+    }
+
+    /// What a backend gets now of what the policy would give it.
+    pub(crate) fn share(&self, target: &Target, now: Instant) -> u32 {
+        let share = |slow_start| target.member.share(self.age(now), slow_start);
+        self.slow_start.map_or(slow_start::WHOLE, share)
     }
 
     /// Forgets the backends that have left and have no connection any more.
@@ -127,6 +163,16 @@ impl Shared {
             }
             changes
         })
+    }
+
+    /// Counts a flow that was ended from outside.
+    pub(crate) fn count(&self, end: End) {
+        match end {
+            End::Rebalanced => self.rebalanced.add(1),
+            End::Aged | End::Overdue => self.aged.add(1),
+            // Backends, addresses and times tell of these.
+            End::Idle | End::BackendDead | End::VirtualIpLost | End::Stopped => {}
+        }
     }
 
     /// Flows now.
@@ -170,9 +216,13 @@ impl Shared {
         }
     }
 
-    pub(crate) fn status(&self) -> FrontendStatus {
+    pub(crate) fn status_of(&self, target: &Target, standing: Standing, now: Instant) -> BackendStatus {
+        target.status(standing == Standing::Leaving, self.share(target, now))
+    }
+
+    pub(crate) fn status(&self, now: Instant) -> FrontendStatus {
         let roster = self.roster();
-        let backends = roster.all().map(|(target, standing)| target.status(standing == Standing::Leaving));
+        let backends = roster.all().map(|(target, standing)| self.status_of(target, standing, now));
         FrontendStatus {
             name: self.name.clone(),
             listen: self.listen.clone(),
@@ -183,6 +233,7 @@ impl Shared {
             accepted: self.accepted.get(),
             refused: self.refused.get(),
             rebalanced: self.rebalanced.get(),
+            aged: self.aged.get(),
             rejected: self.rejected.get(),
             // The control thread may not have seen the last connection end yet, or not run any more.
             backends: backends.filter(|backend| !backend.leaving || backend.connections > 0).collect(),

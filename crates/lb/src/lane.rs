@@ -9,10 +9,13 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
+use crate::age::{MaxAge, Stage, Tick};
 use crate::drain::End;
 use crate::frontend::Shared;
 use crate::pool::{Candidate, Candidates, Pool};
@@ -62,6 +65,18 @@ pub(crate) struct Lane {
     /// Bounded by the frontend's limit of connections.
     flows: RefCell<BTreeMap<u64, Rc<Record>>>,
     next: Cell<u64>,
+    clock: Clock,
+}
+
+/// What a lane knows of time, for the age of its flows: no flow has a timer, nor its beginning a look at a clock.
+#[derive(Debug)]
+struct Clock {
+    max_age: Option<MaxAge>,
+    began: Instant,
+    /// As of the latest look, which is a second ago at most.
+    tick: Cell<Tick>,
+    /// Has the flows of each lane end at other times.
+    seed: u64,
 }
 
 /// What is known about a flow from outside it.
@@ -77,35 +92,26 @@ pub(crate) struct Record {
     idle: Silence,
     /// In looks whether it may be moved to another backend.
     looks: Silence,
+    /// In looks whether it may end, since it is old.
+    old_looks: Silence,
+    /// When it came, where that counts.
+    opened: Tick,
     end: Cell<Option<End>>,
     waker: RefCell<Option<Waker>>,
 }
 
-/// For how many counts in a row no byte has moved.
-#[derive(Debug)]
-struct Silence {
-    /// One has, since the last.
-    moved: Cell<bool>,
-    counts: Cell<u8>,
-}
-
-impl Default for Silence {
-    /// A flow that has just begun has not been silent.
-    fn default() -> Self {
-        Self { moved: Cell::new(true), counts: Cell::new(0) }
-    }
-}
+/// How often it was counted since a byte has moved. A flow that has just begun has not been silent.
+#[derive(Debug, Default)]
+struct Silence(Cell<u8>);
 
 impl Silence {
     fn end(&self) {
-        self.moved.set(true);
+        self.0.set(0);
     }
 
-    /// Counts once more; gives how many it were in a row.
+    /// Counts once more; gives how often it was before, so for how many counts in a row no byte has moved.
     fn count(&self) -> u8 {
-        let counts = if self.moved.take() { 0 } else { self.counts.get().saturating_add(1) };
-        self.counts.set(counts);
-        counts
+        self.0.replace(self.0.get().saturating_add(1))
     }
 }
 
@@ -118,6 +124,7 @@ impl Record {
     pub(crate) fn touch(&self) {
         self.idle.end();
         self.looks.end();
+        self.old_looks.end();
     }
 
     /// Takes a look; true when it has been silent for so many that it may be moved.
@@ -169,7 +176,9 @@ impl Lane {
     ) -> Self {
         let mut rosters = shared.rosters();
         let roster = Arc::clone(&rosters.borrow_and_update());
-        let pool = Pool::new(roster, Arc::clone(&shared.cursor), shared.policy, seed);
+        let max_age = shared.timeouts.max_age.map(MaxAge::new);
+        let clock = Clock { max_age, began: Instant::now(), tick: Cell::new(0), seed };
+        let pool = Pool::new(roster, Arc::clone(&shared.cursor), shared.policy, shared.slow_start, seed);
         Self {
             shared,
             pool: RefCell::new(pool),
@@ -179,23 +188,28 @@ impl Lane {
             tasks,
             flows: RefCell::default(),
             next: Cell::new(0),
+            clock,
         }
     }
 
-    /// The backends that a new connection tries.
-    pub(crate) fn candidates(&self) -> Candidates {
+    /// The backends that a new connection of this client tries.
+    pub(crate) fn candidates(&self, client: Option<IpAddr>) -> Candidates {
         // One look at a number while the backends stay the same. The sender lives as long as the lane.
         if self.rosters.borrow().has_changed().unwrap_or(false) {
             self.follow();
         }
-        self.pool.borrow_mut().candidates()
+        self.pool.borrow_mut().candidates(client, || self.age())
     }
 
     /// The backends that have come since `tried`, for a connection that has nobody else left.
-    pub(crate) fn candidates_since(&self, tried: &Candidates) -> Option<Candidates> {
+    pub(crate) fn candidates_since(&self, tried: &Candidates, client: Option<IpAddr>) -> Option<Candidates> {
         // Looked at in any case: a backend is told to leave a moment before its successors are announced.
         self.follow();
-        self.pool.borrow_mut().candidates_since(tried)
+        self.pool.borrow_mut().candidates_since(tried, client, || self.age())
+    }
+
+    fn age(&self) -> Duration {
+        self.shared.age(Instant::now().into_std())
     }
 
     fn follow(&self) {
@@ -207,7 +221,8 @@ impl Lane {
     pub(crate) fn enter(self: &Rc<Self>, virtual_ip: Option<IpAddr>, place: Option<Box<Place>>) -> Entry {
         let key = self.next.get();
         self.next.set(key + 1);
-        let record = Rc::new(Record { virtual_ip, _place: place, ..Record::default() });
+        let record =
+            Rc::new(Record { virtual_ip, _place: place, opened: self.clock.tick.get(), ..Record::default() });
         self.flows.borrow_mut().insert(key, Rc::clone(&record));
         Entry { lane: Rc::clone(self), key, record }
     }
@@ -215,6 +230,25 @@ impl Lane {
     /// Ends the flows that have been silent for too long.
     pub(crate) fn end_idle_flows(&self) {
         self.end_where(End::Idle, Record::count_silence);
+    }
+
+    /// Ends the flows that have lasted for long enough: in a moment of silence, or without.
+    pub(crate) fn end_old_flows(&self, now: Instant) {
+        let clock = &self.clock;
+        let Some(max_age) = clock.max_age else { return };
+        let tick = max_age.tick(now - clock.began);
+        clock.tick.set(tick);
+        for (key, record) in &*self.flows.borrow() {
+            // The oldest come first.
+            if max_age.all_are_young(record.opened, tick) {
+                return;
+            }
+            match max_age.stage(record.opened, tick, clock.seed.wrapping_add(*key)) {
+                Stage::Old if record.old_looks.count() >= SILENT_LOOKS => record.end(End::Aged),
+                Stage::Young | Stage::Old => {}
+                Stage::Overdue => record.end(End::Overdue),
+            }
+        }
     }
 
     /// Ends the flows whose backend is dead.
@@ -266,3 +300,6 @@ impl Drop for Entry {
         self.lane.shared.report_room();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,7 @@
 //!                       └──────────── flow: relay ──────────────┴────TCP───▶ backend
 //! ```
 //!
-//! * [`health`], [`policy`], `pool`, `roster`, `http`, `first_flight` and `proxy_protocol` are pure: they name no socket, no clock
+//! * `age`, [`health`], [`policy`], `pool`, `roster`, `slow_start`, `source_hash`, `http`, `first_flight` and `proxy_protocol` are pure: they name no socket, no clock
 //!   and no runtime.
 //! * `probe` and `probes` ask the backends, `tcp`, `flow`, `relay`, `leg` and `reactor` move the bytes, `control` and `drain` begin and end it all.
 //! * [`forward`] has the kernel lead connections to backends without us.
@@ -17,6 +17,7 @@
 //! with bulk data must not make a healthy backend look late.
 
 mod account;
+mod age;
 mod backends;
 mod client;
 mod config;
@@ -43,7 +44,9 @@ mod rebalance;
 pub mod redirect;
 mod relay;
 mod roster;
+mod slow_start;
 mod socket;
+mod source_hash;
 mod sources;
 mod status;
 mod tables;

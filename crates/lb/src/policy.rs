@@ -1,16 +1,20 @@
 //! In which order equally healthy backends are tried.
 
+use std::cmp::Reverse;
+
 use fastrand::Rng;
 
 use crate::config::Policy;
 
 /// Puts `backends`, given in the order of the configuration, into the order in which to try them.
 ///
-/// `open` tells the open connections of each, `cursor` counts the connections of this frontend.
+/// `open` tells the open connections of each, `weight` how much it is meant for the client, `cursor` counts the connections of this
+/// frontend.
 pub fn order<B: Copy>(
     policy: Policy,
     backends: &mut [B],
     open: impl Fn(B) -> usize,
+    weight: impl Fn(B) -> u64,
     cursor: usize,
     rng: &mut Rng,
 ) {
@@ -23,6 +27,7 @@ pub fn order<B: Copy>(
                 backends.swap(place, place + chosen);
             }
         }
+        Policy::SourceHash => backends.sort_by_cached_key(|backend| Reverse(weight(*backend))),
     }
 }
 

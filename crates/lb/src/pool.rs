@@ -1,7 +1,9 @@
 //! The backends of one frontend: their health and counts, and the order in which a connection tries them.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use fastrand::Rng;
 
@@ -9,6 +11,8 @@ use crate::config::Policy;
 use crate::health::Health;
 use crate::policy;
 use crate::roster::{Roster, Standing};
+use crate::slow_start;
+use crate::source_hash;
 use crate::target::Target;
 
 /// An event count that stays at its maximum instead of starting over.
@@ -47,6 +51,8 @@ pub(crate) struct Member {
     cordoned: AtomicBool,
     /// A check waits for its answer, or has had none.
     overdue: AtomicBool,
+    /// When it came back, by the age of its frontend in milliseconds and one more; 0 once it has its whole share.
+    back: AtomicU64,
     /// Connections made.
     pub(crate) total: Counter,
     /// Connects that failed.
@@ -69,6 +75,7 @@ impl Default for Member {
             drained: AtomicBool::new(false),
             cordoned: AtomicBool::new(false),
             overdue: AtomicBool::new(false),
+            back: AtomicU64::new(0),
             total: Counter::default(),
             connect_failures: Counter::default(),
             retries: Counter::default(),
@@ -165,6 +172,28 @@ impl Member {
         self.is_drained() || self.is_cordoned()
     }
 
+    /// Has its share grow from now on, which is the age of its frontend.
+    pub(crate) fn start_slowly(&self, now: Duration) {
+        self.back.store(whole_millis(now).saturating_add(1), Ordering::Relaxed);
+    }
+
+    /// True if its share may still be growing; [`share`](Self::share) knows.
+    fn starts_slowly(&self) -> bool {
+        self.back.load(Ordering::Relaxed) != 0
+    }
+
+    /// What it gets of what its policy would give it, out of [`slow_start::WHOLE`].
+    pub(crate) fn share(&self, now: Duration, slow_start: Duration) -> u32 {
+        let back = self.back.load(Ordering::Relaxed);
+        let Some(since) = back.checked_sub(1) else { return slow_start::WHOLE };
+        let share = slow_start::share(now.saturating_sub(Duration::from_millis(since)), slow_start);
+        if share == slow_start::WHOLE {
+            // Nobody need look at a clock any more; unless it has come back anew just now.
+            let _ = self.back.compare_exchange(back, 0, Ordering::Relaxed, Ordering::Relaxed);
+        }
+        share
+    }
+
     /// How early it is tried, and among which others.
     pub(crate) fn rank(&self) -> u8 {
         let rank = encode(self.health());
@@ -179,6 +208,10 @@ impl Member {
     pub(crate) fn has_left(&self) -> bool {
         self.left.load(Ordering::SeqCst)
     }
+}
+
+fn whole_millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// How early a backend of this health is tried, and at the same time its form in an atomic.
@@ -202,13 +235,21 @@ pub(crate) struct Pool {
     /// Connections placed so far; round robin counts over all workers.
     cursor: Arc<AtomicUsize>,
     policy: Policy,
+    /// For how long the share of one that has come back grows.
+    slow_start: Option<Duration>,
     rng: Rng,
 }
 
 impl Pool {
     /// A pool whose random choices follow from `seed`.
-    pub(crate) fn new(roster: Arc<Roster>, cursor: Arc<AtomicUsize>, policy: Policy, seed: u64) -> Self {
-        Self { roster, cursor, policy, rng: Rng::with_seed(seed) }
+    pub(crate) fn new(
+        roster: Arc<Roster>,
+        cursor: Arc<AtomicUsize>,
+        policy: Policy,
+        slow_start: Option<Duration>,
+        seed: u64,
+    ) -> Self {
+        Self { roster, cursor, policy, slow_start, rng: Rng::with_seed(seed) }
     }
 
     /// Chooses among the backends of `roster` from now on.
@@ -218,30 +259,66 @@ impl Pool {
 
     /// Every backend once, in the order in which one connection tries them: the ready ones first, then those
     /// of unknown health, the draining and the dead, since a needless attempt costs less than a refused
-    /// client.
-    pub(crate) fn candidates(&mut self) -> Candidates {
-        self.choose(|_| true)
+    /// client. `age` is that of the frontend, and asked for only while the share of a backend grows.
+    pub(crate) fn candidates(
+        &mut self,
+        client: Option<IpAddr>,
+        age: impl FnOnce() -> Duration,
+    ) -> Candidates {
+        self.choose(client, |_| true, age)
     }
 
     /// The same for a connection that has nobody left of `tried`: those that came since, or `None` when the
     /// backends are still the same.
-    pub(crate) fn candidates_since(&mut self, tried: &Candidates) -> Option<Candidates> {
+    pub(crate) fn candidates_since(
+        &mut self,
+        tried: &Candidates,
+        client: Option<IpAddr>,
+        age: impl FnOnce() -> Duration,
+    ) -> Option<Candidates> {
         let before = &tried.roster;
         let changed = !Arc::ptr_eq(before, &self.roster);
-        changed.then(|| self.choose(|target| before.standing(target) != Some(Standing::Present)))
+        let has_come = |target: &Arc<Target>| before.standing(target) != Some(Standing::Present);
+        changed.then(|| self.choose(client, has_come, age))
     }
 
-    fn choose(&mut self, wanted: impl Fn(&Arc<Target>) -> bool) -> Candidates {
+    fn choose(
+        &mut self,
+        client: Option<IpAddr>,
+        wanted: impl Fn(&Arc<Target>) -> bool,
+        age: impl FnOnce() -> Duration,
+    ) -> Candidates {
         let present = self.roster.present();
+        // Of whom nobody knows who he is, the connection was gone before it was accepted.
+        let client = client.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        let weight = |index: u8| source_hash::weight(client, present[usize::from(index)].address);
         // One reading of each health: a flip in the middle must neither drop nor repeat a backend. Deaths are
         // read first, so that a death after this choice is never mistaken for a known one.
         let mut ranked: Vec<(u8, u8, u32)> = Vec::with_capacity(present.len());
+        let mut some_start_slowly = false;
         ranked.extend((0..=u8::MAX).zip(present).filter(|(_, target)| wanted(target)).map(
             |(index, target)| {
                 let deaths = target.member.deaths();
-                (target.member.rank(), index, deaths)
+                some_start_slowly |= target.member.starts_slowly();
+                (target.member.rank() << 1, index, deaths)
             },
         ));
+        if let Some(slow_start) = self.slow_start.filter(|_| some_start_slowly) {
+            let now = age();
+            for (rank, index, _) in &mut ranked {
+                let share = present[usize::from(*index)].member.share(now, slow_start);
+                if share == slow_start::WHOLE {
+                    continue;
+                }
+                let needed = match self.policy {
+                    Policy::SourceHash => source_hash::threshold(weight(*index)),
+                    Policy::LeastConnections | Policy::RoundRobin => self.rng.u32(..slow_start::WHOLE),
+                };
+                if needed >= share {
+                    *rank |= HELD_BACK;
+                }
+            }
+        }
         ranked.sort_unstable();
         let cursor = self.cursor.fetch_add(1, Ordering::Relaxed);
         let mut order = Vec::with_capacity(ranked.len());
@@ -249,11 +326,15 @@ impl Pool {
             let start = order.len();
             order.extend(class.iter().map(|(_, index, deaths)| Place { index: *index, deaths: *deaths }));
             let open = |place: Place| present[usize::from(place.index)].member.open();
-            policy::order(self.policy, &mut order[start..], open, cursor, &mut self.rng);
+            let weight = |place: Place| weight(place.index);
+            policy::order(self.policy, &mut order[start..], open, weight, cursor, &mut self.rng);
         }
         Candidates { roster: Arc::clone(&self.roster), order, next: 0 }
     }
 }
+
+/// In the lowest bit of a rank: it doesn't take this connection if others of the same health do, since its share is not whole yet.
+const HELD_BACK: u8 = 1;
 
 /// A backend's place in a roster; [`MAX_BACKENDS`](crate::MAX_BACKENDS) fit.
 #[derive(Debug, Clone, Copy)]

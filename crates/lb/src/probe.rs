@@ -269,7 +269,7 @@ impl Prober {
                 reason = %flip.reason,
                 "backend health changed"
             );
-            self.board.publish(target, &flip);
+            self.board.publish(&self.shared, target, &flip);
         }
     }
 

@@ -46,9 +46,17 @@ impl Shed {
     }
 }
 
-/// What is to be moved within a frontend now, `rate` connections at most.
-pub(crate) fn shed(frontend: usize, roster: &Roster, rate: NonZeroUsize) -> Option<Shed> {
-    let takes = |target: &&Arc<Target>| target.member.health() == Health::Ready && !target.member.is_out();
+/// What is to be moved within a frontend now, `rate` connections at most. A backend that doesn't have its `whole_share` yet is left
+/// alone: what were moved to it would mostly come to others.
+pub(crate) fn shed(
+    frontend: usize,
+    roster: &Roster,
+    rate: NonZeroUsize,
+    whole_share: impl Fn(&Target) -> bool,
+) -> Option<Shed> {
+    let takes = |target: &&Arc<Target>| {
+        target.member.health() == Health::Ready && !target.member.is_out() && whole_share(target)
+    };
     let backends: Vec<_> = roster.present().iter().filter(takes).collect();
     let open: Vec<usize> = backends.iter().map(|target| target.member.open()).collect();
     let (from, excess) = excess(&open)?;
@@ -71,6 +79,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::config::Backend;
+    use crate::target::Open;
 
     #[test]
     fn what_is_even_enough_is_left_alone() {
@@ -85,6 +95,24 @@ mod tests {
         assert_eq!(excess(&[0, 300, 0]), Some((1, 100)));
         // One has much more, and all others lack little.
         assert_eq!(excess(&[40, 20, 20, 20]), Some((0, 5)));
+    }
+
+    #[test]
+    fn what_has_no_whole_share_yet_is_left_alone() {
+        let backend =
+            |port| Backend { name: "x".into(), address: ([127, 0, 0, 1], port).into(), cordoned: false };
+        let now = tokio::time::Instant::now().into_std();
+        let create = |backend| Target::new(backend, Arc::default(), false, now);
+        let roster = Roster::default().successor(vec![backend(1), backend(2)], create).unwrap();
+        let [full, empty] = roster.present() else { panic!("there are two") };
+        full.member.set_health(Health::Ready);
+        empty.member.set_health(Health::Ready);
+        let _open: Vec<_> = (0..20).map(|_| Open::enter(full)).collect();
+        let shed = |whole_share: fn(&Target) -> bool| shed(0, &roster, NonZeroUsize::MIN, whole_share);
+
+        assert!(shed(|_| true).is_some_and(|shed| shed.is_from(full)));
+        assert!(shed(|target| target.address.port() != 2).is_none(), "nothing is moved to it");
+        assert!(shed(|target| target.address.port() != 1).is_none(), "nothing is moved from it");
     }
 
     proptest! {

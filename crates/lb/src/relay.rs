@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -37,6 +38,8 @@ const FOLLOWED: u8 = 3;
 pub(crate) struct Opening {
     /// What each backend is told before anything of the client; empty for those that expect nothing.
     header: Vec<u8>,
+    /// Whose it is, where that is known.
+    pub(crate) client: Option<IpAddr>,
     pub(crate) candidates: Candidates,
     /// Changes of the frontend's backends that it still follows; see [`FOLLOWED`].
     pub(crate) changes_left: u8,
@@ -47,9 +50,10 @@ pub(crate) struct Opening {
 }
 
 impl Opening {
-    pub(crate) fn new(candidates: Candidates, header: Vec<u8>) -> Self {
+    pub(crate) fn new(client: Option<IpAddr>, candidates: Candidates, header: Vec<u8>) -> Self {
         Self {
             header,
+            client,
             candidates,
             changes_left: FOLLOWED,
             slow: VecDeque::new(),
@@ -221,11 +225,19 @@ pub(crate) struct Relay<'a> {
 impl Relay<'_> {
     /// Moves what can be moved now.
     pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Outcome> {
+        let mut overdue = false;
         while let Poll::Ready(end) = self.record.poll_end(context) {
-            // Bytes on their way are silent, too, when nobody takes them.
-            let is_fit = end != End::Rebalanced || self.opening.is_none() && !self.directions.hold_some();
-            if is_fit {
-                return Poll::Ready(Outcome::Ended(end));
+            match end {
+                // Bytes on their way are silent, too, when nobody takes them.
+                End::Rebalanced | End::Aged if self.opening.is_some() || self.directions.hold_some() => {}
+                // What has come already is passed on before.
+                End::Overdue => overdue = true,
+                End::Rebalanced
+                | End::Aged
+                | End::Idle
+                | End::BackendDead
+                | End::VirtualIpLost
+                | End::Stopped => return Poll::Ready(Outcome::Ended(end)),
             }
         }
         let up = match self.poll_up(context) {
@@ -238,7 +250,13 @@ impl Relay<'_> {
             Poll::Ready(Ok(())) => true,
             Poll::Pending => false,
         };
-        if up && down { Poll::Ready(Outcome::Finished) } else { Poll::Pending }
+        match (up && down, overdue) {
+            (true, _) => Poll::Ready(Outcome::Finished),
+            // An end in good order would look as if nothing was missing.
+            (false, true) if self.directions.hold_some() => Poll::Ready(Outcome::Ended(End::Overdue)),
+            (false, true) => Poll::Ready(Outcome::Ended(End::Aged)),
+            (false, false) => Poll::Pending,
+        }
     }
 
     /// From the client to the backend; ready when this direction has ended.

@@ -9,7 +9,6 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::config::{Backend, MAX_BACKENDS};
@@ -77,18 +76,28 @@ impl Roster {
         self.all().find(|(known, _)| Arc::ptr_eq(known, target)).map(|(_, standing)| standing)
     }
 
-    /// Those that new connections go to before any other, each with its weight: of IPv4 and of IPv6, where clients of the one can't
-    /// go to backends of the other.
-    pub(crate) fn best_of_each_family(&self) -> Vec<(SocketAddr, u32)> {
-        let ranked: Vec<_> =
-            self.present.iter().map(|target| (target.member.rank(), target.address)).collect();
+    /// Those that new connections go to before any other: of IPv4 and of IPv6, where clients of the one can't go to backends of the
+    /// other.
+    pub(crate) fn best_of_each_family(&self) -> Vec<&Arc<Target>> {
+        let ranked: Vec<_> = self.present.iter().map(|target| (target.member.rank(), target)).collect();
         let best = |ipv4| {
-            ranked.iter().filter(|(_, address)| address.is_ipv4() == ipv4).map(|(rank, _)| *rank).min()
+            let family = ranked.iter().filter(|(_, target)| target.address.is_ipv4() == ipv4);
+            family.map(|(rank, _)| *rank).min()
         };
         let best = [best(false), best(true)];
         let is_best =
-            |(rank, address): &(u8, SocketAddr)| Some(*rank) == best[usize::from(address.is_ipv4())];
-        ranked.iter().filter(|ranked| is_best(ranked)).map(|(_, address)| (*address, 1)).collect()
+            |(rank, target): &(u8, &Arc<Target>)| Some(*rank) == best[usize::from(target.address.is_ipv4())];
+        ranked.into_iter().filter(is_best).map(|(_, target)| target).collect()
+    }
+
+    /// Those that take connections again once the roster has exactly `backends`, and don't before.
+    pub(crate) fn returning(&self, backends: &[Backend]) -> Vec<Arc<Target>> {
+        let stays = |target: &Target| backends.iter().find(|backend| backend.address == target.address);
+        let returns = |(target, standing): &(&Arc<Target>, Standing)| {
+            let was_out = *standing == Standing::Leaving || target.member.is_cordoned();
+            was_out && stays(target).is_some_and(|backend| !backend.cordoned)
+        };
+        self.all().filter(returns).map(|(target, _)| Arc::clone(target)).collect()
     }
 
     /// False when no backend takes connections that is not dead.

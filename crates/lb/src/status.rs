@@ -2,9 +2,9 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::backends::BackendsHandle;
 use crate::{Frontends, Health};
@@ -39,6 +39,8 @@ pub struct FrontendStatus {
     pub rejected: u64,
     /// Silent connections that were ended so that another backend gets its share.
     pub rebalanced: u64,
+    /// Connections that were ended since they had lasted for long enough.
+    pub aged: u64,
     /// In the order in which they were given, and after them those that have left and still have connections.
     pub backends: Vec<BackendStatus>,
 }
@@ -67,8 +69,11 @@ pub struct BackendStatus {
     pub cordoned: bool,
     /// What the checks found.
     pub health: Health,
+    /// What it gets, in thousandths of what its policy would give it: less than all of it in the
+    /// [slow start](crate::Frontend::slow_start) of one that has come back.
+    pub share: u32,
     /// Since when it has been found so.
-    pub since: Instant,
+    pub since: std::time::Instant,
     /// Flows now, including those still connecting.
     pub connections: usize,
     /// Connections made since it came.
@@ -112,6 +117,7 @@ impl Monitor {
     /// The state of every frontend and backend as of now.
     #[must_use]
     pub fn status(&self) -> Status {
-        Status { frontends: self.frontends.iter().map(|frontend| frontend.status()).collect() }
+        let now = Instant::now().into_std();
+        Status { frontends: self.frontends.iter().map(|frontend| frontend.status(now)).collect() }
     }
 }

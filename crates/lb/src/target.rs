@@ -8,7 +8,7 @@ use std::time::Instant;
 use tokio::sync::{Notify, watch};
 
 use crate::config::Backend;
-use crate::health::Health;
+use crate::health::{Flip, Health};
 use crate::pool::Member;
 use crate::status::BackendStatus;
 
@@ -28,6 +28,8 @@ pub(crate) struct Target {
     /// For logs and status. A set may give a backend that stays another name.
     name: watch::Sender<Arc<str>>,
     pub(crate) member: Member,
+    /// It came when its frontend had others already.
+    newcomer: bool,
     /// Flows ask for a check by it. A `Notify` holds one request at most, however many flows fail.
     pub(crate) doubt: Notify,
     /// Written by the probe alone.
@@ -37,7 +39,7 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    pub(crate) fn new(backend: Backend, review: Arc<Notify>, now: Instant) -> Arc<Self> {
+    pub(crate) fn new(backend: Backend, review: Arc<Notify>, newcomer: bool, now: Instant) -> Arc<Self> {
         let unknown = Judgement { health: Health::Unknown, since: now, last_error: None };
         let member = Member::default();
         member.set_cordoned(backend.cordoned);
@@ -45,6 +47,7 @@ impl Target {
             address: backend.address,
             name: watch::Sender::new(backend.name.into()),
             member,
+            newcomer,
             doubt: Notify::new(),
             judgement: watch::Sender::new(unknown),
             review,
@@ -65,7 +68,14 @@ impl Target {
         });
     }
 
-    pub(crate) fn status(&self, leaving: bool) -> BackendStatus {
+    /// True when this change of health has it take connections that went to others until now; which the first judgement at the start
+    /// of a balancer does not.
+    pub(crate) fn comes_back(&self, flip: &Flip) -> bool {
+        flip.to == Health::Ready && (self.newcomer || flip.from != Health::Unknown)
+    }
+
+    /// As of now; `share` is what it gets of a whole one.
+    pub(crate) fn status(&self, leaving: bool, share: u32) -> BackendStatus {
         let member = &self.member;
         let judgement = self.judgement.borrow().clone();
         BackendStatus {
@@ -75,6 +85,7 @@ impl Target {
             drained: member.is_drained(),
             cordoned: member.is_cordoned(),
             health: judgement.health,
+            share,
             since: judgement.since,
             connections: member.open(),
             total: member.total.get(),

@@ -18,6 +18,7 @@ use crate::drain::{Orders, Phase};
 use crate::lane::{IDLE_PARTS, Kit, Lane};
 use crate::listen::Listener;
 use crate::reactor::Reactor;
+use crate::rebalance::LOOK;
 use crate::tcp;
 
 /// How often an accept loop or flow that found no free file descriptor looks again although no flow has
@@ -146,10 +147,9 @@ impl Worker {
     async fn supervise(mut self, lanes: &[Rc<Lane>], tasks: &TaskTracker) {
         let mut seen = self.orders.borrow().clone();
         let now = Instant::now();
-        let period = |lane: &Rc<Lane>| lane.shared.timeouts.idle.map(|idle| idle / u32::from(IDLE_PARTS));
-        let mut sweeps: Vec<_> = lanes.iter().map(|lane| period(lane).map(|period| now + period)).collect();
+        let mut sweeps: Vec<_> = lanes.iter().map(|lane| Sweeps::new(Rc::clone(lane), now)).collect();
         loop {
-            let sweep = sweeps.iter().copied().flatten().min();
+            let sweep = sweeps.iter().filter_map(Sweeps::next).min();
             let event = tokio::select! {
                 biased;
                 changed = self.orders.changed() => Event::Orders { gone: changed.is_err() },
@@ -167,20 +167,51 @@ impl Worker {
                     obey(lanes, &seen, &orders);
                     seen = orders;
                 }
-                Event::Sweep => {
-                    let now = Instant::now();
-                    for (lane, due) in lanes.iter().zip(&mut sweeps) {
-                        if due.is_some_and(|due| due <= now) {
-                            lane.end_idle_flows();
-                            *due = period(lane).map(|period| now + period);
-                        }
-                    }
-                }
+                Event::Sweep => sweeps.iter_mut().for_each(|sweeps| sweeps.sweep(Instant::now())),
             }
         }
         lanes.iter().for_each(|lane| lane.end_all_flows());
         tasks.wait().await;
         drop(self.alive);
+    }
+}
+
+/// When the flows of a lane are looked at; never, where none of them ends by time.
+struct Sweeps {
+    lane: Rc<Lane>,
+    idle: Option<Instant>,
+    old: Option<Instant>,
+}
+
+impl Sweeps {
+    fn new(lane: Rc<Lane>, now: Instant) -> Self {
+        let mut sweeps = Self { lane, idle: None, old: None };
+        sweeps.idle = sweeps.idle_period().map(|period| now + period);
+        sweeps.old = sweeps.old_period().map(|period| now + period);
+        sweeps
+    }
+
+    fn idle_period(&self) -> Option<Duration> {
+        self.lane.shared.timeouts.idle.map(|idle| idle / u32::from(IDLE_PARTS))
+    }
+
+    fn old_period(&self) -> Option<Duration> {
+        self.lane.shared.timeouts.max_age.map(|_| LOOK)
+    }
+
+    fn next(&self) -> Option<Instant> {
+        self.idle.into_iter().chain(self.old).min()
+    }
+
+    fn sweep(&mut self, now: Instant) {
+        if self.idle.is_some_and(|due| due <= now) {
+            self.lane.end_idle_flows();
+            self.idle = self.idle_period().map(|period| now + period);
+        }
+        if self.old.is_some_and(|due| due <= now) {
+            self.lane.end_old_flows(now);
+            self.old = self.old_period().map(|period| now + period);
+        }
     }
 }
 

@@ -26,6 +26,7 @@ async fn connections_wait_for_a_file_descriptor_and_no_backend_is_blamed() {
         listen: Listen::Addresses { ips: vec!["127.0.0.1".parse().unwrap()], port: 0 },
         backends,
         policy: Policy::LeastConnections,
+        slow_start: None,
         check,
         timeouts: Timeouts { connect: Duration::from_secs(20), ..Timeouts::default() },
         limits: Limits { max_connections: 100, per_source: None },

@@ -17,12 +17,19 @@ use crate::Error;
 use crate::drain::{Orders, Phase};
 use crate::frontend::Shared;
 use crate::redirect;
+use crate::slow_start;
 use crate::status::Ended;
 use crate::tables::kernel;
 
 /// From one count of the open connections to the next. The kernel's whole memory of connections is walked for it, which takes
 /// milliseconds where that is large.
 const COUNT: Duration = Duration::from_secs(5);
+
+/// While the share of a backend grows, the rules follow it this often.
+const GROWTH: Duration = Duration::from_secs(1);
+
+/// Thousandths of a whole share that one slot stands for.
+const WEIGHT: u32 = slow_start::WHOLE / 10;
 
 /// One frontend's way through the kernel.
 #[derive(Debug)]
@@ -31,6 +38,8 @@ pub(crate) struct Path {
     table: Table,
     /// What the rules say; `None` while there are none.
     set: Option<Choice>,
+    /// The share of a backend that has come back grows.
+    grows: bool,
 }
 
 impl Path {
@@ -50,7 +59,7 @@ impl Path {
             table = table.names.rules,
             "the kernel leads connections to the backends"
         );
-        Ok(Self { made, table, set: None })
+        Ok(Self { made, table, set: None, grows: false })
     }
 
     /// Where clients connect, in the form of addresses that are listened on.
@@ -62,8 +71,18 @@ impl Path {
     }
 
     /// Has the rules say what the backends are now; true if some get no new connections any more.
-    pub(crate) fn follow(&mut self, shared: &Shared) -> Result<bool, redirect::Error> {
-        let choice = Choice::new(shared.policy, shared.roster().best_of_each_family());
+    pub(crate) fn follow(
+        &mut self,
+        shared: &Shared,
+        now: std::time::Instant,
+    ) -> Result<bool, redirect::Error> {
+        let roster = shared.roster();
+        let shares =
+            roster.best_of_each_family().into_iter().map(|target| (target, shared.share(target, now)));
+        let shares: Vec<_> = shares.collect();
+        self.grows = shares.iter().any(|(_, share)| *share < slow_start::WHOLE);
+        let weighed = shares.iter().map(|(target, share)| (target.address, share.div_ceil(WEIGHT)));
+        let choice = Choice::new(shared.policy, weighed.collect());
         if self.set.as_ref() == Some(&choice) {
             return Ok(false);
         }
@@ -150,6 +169,7 @@ impl Driver {
                 // The board that counts them ends after the orders do.
                 changed = self.changes.changed() => changed.is_err(),
                 () = self.preferences.notified() => false,
+                () = tokio::time::sleep(GROWTH), if self.paths.iter().any(|(_, path)| path.grows) => false,
                 _ = counts.tick() => {
                     self.count(memory);
                     false
@@ -194,8 +214,9 @@ impl Driver {
 
     fn follow_backends(&mut self, memory: &Memory) {
         let mut fewer = false;
+        let now = Instant::now().into_std();
         for (shared, path) in &mut self.paths {
-            match path.follow(shared) {
+            match path.follow(shared, now) {
                 Ok(without) => fewer |= without,
                 // It is tried again at the next change or count.
                 Err(error) => {

@@ -1,6 +1,8 @@
 //! Which backend has which slot: the kernel numbers connections, and a table says whose number it is.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{Ipv6Addr, SocketAddr};
+
+use crate::source_hash;
 
 /// Slots of a table for [`by_source`]. Among three backends, none has its share by more than a few in a hundred.
 pub(crate) const BY_SOURCE: usize = 1021;
@@ -30,26 +32,16 @@ pub(crate) fn in_turn(backends: &[(SocketAddr, u32)]) -> Vec<SocketAddr> {
 /// backend that goes takes its own clients with it and no others, and every host that knows the same backends says the same,
 /// in whatever order it knows them.
 pub(crate) fn by_source(backends: &[SocketAddr]) -> Vec<SocketAddr> {
-    let best = |slot| backends.iter().copied().max_by_key(|backend| (rank(slot, *backend), *backend));
-    (0..BY_SOURCE as u64).filter_map(best).collect()
-}
-
-/// A number for a slot and a backend that looks like chance: the bytes by FNV-1a, mixed by the last step of SplitMix64.
-fn rank(slot: u64, backend: SocketAddr) -> u64 {
-    let ip = match backend.ip() {
-        IpAddr::V4(ip) => ip.to_ipv6_mapped(),
-        IpAddr::V6(ip) => ip,
-    };
-    let bytes = slot.to_be_bytes().into_iter().chain(ip.octets()).chain(backend.port().to_be_bytes());
-    let hash = bytes
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
-    let mixed = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^ (mixed >> 31)
+    // As if a slot was a client.
+    let weight = |slot, backend| source_hash::weight(Ipv6Addr::from(slot).into(), backend);
+    let best = |slot| backends.iter().copied().max_by_key(|backend| (weight(slot, *backend), *backend));
+    (0..BY_SOURCE as u128).filter_map(best).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use proptest::prelude::*;
 
     use super::*;

@@ -32,6 +32,7 @@ fn frontend(kind: CheckKind) -> Frontend {
         listen: Listen::Nowhere,
         backends: Vec::new(),
         policy: Policy::RoundRobin,
+        slow_start: None,
         check: Check { kind, interval: Duration::from_secs(3600), ..Check::default() },
         timeouts: Timeouts::default(),
         limits: Limits { max_connections: 1, per_source: None },
@@ -47,7 +48,13 @@ fn frontend(kind: CheckKind) -> Frontend {
 async fn churn(kind: CheckKind, swaps: usize) -> (Probes, Vec<Weak<Target>>) {
     let servers = [server().await, server().await, server().await];
     let (frontend, review) = (frontend(kind), Arc::new(Notify::new()));
-    let shared = Arc::new(Shared::new(&frontend, Vec::new(), Arc::clone(&review), Arc::default()));
+    let shared = Arc::new(Shared::new(
+        &frontend,
+        Vec::new(),
+        Arc::clone(&review),
+        Arc::default(),
+        Instant::now().into_std(),
+    ));
     let board = Rc::new(Board::new(vec![Arc::clone(&shared)].into()));
     let plans = vec![Plan::new(&frontend).unwrap()];
     let mut probes = Probes::start(board, plans, review, Rng::with_seed(1));

@@ -12,7 +12,7 @@ fn backend(number: u8) -> Backend {
 }
 
 fn create(backend: Backend) -> Arc<Target> {
-    Target::new(backend, Arc::default(), Instant::now().into_std())
+    Target::new(backend, Arc::default(), false, Instant::now().into_std())
 }
 
 fn with(roster: &Roster, numbers: &[u8]) -> Roster {

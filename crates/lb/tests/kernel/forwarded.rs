@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use lb::forward::{self, Forward, Protocol};
-use lb::{Backend, Frontend, Listen};
+use lb::{Backend, Frontend, Listen, Policy};
 
 use crate::segment::{Namespace, Node, PORT, Segment, VIPS, eventually, frontend, name, serve, virtual_port};
 
@@ -137,6 +138,52 @@ fn with_routes_that_lead_back_every_backend_sees_its_clients() {
             assert_eq!(ask_twice(station, vip), both(), "{vip}");
         }
     }
+}
+
+#[test]
+fn by_source_a_client_always_comes_to_the_same_backend_whichever_host_leads_it() {
+    let Some(segment) = three() else { return };
+    let [a, b, client] = &segment.stations[..] else { unreachable!("there are three") };
+    let start = |station| {
+        let frontend = Frontend { policy: Policy::SourceHash, ..forwarded(&[1, 2]) };
+        let node = Node::start(station, frontend);
+        let leads = || station.ruleset().matches(" mod 1021 ").count() == 2;
+        eventually("the rules name what is ready", || node.healthy() == 4 && leads());
+        node
+    };
+    let nodes = [start(a), start(b)];
+    // Some addresses more, as many clients have.
+    let own: Vec<String> = (20..40).map(|n| format!("10.0.0.{n}")).collect();
+    own.iter().for_each(|ip| drop(client.ip(&format!("address add {ip}/24 dev eth0"))));
+    let vip = virtual_port()[0];
+    let ask =
+        || own.iter().map(|ip| name(&mut client.connect_from(ip.parse().unwrap(), vip))).collect::<Vec<_>>();
+
+    segment.move_to(0);
+    let first = ask();
+    assert_eq!(first.iter().copied().collect::<BTreeSet<_>>(), both());
+    assert_eq!(ask(), first);
+    segment.move_to(1);
+    assert_eq!(ask(), first, "the other host leads");
+    drop(nodes);
+}
+
+#[test]
+fn a_backend_that_has_come_back_gets_little_at_first() {
+    let Some(segment) = three() else { return };
+    let [a, _, client] = &segment.stations[..] else { unreachable!("there are three") };
+    let node = Node::start(a, Frontend { slow_start: Some(Duration::from_secs(3600)), ..forwarded(&[1, 2]) });
+    settled(&node, a);
+    segment.move_to(0);
+    let rules = || a.nft("list chain inet vipd-10.0.0.9-6443 balancer", "");
+
+    let _ = node.balancer.backends().set_drained("10.0.0.2", true);
+    eventually("the rules follow", || !rules().contains("10.0.0.2"));
+    let _ = node.balancer.backends().set_drained("10.0.0.2", false);
+    eventually("one slot of eleven is its own", || rules().contains("numgen inc mod 11 "));
+
+    let asked: String = (0..11).map(|_| client.ask(virtual_port()[0])).collect();
+    assert_eq!(asked.matches('b').count(), 1, "{asked}");
 }
 
 #[test]

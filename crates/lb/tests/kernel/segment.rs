@@ -94,6 +94,19 @@ impl Namespace {
         })
     }
 
+    /// Connects from one of its addresses.
+    pub(crate) fn connect_from(&self, from: IpAddr, to: SocketAddr) -> TcpStream {
+        self.enter(|| {
+            let socket =
+                socket2::Socket::new(socket2::Domain::for_address(to), socket2::Type::STREAM, None).unwrap();
+            socket.bind(&SocketAddr::new(from, 0).into()).unwrap();
+            socket.connect_timeout(&to.into(), PATIENCE).unwrap();
+            let stream = TcpStream::from(socket);
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            stream
+        })
+    }
+
     /// Lets it pass on what comes for others.
     pub(crate) fn pass_packets_on(&self) {
         for setting in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
@@ -223,6 +236,7 @@ pub(crate) fn frontend(backends: &[u8]) -> Frontend {
         listen: Listen::Redirected { ips: vips.clone(), port: PORT, own: 16443 },
         backends: backends.collect(),
         policy: Policy::RoundRobin,
+        slow_start: None,
         check: Check { kind: CheckKind::Tcp, ..Check::default() },
         timeouts: Timeouts::default(),
         limits: Limits { max_connections: 1000, per_source: None },

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use lb::{Balancer, Ca, CheckKind, Config, Error, Frontend, Health, Limits, Listen};
+use lb::{Balancer, Ca, CheckKind, Config, Error, Frontend, Health, Limits, Listen, Policy};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
@@ -341,6 +341,18 @@ async fn what_can_not_work_is_refused_before_anything_is_bound() {
         (
             Frontend { listen: Listen::Addresses { ips: Vec::new(), port: 1 }, ..good.clone() },
             "no address to listen",
+        ),
+        (Frontend { slow_start: Some(Duration::ZERO), ..good.clone() }, "a slow start must be longer than 0"),
+        (
+            Frontend {
+                timeouts: lb::Timeouts { max_age: Some(Duration::ZERO), ..good.timeouts },
+                ..good.clone()
+            },
+            "last for longer than 0",
+        ),
+        (
+            Frontend { policy: Policy::SourceHash, rebalance: NonZeroUsize::new(1), ..good.clone() },
+            "comes back to the same",
         ),
         (Frontend { check: lb::Check { rise: 0, ..check.clone() }, ..good.clone() }, "count from 1"),
         (

@@ -2,8 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "all of this is test code, helpers included")]
 
+mod ages;
 mod backends;
 mod checks;
+mod choice;
 mod churn;
 mod failover;
 mod flows;

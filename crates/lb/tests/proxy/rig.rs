@@ -304,6 +304,7 @@ pub(crate) fn frontend(backends: Vec<Backend>) -> Frontend {
         listen: Listen::Addresses { ips: vec![own_ip()], port: 0 },
         backends,
         policy: Policy::LeastConnections,
+        slow_start: None,
         check: Check {
             kind: CheckKind::Tcp,
             interval: Duration::from_millis(50),

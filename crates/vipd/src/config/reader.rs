@@ -78,6 +78,21 @@ impl<'a> Reader<'a> {
         value::duration(text).map_err(|message| self.error(path, message, value::DURATION_HELP)).ok()
     }
 
+    /// A duration that may be left out, or be `none`.
+    pub(super) fn duration_or_none(
+        &mut self,
+        path: &[Step],
+        text: Option<&str>,
+        default: Option<Duration>,
+        help: &str,
+    ) -> Option<Duration> {
+        match text {
+            None => default,
+            Some("none") => None,
+            Some(text) => value::duration(text).map_err(|message| self.error(path, message, help)).ok(),
+        }
+    }
+
     /// The content of a file that the configuration names.
     pub(super) fn file(&mut self, path: &[Step], file: &str, what: &str) -> Option<Vec<u8>> {
         match fs::read(file) {

@@ -230,3 +230,26 @@ fn addresses_that_are_spread_have_an_election_each_with_another_first() {
     let stays = loaded("spread-stays", &stays, Overrides::default());
     assert!(stays.vips.iter().all(|vip| !peers(vip).quorum.preempt));
 }
+
+#[test]
+fn a_load_balancer_chooses_as_its_keys_say() {
+    let frontend = |name: &str, more: &str| {
+        let text = format!(
+            "loadBalancers:\n- {{port: 8443, {more}backends: [{{address: 10.0.0.163, port: 6443}}]}}\n"
+        );
+        loaded(name, &text, Overrides::default()).balancer.unwrap().config.frontends.remove(0)
+    };
+    let default = frontend("choice-default", "");
+    assert_eq!(
+        (default.policy, default.slow_start),
+        (lb::Policy::LeastConnections, Some(Duration::from_secs(10)))
+    );
+    let other = frontend("choice-other", "policy: roundRobin, slowStart: 1m, ");
+    assert_eq!((other.policy, other.slow_start), (lb::Policy::RoundRobin, Some(Duration::from_secs(60))));
+    let hash = frontend("choice-hash", "policy: sourceHash, ");
+    assert_eq!(hash.policy, lb::Policy::SourceHash);
+    assert_eq!(default.timeouts.max_age, None);
+    let aged = frontend("choice-age", "maxConnectionAge: 4h, ");
+    assert_eq!(aged.timeouts.max_age, Some(Duration::from_secs(4 * 3600)));
+    assert_eq!(frontend("choice-none", "slowStart: none, ").slow_start, None);
+}

@@ -138,6 +138,7 @@ fn judge() -> lb::Frontend {
         listen: lb::Listen::Nowhere,
         backends: Vec::new(),
         policy: lb::Policy::RoundRobin,
+        slow_start: None,
         check: lb::Check::default(),
         timeouts: lb::Timeouts::default(),
         limits: lb::Limits::default(),

@@ -77,6 +77,9 @@ pub(crate) struct Frontend {
     /// Silent connections that were ended so that another backend gets its share.
     #[serde(default)]
     pub(crate) rebalanced: u64,
+    /// Connections that were ended since they had lasted for long enough.
+    #[serde(default)]
+    pub(crate) aged: u64,
     /// Connections that no backend could take.
     pub(crate) refused: u64,
     /// The servers behind it.
@@ -94,6 +97,9 @@ pub(crate) struct Backend {
     pub(crate) health: String,
     /// For how long it has been so.
     pub(crate) since_ms: u64,
+    /// What it gets of what the policy would give it: less than 100 in its slow start.
+    #[serde(default = "whole")]
+    pub(crate) share_percent: u32,
     /// It was taken out of use by `vipd backend drain`.
     #[serde(default)]
     pub(crate) drained: bool,
@@ -214,6 +220,7 @@ fn frontend(status: &lb::FrontendStatus, now: Instant) -> Frontend {
         accepted: status.accepted,
         refused: status.refused,
         rebalanced: status.rebalanced,
+        aged: status.aged,
         rejected: status.rejected,
         backends: status.backends.iter().map(|status| backend(status, now)).collect(),
     }
@@ -225,6 +232,7 @@ fn backend(status: &lb::BackendStatus, now: Instant) -> Backend {
         address: status.address.to_string(),
         health: format!("{:?}", status.health).to_lowercase(),
         since_ms: millis(now.saturating_duration_since(status.since)),
+        share_percent: status.share / 10,
         drained: status.drained,
         cordoned: status.cordoned,
         connections: status.connections,
@@ -235,6 +243,11 @@ fn backend(status: &lb::BackendStatus, now: Instant) -> Backend {
         bytes_to_backend: status.bytes_to_backend,
         bytes_to_client: status.bytes_to_client,
     }
+}
+
+/// What every backend of a vipd had that told nothing of shares.
+fn whole() -> u32 {
+    100
 }
 
 fn micros(duration: Duration) -> u64 {

@@ -169,7 +169,11 @@ fn write_frontend(out: &mut String, frontend: &Frontend) {
     let from = redirected.map(|port| format!(", redirected from port {port}")).unwrap_or_default();
     let by = if *forwarded { " in the kernel" } else { "" };
     let _ = writeln!(out, "balancer   {name} on {}{from}{by}: {connections} open", listen.join(", "));
-    for Backend { name, address, health, drained, cordoned, connections, total, last_error, .. } in backends {
+    for backend in backends {
+        let Backend { name, address, health, share_percent, drained, cordoned, .. } = backend;
+        let Backend { connections, total, last_error, .. } = backend;
+        let starts = health == "ready" && *share_percent < 100;
+        let slowly = if starts { format!(", starting slowly ({share_percent} %)") } else { String::new() };
         let drained = if *drained { ", drained by command" } else { "" };
         let cordoned = if *cordoned { ", on a cordoned node" } else { "" };
         let label = if name == address { String::new() } else { format!(" ({name})") };
@@ -177,7 +181,7 @@ fn write_frontend(out: &mut String, frontend: &Frontend) {
         let total = if *forwarded { String::new() } else { format!(", {total} in all") };
         let _ = writeln!(
             out,
-            "  backend  {address}{label} {health}{drained}{cordoned}, {connections} open{total}{error}"
+            "  backend  {address}{label} {health}{slowly}{drained}{cordoned}, {connections} open{total}{error}"
         );
     }
 }

@@ -288,6 +288,9 @@ fn write_frontends(writer: &mut Writer<'_>, frontends: &[Frontend]) -> fmt::Resu
     let rebalanced = frontends().map(|(labels, frontend)| (labels, frontend.rebalanced));
     let help = "Silent connections that were ended so that another backend gets its share";
     writer.counter("vipd_frontend_rebalanced", None, help, rebalanced)?;
+    let aged = frontends().map(|(labels, frontend)| (labels, frontend.aged));
+    let help = "Connections that were ended since they had lasted for long enough";
+    writer.counter("vipd_frontend_aged", None, help, aged)?;
     let rejected = frontends().map(|(labels, frontend)| (labels, frontend.rejected));
     let help = "Connections reset because their client's host had as many as it may have";
     writer.counter("vipd_frontend_rejected", None, help, rejected)
@@ -316,6 +319,9 @@ fn write_backends(writer: &mut Writer<'_>, snapshot: &Snapshot) -> fmt::Result {
     let drained = each().map(|(labels, backend)| (labels, flag(backend.drained || backend.cordoned)));
     let help = "1 while the backend is taken out of use, by command or because its node is cordoned";
     writer.gauge("vipd_backend_drained", None, help, drained)?;
+    let share = each().map(|(labels, backend)| (labels, f64::from(backend.share_percent) / 100.0));
+    let help = "What the backend gets of what the policy would give it: less than 1 in its slow start";
+    writer.gauge("vipd_backend_share", None, help, share)?;
     let open = each().map(|(labels, backend)| (labels, size(backend.connections)));
     writer.gauge("vipd_backend_open_connections", None, "Open connections to the backend", open)?;
     // See above, of what the kernel carries.

@@ -96,3 +96,21 @@ fn a_connection_that_the_end_of_vipd_cuts_is_told_too() {
     let told = log.lines().find(|line| line.contains("access: connection")).unwrap();
     assert!(told.contains("end=\"stopped\"") && told.contains(&format!("client={own}")), "{told}");
 }
+
+#[test]
+fn a_connection_that_has_lasted_for_long_enough_is_told_as_such() {
+    let port = free_port();
+    let config = format!(
+        "loadBalancers:\n- {{name: short, port: {port}, accessLog: true, maxConnectionAge: 1s, check: {{type: none}}, \
+         backends: [{{address: 127.0.0.1, port: {}}}]}}\n",
+        silent().port()
+    );
+    let mut daemon = Daemon::launch("access-log-age", &config, &[]);
+    daemon.answers();
+    let (mut client, own) = connect(port);
+
+    assert_eq!(client.read(&mut [0]).unwrap(), 0, "it is closed in good order");
+
+    let told = line(&mut daemon, "max-age");
+    assert!(told.contains("frontend=\"short\"") && told.contains(&own.to_string()), "{told}");
+}

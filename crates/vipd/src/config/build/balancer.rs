@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::num::{NonZero, NonZeroUsize};
+use std::time::Duration;
 
 use super::check::check;
-use super::kernel_path;
+use super::{choice, kernel_path};
 use crate::config::Balancer;
-use crate::config::file::{Election, File, LoadBalancer, Mode, Policy, Protocol, ProxyProtocol};
+use crate::config::file::{Election, File, LoadBalancer, Mode, Protocol, ProxyProtocol};
 use crate::config::reader::Reader;
 use crate::config::source::Step;
-use crate::config::value;
 
 /// The port of an apiserver, unless `backendPort` says otherwise.
 const BACKEND_PORT_DEFAULT: u16 = 6443;
@@ -19,6 +19,9 @@ const BACKEND_PORT_DEFAULT: u16 = 6443;
 /// listens on: out of the way of node ports (30000 to 32767) and of the ports of outgoing connections (32768 to 60999)
 /// for an apiserver's usual ports.
 const LISTEN_PORT_STEP: u16 = 10_000;
+
+/// The shortest age that connections end at.
+const MAX_AGE_MIN: Duration = Duration::from_secs(1);
 
 /// Threads that carry connections, unless the file says otherwise: more than four gain nothing for an apiserver's load.
 const WORKERS_DEFAULT_MAX: usize = 4;
@@ -165,15 +168,12 @@ fn frontend(
         None if bind_to_vip => lb::Listen::Addresses { ips: vips.to_vec(), port },
         None => lb::Listen::Any { port },
     };
-    let policy = match balancer.policy {
-        Some(Policy::RoundRobin) => lb::Policy::RoundRobin,
-        Some(Policy::LeastConnections | Policy::SourceHash) | None => lb::Policy::LeastConnections,
-    };
     Some(lb::Frontend {
         name,
         listen,
         backends,
-        policy,
+        policy: choice::policy(reader, base, balancer),
+        slow_start: choice::slow_start(reader, base, balancer),
         check,
         timeouts,
         limits,
@@ -254,17 +254,13 @@ fn timeouts(reader: &mut Reader<'_>, base: &[Step], balancer: &LoadBalancer) -> 
     let mut timeouts = lb::Timeouts::default();
     timeouts.connect =
         reader.duration(&at("connectTimeout"), balancer.connect_timeout.as_deref(), timeouts.connect);
-    timeouts.idle = match balancer.idle_timeout.as_deref() {
-        None => timeouts.idle,
-        Some("none") => None,
-        Some(text) => match value::duration(text) {
-            Ok(idle) => Some(idle),
-            Err(message) => {
-                reader.error(&at("idleTimeout"), message, "write 1h or so, or `none`");
-                None
-            }
-        },
-    };
+    let (idle, help) = (balancer.idle_timeout.as_deref(), "write 1h or so, or `none`");
+    timeouts.idle = reader.duration_or_none(&at("idleTimeout"), idle, timeouts.idle, help);
+    let (age, help) = (balancer.max_connection_age.as_deref(), "write 4h or so, or remove the key");
+    timeouts.max_age = reader.duration_or_none(&at("maxConnectionAge"), age, None, help);
+    if timeouts.max_age.is_some_and(|age| age < MAX_AGE_MIN) {
+        reader.error(&at("maxConnectionAge"), "less than a second is no age: it is counted in seconds", help);
+    }
     timeouts
 }
 
@@ -360,13 +356,6 @@ fn unsupported(reader: &mut Reader<'_>, base: &[Step], balancer: &LoadBalancer) 
             "add `mode: kernel`; or write tcp",
         ),
         Some(Protocol::Tcp | Protocol::Udp) | None => {}
-    }
-    if balancer.policy == Some(Policy::SourceHash) {
-        reader.error(
-            &at("policy"),
-            "`policy: sourceHash` is not in this version",
-            "write leastConnections or roundRobin",
-        );
     }
 }
 

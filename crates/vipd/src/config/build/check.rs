@@ -74,6 +74,7 @@ pub(super) fn health_check(reader: &mut Reader<'_>, file: &File) -> Option<lb::C
             cordoned: false,
         }],
         policy: lb::Policy::RoundRobin,
+        slow_start: None,
         check,
         timeouts: lb::Timeouts::default(),
         limits: lb::Limits::default(),

@@ -26,7 +26,7 @@ pub(super) fn listen(
         reader.error(
             &at("policy"),
             "`mode: kernel` counts no connections where it chooses",
-            "write roundRobin, or remove the key; or write `mode: proxy`",
+            "write roundRobin or sourceHash, or remove the key; or write `mode: proxy`",
         );
     }
     let on_vip = balancer.bind_to_vip == Some(true) || balancer.same_port == Some(true);
@@ -84,7 +84,7 @@ pub(super) fn listen(
 }
 
 /// The keys that say something about connections, and whether each is there.
-fn of_the_proxy(balancer: &LoadBalancer) -> [(&'static str, bool); 9] {
+fn of_the_proxy(balancer: &LoadBalancer) -> [(&'static str, bool); 10] {
     [
         ("listenPort", balancer.listen_port.is_some()),
         ("connectTimeout", balancer.connect_timeout.is_some()),
@@ -92,6 +92,7 @@ fn of_the_proxy(balancer: &LoadBalancer) -> [(&'static str, bool); 9] {
         ("maxConnections", balancer.max_connections.is_some()),
         ("maxConnectionsPerSource", balancer.max_connections_per_source.is_some()),
         ("rebalance", balancer.rebalance.is_some()),
+        ("maxConnectionAge", balancer.max_connection_age.is_some()),
         ("proxyProtocol", balancer.proxy_protocol.is_some()),
         ("acceptProxyProtocol", balancer.accept_proxy_protocol.is_some()),
         ("accessLog", balancer.access_log == Some(true)),

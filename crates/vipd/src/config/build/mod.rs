@@ -4,6 +4,7 @@
 
 mod balancer;
 mod check;
+mod choice;
 mod kernel_path;
 pub(super) mod kubernetes;
 mod peers;

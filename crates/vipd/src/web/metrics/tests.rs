@@ -18,6 +18,7 @@ fn leading() -> Snapshot {
         total: 30,
         connect_failures: 4,
         retries: 5,
+        share_percent: 55,
         drained: false,
         cordoned: false,
         last_error: Some("refused".to_owned()),
@@ -34,6 +35,7 @@ fn leading() -> Snapshot {
         accepted: 40,
         refused: 1,
         rebalanced: 2,
+        aged: 4,
         rejected: 3,
         backends: vec![backend("10.0.0.163:6443", "ready"), backend("10.0.0.164:6443", "dead")],
     };
@@ -239,6 +241,13 @@ fn each_backend_is_in_one_state() {
     };
     assert_eq!(STATES.map(|name| state("10.0.0.163:6443", name)), [0.0, 1.0, 0.0, 0.0]);
     assert_eq!(STATES.map(|name| state("10.0.0.164:6443", name)), [0.0, 0.0, 0.0, 1.0]);
+}
+
+#[test]
+fn a_backend_in_its_slow_start_tells_its_share() {
+    let seen = read(leading());
+    let wanted = [("frontend", "api \"\\\n"), ("backend", "10.0.0.163:6443")];
+    assert_eq!(seen["vipd_backend_share"][&labels(&wanted)], 0.55);
 }
 
 #[test]

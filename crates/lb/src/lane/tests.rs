@@ -1,0 +1,97 @@
+use tokio::sync::Notify;
+
+use super::*;
+use crate::config::{Check, CheckKind, Frontend, Limits, Listen, Policy, Timeouts};
+
+/// With its two counts of references it makes 96 bytes of an idle connection's memory.
+#[test]
+fn a_record_is_small() {
+    assert!(size_of::<Record>() <= 80, "{}", size_of::<Record>());
+}
+
+#[test]
+fn silence_is_counted_from_the_count_after_the_last_byte() {
+    let silence = Silence::default();
+    assert_eq!([0; 3].map(|_| silence.count()), [0, 1, 2], "one that has just begun has not been silent");
+    silence.end();
+    assert_eq!([0; 3].map(|_| silence.count()), [0, 1, 2]);
+    silence.0.set(u8::MAX);
+    assert_eq!([0; 2].map(|_| silence.count()), [u8::MAX; 2]);
+}
+
+/// A lane whose flows last for a hundred seconds, and the moment of its beginning.
+fn lane(seed: u64) -> (Rc<Lane>, Instant) {
+    let frontend = Frontend {
+        name: "api".into(),
+        listen: Listen::Nowhere,
+        backends: Vec::new(),
+        policy: Policy::RoundRobin,
+        slow_start: None,
+        check: Check { kind: CheckKind::None, ..Check::default() },
+        timeouts: Timeouts { max_age: Some(Duration::from_secs(100)), ..Timeouts::default() },
+        limits: Limits { max_connections: 10, per_source: None },
+        virtual_ips: Vec::new(),
+        rebalance: None,
+        proxies: Vec::new(),
+        proxy_protocol: None,
+        access_log: false,
+    };
+    let now = Instant::now();
+    let shared = Shared::new(&frontend, Vec::new(), Arc::new(Notify::new()), Arc::default(), now.into_std());
+    let kit = Rc::new(Kit::new().unwrap());
+    let lane = Lane::new(Arc::new(shared), seed, kit, Arc::default(), TaskTracker::new());
+    let began = lane.clock.began;
+    (Rc::new(lane), began)
+}
+
+/// When a flow is told to end, in seconds, and why. One that talks does so before each look.
+#[derive(Default)]
+struct Told(Option<(u64, End)>);
+
+impl Told {
+    fn look(&mut self, entry: &Entry, seconds: u64) {
+        if self.0.is_none() {
+            self.0 = entry.record.end.get().map(|end| (seconds, end));
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_old_flow_ends_after_three_silent_looks_and_one_that_talks_a_quarter_later() {
+    for seed in 0..50 {
+        let (lane, began) = lane(seed);
+        let (silent, talking) = (lane.enter(None, None), lane.enter(None, None));
+        let mut later = None;
+        let mut told = [Told::default(), Told::default(), Told::default()];
+        for seconds in 1..=250 {
+            talking.record.touch();
+            lane.end_old_flows(began + Duration::from_secs(seconds));
+            if seconds == 60 {
+                later = Some(lane.enter(None, None));
+            }
+            let entries = [Some(&silent), Some(&talking), later.as_ref()];
+            for (told, entry) in told.iter_mut().zip(entries) {
+                entry.into_iter().for_each(|entry| told.look(entry, seconds));
+            }
+        }
+        let [silent, talking, later] = told.map(|told| told.0.unwrap());
+        assert!(silent.1 == End::Aged && (93..=113).contains(&silent.0), "seed {seed}: {silent:?}");
+        assert!(talking.1 == End::Overdue && (115..=135).contains(&talking.0), "seed {seed}: {talking:?}");
+        assert!(later.1 == End::Aged && (153..=173).contains(&later.0), "seed {seed}: {later:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_flow_that_was_silent_while_it_was_young_may_talk_when_it_is_old() {
+    let (lane, began) = lane(1);
+    let entry = lane.enter(None, None);
+    let mut told = Told::default();
+    for seconds in 1..=113 {
+        if seconds >= 90 && seconds % 3 == 0 {
+            entry.record.touch();
+        }
+        lane.end_old_flows(began + Duration::from_secs(seconds));
+        told.look(&entry, seconds);
+    }
+    assert_eq!(told.0, None, "two silent looks are no silence");
+}
