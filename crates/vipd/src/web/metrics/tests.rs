@@ -7,8 +7,8 @@ use openmetrics::Labels;
 #[path = "../../../tests/daemon/openmetrics.rs"]
 mod openmetrics;
 
-/// A member of three that leads, with two load balancers of one name.
-fn leading() -> Snapshot {
+/// One with two backends.
+fn frontend(name: &str, port: u16) -> Frontend {
     let backend = |address: &str, health: &str| Backend {
         name: "a \"quoted\\name\"".to_owned(),
         address: address.to_owned(),
@@ -25,7 +25,7 @@ fn leading() -> Snapshot {
         bytes_to_backend: 600,
         bytes_to_client: u64::MAX,
     };
-    let frontend = |name: &str, port: u16| Frontend {
+    Frontend {
         name: name.to_owned(),
         listen: vec![format!("[::]:{port}")],
         redirected: None,
@@ -38,7 +38,11 @@ fn leading() -> Snapshot {
         aged: 4,
         rejected: 3,
         backends: vec![backend("10.0.0.163:6443", "ready"), backend("10.0.0.164:6443", "dead")],
-    };
+    }
+}
+
+/// A member of three that leads, with two load balancers of one name.
+fn leading() -> Snapshot {
     Snapshot {
         node: "a".to_owned(),
         version: "1.2.3".to_owned(),
