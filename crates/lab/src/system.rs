@@ -25,6 +25,8 @@ pub use vipd::{Arbiter, Timing, vipd_socket};
 pub enum System {
     /// vipd among static peers, with one of its timing profiles.
     Vipd(Timing),
+    /// The same, `relaxed`, and the balancer moves connections to apiservers that have come back.
+    VipdRebalance,
     /// vipd among static peers, its balancer at the port that every apiserver has.
     VipdSamePort(Timing),
     /// vipd among static peers, without a balancer: clients are with the owner's own apiserver.
@@ -59,10 +61,11 @@ pub struct Site<'a> {
 
 impl System {
     /// All of them.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::Vipd(Timing::Default),
         Self::Vipd(Timing::Fast),
         Self::Vipd(Timing::Relaxed),
+        Self::VipdRebalance,
         Self::VipdSamePort(Timing::Default),
         Self::VipdSamePort(Timing::Fast),
         Self::VipdSamePort(Timing::Relaxed),
@@ -94,6 +97,7 @@ impl System {
             Self::Vipd(Timing::Default) => "vipd",
             Self::Vipd(Timing::Fast) => "vipd-fast",
             Self::Vipd(Timing::Relaxed) => "vipd-relaxed",
+            Self::VipdRebalance => "vipd-relaxed-rebalance",
             Self::VipdSamePort(Timing::Default) => "vipd-same-port",
             Self::VipdSamePort(Timing::Fast) => "vipd-same-port-fast",
             Self::VipdSamePort(Timing::Relaxed) => "vipd-same-port-relaxed",
@@ -127,9 +131,10 @@ impl System {
     /// virtual IP or there is no balancer.
     pub fn frontend(self) -> SocketAddr {
         match self {
-            Self::Vipd(_) | Self::VipdLease(_, Balancer::On | Balancer::Discovered) | Self::Keepalived(_) => {
-                FRONTEND
-            }
+            Self::Vipd(_)
+            | Self::VipdRebalance
+            | Self::VipdLease(_, Balancer::On | Balancer::Discovered)
+            | Self::Keepalived(_) => FRONTEND,
             Self::VipdSamePort(_)
             | Self::VipdAddress(_)
             | Self::VipdPair(_)
@@ -144,6 +149,7 @@ impl System {
         match self {
             Self::VipdLease(pace, _) | Self::KubeVip(pace) | Self::ClientGo(pace) => Some(pace),
             Self::Vipd(_)
+            | Self::VipdRebalance
             | Self::VipdSamePort(_)
             | Self::VipdAddress(_)
             | Self::VipdPair(_)
@@ -154,9 +160,11 @@ impl System {
     /// The longest after which a dead local apiserver may still move the address, by the system's own timers.
     pub fn check_time(self) -> Duration {
         match self {
-            Self::Vipd(_) | Self::VipdSamePort(_) | Self::VipdAddress(_) | Self::VipdPair(_) => {
-                Duration::from_secs(3)
-            }
+            Self::Vipd(_)
+            | Self::VipdRebalance
+            | Self::VipdSamePort(_)
+            | Self::VipdAddress(_)
+            | Self::VipdPair(_) => Duration::from_secs(3),
             Self::VipdLease(pace, _) | Self::KubeVip(pace) | Self::ClientGo(pace) => pace.takeover(),
             // Ten checks three seconds apart, one running check, one election.
             Self::Keepalived(Variant::AsDocumented) => Duration::from_secs(37),
@@ -173,6 +181,7 @@ impl System {
             {
                 Duration::from_secs(6)
             }
+            Self::VipdRebalance => Duration::from_secs(6),
             Self::Vipd(_) | Self::VipdSamePort(_) | Self::VipdAddress(_) | Self::VipdPair(_) => {
                 Duration::from_millis(1500)
             }
@@ -193,6 +202,7 @@ impl System {
     pub fn find(self, programs: &Programs) -> Result<()> {
         match self {
             Self::Vipd(_)
+            | Self::VipdRebalance
             | Self::VipdSamePort(_)
             | Self::VipdAddress(_)
             | Self::VipdPair(_)
@@ -210,6 +220,9 @@ impl System {
     pub fn prepare(self, site: Site<'_>) -> Result<Vec<Launch>> {
         match self {
             Self::Vipd(timing) => Ok(vec![vipd::prepare(timing, &vipd::balancer(), site)?]),
+            Self::VipdRebalance => {
+                Ok(vec![vipd::prepare(Timing::Relaxed, &vipd::rebalancing_balancer(), site)?])
+            }
             Self::VipdSamePort(timing) => {
                 Ok(vec![vipd::prepare(timing, &vipd::balancer_at_the_same_port(), site)?])
             }
