@@ -208,6 +208,10 @@ pub struct Timeouts {
     /// Silence before a TCP keepalive probe is sent, and from one to the next, on both legs; 15 s. The flow
     /// ends when they stay unanswered for `user_timeout`.
     pub keepalive: Duration,
+    /// From when a backend's port was found closed, on a host that is there, until flows to the backend are reset; 10 s. A process that
+    /// was told to end closes its port first and answers what it has begun, a kube-apiserver for up to a minute. If it is gone, its
+    /// kernel has ended its connections already.
+    pub closing: Duration,
 }
 
 /// How much a frontend may hold.
@@ -241,6 +245,7 @@ impl Default for Timeouts {
             idle: Some(Duration::from_secs(3600)),
             user_timeout: Duration::from_secs(120),
             keepalive: Duration::from_secs(15),
+            closing: Duration::from_secs(10),
         }
     }
 }

@@ -138,9 +138,16 @@ impl Record {
         Poll::Pending
     }
 
-    /// True when its backend has died since it was chosen.
+    /// True when its backend has died since it was chosen, and nothing more comes from it.
     fn has_lost(&self) -> bool {
-        self.backend.borrow().as_ref().is_some_and(Candidate::has_died)
+        let backend = self.backend.borrow();
+        backend.as_ref().is_some_and(|backend| backend.has_died() && !backend.target.member.is_closing())
+    }
+
+    /// True when its backend has closed its port since it was chosen.
+    fn is_left_over(&self) -> bool {
+        let backend = self.backend.borrow();
+        backend.as_ref().is_some_and(|backend| backend.has_died() && backend.target.member.is_closing())
     }
 
     fn end(&self, end: End) {
@@ -220,6 +227,11 @@ impl Lane {
     /// Ends the flows whose backend is dead.
     pub(crate) fn end_flows_to_the_dead(&self) {
         self.end_where(End::BackendDead, Record::has_lost);
+    }
+
+    /// Has the flows go to another backend whose own has closed its port and has not answered them yet.
+    pub(crate) fn end_flows_to_the_closed(&self) {
+        self.end_where(End::BackendClosed, Record::is_left_over);
     }
 
     /// Ends the flows to virtual IPs that aren't among those which are held.

@@ -222,8 +222,12 @@ impl Relay<'_> {
     /// Moves what can be moved now.
     pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Outcome> {
         while let Poll::Ready(end) = self.record.poll_end(context) {
-            // Bytes on their way are silent, too, when nobody takes them.
-            let is_fit = end != End::Rebalanced || self.opening.is_none() && !self.directions.hold_some();
+            let is_fit = match end {
+                // Bytes on their way are silent, too, when nobody takes them.
+                End::Rebalanced => self.opening.is_none() && !self.directions.hold_some(),
+                End::BackendClosed => self.opening.is_some(),
+                End::Idle | End::BackendDead | End::VirtualIpLost | End::Stopped => true,
+            };
             if is_fit {
                 return Poll::Ready(Outcome::Ended(end));
             }

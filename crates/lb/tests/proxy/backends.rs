@@ -175,7 +175,10 @@ async fn flows_of_a_backend_that_has_left_are_reset_when_it_is_found_dead() {
     })
     .await;
     let (_b, b) = named("b").await;
-    let rig = rig(&[backend("a", dying.address)]).await;
+    let mut config = frontend(vec![backend("a", dying.address)]);
+    config.check = once();
+    config.timeouts = Timeouts { closing: Duration::from_millis(200), ..Timeouts::default() };
+    let rig = Rig::judged(config).await;
     let mut client = rig.connect().await;
     client.write_all(b"?").await.unwrap();
     assert_eq!(soon(client.read_u8()).await.unwrap(), b'!');
