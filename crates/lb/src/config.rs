@@ -55,7 +55,7 @@ pub struct Frontend {
     /// Flows whose client connected to one of these are reset when that leaves this node.
     pub virtual_ips: Vec<IpAddr>,
     /// How many connections a second may be ended, at most, so that their clients connect anew where a backend has fewer than its share;
-    /// those alone that have been silent for some seconds. `None`: never.
+    /// those alone that have been silent for some seconds, or whose clients have only listened. `None`: never.
     pub rebalance: Option<NonZeroUsize>,
     /// Proxies that say by a header of the PROXY protocol, of either version, on whose behalf they come. They must; from anybody else, such a
     /// header is the client's own word, and goes to the backend.

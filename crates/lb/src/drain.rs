@@ -46,7 +46,7 @@ pub(crate) struct Orders {
 /// Why a flow is ended from outside, the strongest last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum End {
-    /// It is silent, and another backend has fewer than its share.
+    /// Nobody seems to wait for an answer on it, and another backend has fewer than its share.
     Rebalanced,
     /// Its backend takes no connections any more. A flow that has not heard from it yet goes to another; others go on.
     BackendClosed,

@@ -17,8 +17,9 @@ use crate::drain::End;
 use crate::frontend::Shared;
 use crate::pool::{Candidate, Candidates, Pool};
 use crate::reactor::Reactor;
-use crate::rebalance::{SILENT_LOOKS, Shed};
+use crate::rebalance::{LISTENING_LOOKS, SILENT_LOOKS, Shed};
 use crate::roster::Roster;
+use crate::silence::{Listening, Silence};
 use crate::sources::Place;
 use crate::worker::Starvation;
 
@@ -76,37 +77,25 @@ pub(crate) struct Record {
     /// In parts of the idle timeout.
     idle: Silence,
     /// In looks whether it may be moved to another backend.
-    looks: Silence,
+    quiet: Silence,
+    /// Likewise.
+    listening: Listening,
+    /// How it was at the last look.
+    rest: Cell<Rest>,
     end: Cell<Option<End>>,
     waker: RefCell<Option<Waker>>,
 }
 
-/// For how many counts in a row no byte has moved.
-#[derive(Debug)]
-struct Silence {
-    /// One has, since the last.
-    moved: Cell<bool>,
-    counts: Cell<u8>,
-}
-
-impl Default for Silence {
-    /// A flow that has just begun has not been silent.
-    fn default() -> Self {
-        Self { moved: Cell::new(true), counts: Cell::new(0) }
-    }
-}
-
-impl Silence {
-    fn end(&self) {
-        self.moved.set(true);
-    }
-
-    /// Counts once more; gives how many it were in a row.
-    fn count(&self) -> u8 {
-        let counts = if self.moved.take() { 0 } else { self.counts.get().saturating_add(1) };
-        self.counts.set(counts);
-        counts
-    }
+/// How far a flow may be moved to another backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Rest {
+    /// Its client may be waiting for an answer.
+    #[default]
+    None,
+    /// Its client only listens, and is told things.
+    Listening,
+    /// Nobody says anything.
+    Silent,
 }
 
 impl Record {
@@ -114,15 +103,36 @@ impl Record {
         *self.backend.borrow_mut() = Some(candidate);
     }
 
-    /// Notes that a byte has moved.
-    pub(crate) fn touch(&self) {
+    /// Notes bytes of the client, or the end of its stream.
+    pub(crate) fn said(&self, bytes: usize) {
         self.idle.end();
-        self.looks.end();
+        self.quiet.end();
+        self.listening.said(bytes);
     }
 
-    /// Takes a look; true when it has been silent for so many that it may be moved.
-    fn looks_silent(&self) -> bool {
-        self.looks.count() >= SILENT_LOOKS
+    /// Notes bytes of the backend, or the end of its stream.
+    pub(crate) fn told(&self, bytes: usize) {
+        self.idle.end();
+        self.quiet.end();
+        self.listening.told(bytes);
+    }
+
+    /// Notes that it can't be moved, which an outsider did not see.
+    pub(crate) fn stay(&self) {
+        self.quiet.end();
+        self.listening.end();
+    }
+
+    /// Takes a look whether it may be moved.
+    fn look(&self) {
+        let (quiet, listening) = (self.quiet.count(), self.listening.count());
+        self.rest.set(if quiet >= SILENT_LOOKS {
+            Rest::Silent
+        } else if listening >= LISTENING_LOOKS {
+            Rest::Listening
+        } else {
+            Rest::None
+        });
     }
 
     /// Ready once the flow is to end; the order is taken by it.
@@ -239,14 +249,19 @@ impl Lane {
         self.end_where(End::VirtualIpLost, |record| record.virtual_ip.is_some_and(|ip| !held.contains(&ip)));
     }
 
-    /// Ends silent flows to a backend that has more than its share, as many as are to be.
+    /// Ends flows to a backend that has more than its share, as many as are to be: silent ones, and where they are too few, those whose
+    /// clients only listen.
     pub(crate) fn shed(&self, shed: &Shed) {
-        self.end_where(End::Rebalanced, |record| {
-            let backend = record.backend.borrow();
-            backend.as_ref().is_some_and(|backend| shed.is_from(&backend.target))
-                && record.looks_silent()
-                && shed.take()
-        });
+        // A look counts for all flows: the next one may be at another backend.
+        self.flows.borrow().values().for_each(|record| record.look());
+        for rest in [Rest::Silent, Rest::Listening] {
+            self.end_where(End::Rebalanced, |record| {
+                let backend = record.backend.borrow();
+                record.rest.get() == rest
+                    && backend.as_ref().is_some_and(|backend| shed.is_from(&backend.target))
+                    && shed.take()
+            });
+        }
     }
 
     /// Ends all flows.

@@ -41,6 +41,7 @@ mod rebalance;
 pub mod redirect;
 mod relay;
 mod roster;
+mod silence;
 mod socket;
 mod sources;
 mod status;

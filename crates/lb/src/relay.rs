@@ -231,6 +231,9 @@ impl Relay<'_> {
             if is_fit {
                 return Poll::Ready(Outcome::Ended(end));
             }
+            if end == End::Rebalanced {
+                self.record.stay();
+            }
         }
         let up = match self.poll_up(context) {
             Poll::Ready(Err(outcome)) => return Poll::Ready(outcome),
@@ -266,7 +269,7 @@ impl Relay<'_> {
             if let Some(account) = &mut self.account {
                 account.to_backend += read.length as u64;
             }
-            self.record.touch();
+            self.record.said(read.length);
             direction.ended = read.last;
             let bytes = &buffer[..read.length];
             if bytes.is_empty() {
@@ -312,7 +315,7 @@ impl Relay<'_> {
             if let Some(account) = &mut self.account {
                 account.to_client += read.length as u64;
             }
-            self.record.touch();
+            self.record.told(read.length);
             if read.length > 0 {
                 let bytes = &buffer[..read.length];
                 *self.opening = None;

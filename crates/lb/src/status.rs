@@ -35,7 +35,7 @@ pub struct FrontendStatus {
     pub refused: u64,
     /// Connections reset because their client's host had as many as it may have, or because a proxy did not say on whose behalf it came.
     pub rejected: u64,
-    /// Silent connections that were ended so that another backend gets its share.
+    /// Connections on which nobody seemed to wait for an answer, ended so that another backend gets its share.
     pub rebalanced: u64,
     /// In the order in which they were given, and after them those that have left and still have connections.
     pub backends: Vec<BackendStatus>,

@@ -25,6 +25,7 @@ const PURE: &[&str] = &[
     "lb/src/policy.rs",
     "lb/src/pool.rs",
     "lb/src/readiness.rs",
+    "lb/src/silence.rs",
     "lb/src/redirect.rs",
     "lb/src/roster.rs",
     "nft/src/attribute.rs",

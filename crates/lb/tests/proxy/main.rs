@@ -9,4 +9,5 @@ mod failover;
 mod flows;
 mod introductions;
 mod lifecycle;
+mod rebalance;
 mod rig;
