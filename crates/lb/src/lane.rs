@@ -160,7 +160,8 @@ impl Record {
         backend.as_ref().is_some_and(|backend| backend.has_died() && backend.target.member.is_closing())
     }
 
-    fn end(&self, end: End) {
+    /// Orders the flow's end.
+    pub(crate) fn end(&self, end: End) {
         if self.end.get() < Some(end) {
             self.end.set(Some(end));
         }

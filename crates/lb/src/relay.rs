@@ -223,8 +223,10 @@ impl Relay<'_> {
     pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Outcome> {
         while let Poll::Ready(end) = self.record.poll_end(context) {
             let is_fit = match end {
-                // Bytes on their way are silent, too, when nobody takes them.
-                End::Rebalanced => self.opening.is_none() && !self.directions.hold_some(),
+                // Bytes on their way are silent, too, when nobody takes them; and the client may have asked just now.
+                End::Rebalanced => {
+                    self.opening.is_none() && !self.directions.hold_some() && !self.client.has_some()
+                }
                 End::BackendClosed => self.opening.is_some(),
                 End::Idle | End::BackendDead | End::VirtualIpLost | End::Stopped => true,
             };
