@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -29,6 +30,8 @@ pub const AUDIT_LOG: &str = "audit.log";
 #[derive(Debug, Clone)]
 pub struct Kubernetes {
     folder: PathBuf,
+    /// For how long an apiserver that is told to end goes on serving, saying that it isn't ready.
+    shutdown_delay: Duration,
 }
 
 impl Kubernetes {
@@ -43,7 +46,13 @@ impl Kubernetes {
         for name in ["etcd", "kube-apiserver", "kubectl"] {
             ensure!(folder.join(name).is_file(), "there is no {name} in VIPD_KUBE_BIN");
         }
-        Ok(Self { folder })
+        Ok(Self { folder, shutdown_delay: Duration::ZERO })
+    }
+
+    /// The same with apiservers that go on serving for a while when they are told to end, and say meanwhile that they aren't ready.
+    #[must_use]
+    pub fn with_shutdown_delay(self, shutdown_delay: Duration) -> Self {
+        Self { shutdown_delay, ..self }
     }
 
     /// The folder with the binaries.
@@ -95,6 +104,7 @@ impl Kubernetes {
             "--service-cluster-ip-range=10.96.0.0/16".to_owned(),
             format!("--audit-policy-file={}", policy.display()),
             format!("--audit-log-path={}", folder.join(AUDIT_LOG).display()),
+            format!("--shutdown-delay-duration={}ms", self.shutdown_delay.as_millis()),
         ];
         Ok(Launch::new("apiserver", &self.folder.join("kube-apiserver"), flags))
     }

@@ -117,6 +117,9 @@ enum Command {
         /// Start the backends alone; the command installs systems through the control socket
         #[arg(long, conflicts_with_all = ["system", "timing"])]
         bare: bool,
+        /// For how many seconds kube-apiservers that are told to end go on serving, saying that they aren't ready
+        #[arg(long, value_name = "SECONDS", requires = "kubernetes", default_value_t = 0)]
+        shutdown_delay: u64,
         /// The command; its environment has LAB_SOCKET, LAB_VIP, LAB_PORT, LAB_CA and KUBECONFIG
         #[arg(last = true, required = true)]
         command: Vec<OsString>,
@@ -284,8 +287,11 @@ async fn inside(command: Command, enclosure: &Enclosure) -> Result<u8> {
             save_logs(&lab, &setup.places)?;
             Ok(u8::from(!passed?))
         }
-        Command::Exec { setup, bare, command } => {
-            let mut lab = build(enclosure, &setup.places, setup.kubernetes).await?;
+        Command::Exec { setup, bare, shutdown_delay, command } => {
+            let delay = std::time::Duration::from_secs(shutdown_delay);
+            let kubernetes = setup.kubernetes.then(Kubernetes::find).transpose()?;
+            let kubernetes = kubernetes.map(|it| it.with_shutdown_delay(delay));
+            let mut lab = build_on(enclosure, &setup.places, kubernetes).await?;
             let code = exec(&mut lab, (!bare).then(|| setup.system()), &command).await;
             save_logs(&lab, &setup.places)?;
             code
@@ -303,7 +309,10 @@ async fn inside(command: Command, enclosure: &Enclosure) -> Result<u8> {
 }
 
 async fn build(enclosure: &Enclosure, places: &Places, kubernetes: bool) -> Result<Lab> {
-    let kubernetes = kubernetes.then(Kubernetes::find).transpose()?;
+    build_on(enclosure, places, kubernetes.then(Kubernetes::find).transpose()?).await
+}
+
+async fn build_on(enclosure: &Enclosure, places: &Places, kubernetes: Option<Kubernetes>) -> Result<Lab> {
     let programs = Programs { vipd: places.vipd.clone() };
     Lab::build(enclosure, Plan { kubernetes, programs, backend: None }).await
 }

@@ -25,6 +25,8 @@ pub use vipd::{Arbiter, Timing, vipd_socket};
 pub enum System {
     /// vipd among static peers, with one of its timing profiles.
     Vipd(Timing),
+    /// The same, `relaxed`, and the balancer moves connections to apiservers that have come back.
+    VipdRebalance,
     /// vipd among static peers, its balancer at the port that every apiserver has.
     VipdSamePort(Timing),
     /// The same with the kernel's path, at vipd's usual timing.
@@ -61,10 +63,11 @@ pub struct Site<'a> {
 
 impl System {
     /// All of them.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::Vipd(Timing::Default),
         Self::Vipd(Timing::Fast),
         Self::Vipd(Timing::Relaxed),
+        Self::VipdRebalance,
         Self::VipdSamePort(Timing::Default),
         Self::VipdKernel,
         Self::VipdSamePort(Timing::Fast),
@@ -97,6 +100,7 @@ impl System {
             Self::Vipd(Timing::Default) => "vipd",
             Self::Vipd(Timing::Fast) => "vipd-fast",
             Self::Vipd(Timing::Relaxed) => "vipd-relaxed",
+            Self::VipdRebalance => "vipd-relaxed-rebalance",
             Self::VipdSamePort(Timing::Default) => "vipd-same-port",
             Self::VipdSamePort(Timing::Fast) => "vipd-same-port-fast",
             Self::VipdSamePort(Timing::Relaxed) => "vipd-same-port-relaxed",
@@ -131,9 +135,10 @@ impl System {
     /// virtual IP or there is no balancer.
     pub fn frontend(self) -> SocketAddr {
         match self {
-            Self::Vipd(_) | Self::VipdLease(_, Balancer::On | Balancer::Discovered) | Self::Keepalived(_) => {
-                FRONTEND
-            }
+            Self::Vipd(_)
+            | Self::VipdRebalance
+            | Self::VipdLease(_, Balancer::On | Balancer::Discovered)
+            | Self::Keepalived(_) => FRONTEND,
             Self::VipdSamePort(_)
             | Self::VipdKernel
             | Self::VipdAddress(_)
@@ -149,6 +154,7 @@ impl System {
         match self {
             Self::VipdLease(pace, _) | Self::KubeVip(pace) | Self::ClientGo(pace) => Some(pace),
             Self::Vipd(_)
+            | Self::VipdRebalance
             | Self::VipdSamePort(_)
             | Self::VipdKernel
             | Self::VipdAddress(_)
@@ -161,6 +167,7 @@ impl System {
     pub fn check_time(self) -> Duration {
         match self {
             Self::Vipd(_)
+            | Self::VipdRebalance
             | Self::VipdSamePort(_)
             | Self::VipdKernel
             | Self::VipdAddress(_)
@@ -186,6 +193,7 @@ impl System {
             | Self::VipdKernel
             | Self::VipdAddress(_)
             | Self::VipdPair(_) => Duration::from_millis(1500),
+            Self::VipdRebalance => Duration::from_secs(6),
             // Every node has read the Lease since, so each knows how long it still holds.
             Self::VipdLease(pace, _) | Self::KubeVip(pace) | Self::ClientGo(pace) => {
                 2 * pace.retry_period() + Duration::from_secs(1)
@@ -203,6 +211,7 @@ impl System {
     pub fn find(self, programs: &Programs) -> Result<()> {
         match self {
             Self::Vipd(_)
+            | Self::VipdRebalance
             | Self::VipdSamePort(_)
             | Self::VipdKernel
             | Self::VipdAddress(_)
@@ -223,6 +232,9 @@ impl System {
             Self::Vipd(timing) => Ok(vec![vipd::prepare(timing, &vipd::balancer(), site)?]),
             Self::VipdKernel => {
                 Ok(vec![vipd::prepare(Timing::Default, &vipd::balancer_in_the_kernel(), site)?])
+            }
+            Self::VipdRebalance => {
+                Ok(vec![vipd::prepare(Timing::Relaxed, &vipd::rebalancing_balancer(), site)?])
             }
             Self::VipdSamePort(timing) => {
                 Ok(vec![vipd::prepare(timing, &vipd::balancer_at_the_same_port(), site)?])

@@ -52,7 +52,7 @@ impl Ending {
             Self::Ordered(End::Rebalanced) => "rebalanced",
             Self::Ordered(End::Aged | End::Overdue) => "max-age",
             Self::Ordered(End::Idle) => "idle",
-            Self::Ordered(End::BackendDead) => "backend-dead",
+            Self::Ordered(End::BackendDead | End::BackendClosed) => "backend-dead",
             Self::Ordered(End::VirtualIpLost) => "vip-lost",
             Self::Ordered(End::Stopped) => "stopped",
         }

@@ -59,7 +59,7 @@ pub struct Frontend {
     /// Flows whose client connected to one of these are reset when that leaves this node.
     pub virtual_ips: Vec<IpAddr>,
     /// How many connections a second may be ended, at most, so that their clients connect anew where a backend has fewer than its share;
-    /// those alone that have been silent for some seconds. `None`: never.
+    /// those alone that have been silent for some seconds, or whose clients have only listened. `None`: never.
     pub rebalance: Option<NonZeroUsize>,
     /// Proxies that say by a header of the PROXY protocol, of either version, on whose behalf they come. They must; from anybody else, such a
     /// header is the client's own word, and goes to the backend.
@@ -224,6 +224,10 @@ pub struct Timeouts {
     /// Silence before a TCP keepalive probe is sent, and from one to the next, on both legs; 15 s. The flow
     /// ends when they stay unanswered for `user_timeout`.
     pub keepalive: Duration,
+    /// From when a backend's port was found closed, on a host that is there, until flows to the backend are reset; 10 s. A process that
+    /// was told to end closes its port first and answers what it has begun, a kube-apiserver for up to a minute. If it is gone, its
+    /// kernel has ended its connections already.
+    pub closing: Duration,
 }
 
 /// How much a frontend may hold.
@@ -258,6 +262,7 @@ impl Default for Timeouts {
             max_age: None,
             user_timeout: Duration::from_secs(120),
             keepalive: Duration::from_secs(15),
+            closing: Duration::from_secs(10),
         }
     }
 }

@@ -61,6 +61,7 @@ impl Board {
             shed: Arc::default(),
             sheds: 0,
             deaths: 0,
+            closures: 0,
         };
         Self {
             usable: watch::Sender::new(usable(&frontends)),
@@ -75,17 +76,27 @@ impl Board {
     }
 
     /// Passes a change of a backend's health on to the flows and to whoever asks whether the balancer is
-    /// usable.
-    pub(crate) fn publish(&self, frontend: &Shared, target: &Target, flip: &Flip) {
+    /// usable. If it is dead because its port is `closed`, flows that it has answered go on until [`Board::bury`].
+    pub(crate) fn publish(&self, frontend: &Shared, target: &Target, flip: &Flip, closed: bool) {
         if target.comes_back(flip) {
             // First, lest it gets a burst before.
             frontend.start_slowly(target, Instant::now().into_std());
         }
+        if flip.to == Health::Dead {
+            target.member.set_closing(closed);
+        }
         target.member.set_health(flip.to);
         if flip.to == Health::Dead {
-            self.orders.send_modify(|orders| orders.deaths += 1);
+            let count = |orders: &mut Orders| if closed { orders.closures += 1 } else { orders.deaths += 1 };
+            self.orders.send_modify(count);
         }
         self.announce();
+    }
+
+    /// Ends what is left of the flows to a backend from before its port was closed.
+    pub(crate) fn bury(&self, target: &Target) {
+        target.member.set_closing(false);
+        self.orders.send_modify(|orders| orders.deaths += 1);
     }
 
     /// Has connections moved to backends that have fewer than their share, where that is wanted.

@@ -36,17 +36,22 @@ pub(crate) struct Orders {
     /// What is to be moved to other backends, and how often that was said.
     pub(crate) shed: Arc<[Shed]>,
     pub(crate) sheds: u64,
-    /// Times that any backend has died; which, its [`Member`](crate::pool::Member) tells.
+    /// Times that any backend has died, and that the flows of one are to end whose port has closed; which, its
+    /// [`Member`](crate::pool::Member) tells.
     pub(crate) deaths: u64,
+    /// Times that any backend's port was found closed; which, its [`Member`](crate::pool::Member) tells.
+    pub(crate) closures: u64,
 }
 
 /// Why a flow is ended from outside, the strongest last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum End {
-    /// It is silent, and another backend has fewer than its share.
+    /// Nobody seems to wait for an answer on it, and another backend has fewer than its share.
     Rebalanced,
     /// It is silent, and has lasted for long enough.
     Aged,
+    /// Its backend takes no connections any more. A flow that has not heard from it yet goes to another; others go on.
+    BackendClosed,
     /// Its idle timeout has passed.
     Idle,
     /// It has lasted for long enough, and more, without a moment of silence.
@@ -64,6 +69,7 @@ impl fmt::Display for End {
         formatter.write_str(match self {
             Self::Rebalanced => "another backend has fewer connections",
             Self::Aged | Self::Overdue => "it has lasted for long enough",
+            Self::BackendClosed => "the backend's port is closed",
             Self::Idle => "idle for too long",
             Self::BackendDead => "the backend is dead",
             Self::VirtualIpLost => "the virtual IP has left",

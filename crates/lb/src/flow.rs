@@ -140,7 +140,10 @@ impl Flow {
                 debug!(frontend = shared.name, backend = &*target.name(), %end, "flow ended");
                 Some(Ending::Ordered(end))
             }
-            (reason @ (Outcome::Backend(_) | Outcome::Ended(End::BackendDead)), Some(mut opening)) => {
+            (
+                reason @ (Outcome::Backend(_) | Outcome::Ended(End::BackendDead | End::BackendClosed)),
+                Some(mut opening),
+            ) => {
                 target.member.retries.add(1);
                 target.doubt.notify_one();
                 self.directions.restart(&mut opening);
@@ -215,7 +218,7 @@ async fn connect(lane: &Lane, record: &Record, opening: &mut Opening) -> Result<
         let result = tokio::select! {
             biased;
             end = poll_fn(|context| record.poll_end(context)) => match end {
-                End::BackendDead => Err(io::ErrorKind::ConnectionRefused.into()),
+                End::BackendDead | End::BackendClosed => Err(io::ErrorKind::ConnectionRefused.into()),
                 // It has taken seconds to connect, and there are others.
                 End::Rebalanced => Err(io::ErrorKind::TimedOut.into()),
                 End::Aged | End::Idle | End::Overdue | End::VirtualIpLost | End::Stopped => {

@@ -171,7 +171,7 @@ impl Shared {
             End::Rebalanced => self.rebalanced.add(1),
             End::Aged | End::Overdue => self.aged.add(1),
             // Backends, addresses and times tell of these.
-            End::Idle | End::BackendDead | End::VirtualIpLost | End::Stopped => {}
+            End::Idle | End::BackendClosed | End::BackendDead | End::VirtualIpLost | End::Stopped => {}
         }
     }
 

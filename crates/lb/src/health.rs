@@ -22,7 +22,7 @@ pub enum Health {
     Ready,
     /// Answers, but says it is not ready: keeps its flows and gets no new ones while another is ready.
     Draining,
-    /// Does not answer: its flows are reset.
+    /// Does not answer, or takes no connections: its flows are reset, in the latter case after a while.
     Dead,
 }
 
@@ -46,6 +46,9 @@ pub enum Answer {
     NotReady,
     /// It did not answer.
     Nothing,
+    /// Its host said that nobody listens. Whoever did may still be answering what it has begun: a process that was told to end closes
+    /// its port first.
+    Refused,
     /// It could not be asked, for a reason of our own, such as too many open files. That says nothing about
     /// it.
     NotAsked,
@@ -56,8 +59,7 @@ pub enum Answer {
 pub struct Observation {
     /// How the backend answered.
     pub answer: Answer,
-    /// Proof rather than a sign: the kernel of the backend's host said that nobody listens. Needs no
-    /// repetition.
+    /// Proof rather than a sign: a word of a kernel, or a connection that was lost. Needs no repetition.
     pub certain: bool,
     /// Why, for the operator.
     pub reason: Cow<'static, str>,
@@ -84,9 +86,9 @@ impl Observation {
         Self { answer: Answer::NotAsked, certain: false, reason: reason.into() }
     }
 
-    /// The backend is certainly gone.
-    pub fn gone(reason: impl Into<Cow<'static, str>>) -> Self {
-        Self { answer: Answer::Nothing, certain: true, reason: reason.into() }
+    /// Nobody listens where the backend was, and that is certain.
+    pub fn refused(reason: impl Into<Cow<'static, str>>) -> Self {
+        Self { answer: Answer::Refused, certain: true, reason: reason.into() }
     }
 }
 
@@ -165,7 +167,7 @@ impl Machine {
         let (alive, ready) = match observation.answer {
             Answer::Ready => (true, true),
             Answer::NotReady => (true, false),
-            Answer::Nothing => (false, false),
+            Answer::Nothing | Answer::Refused => (false, false),
             Answer::NotAsked => return None,
         };
         if observation.certain || self.health == Health::Unknown {

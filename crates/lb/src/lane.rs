@@ -4,6 +4,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::io;
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -20,8 +21,9 @@ use crate::drain::End;
 use crate::frontend::Shared;
 use crate::pool::{Candidate, Candidates, Pool};
 use crate::reactor::Reactor;
-use crate::rebalance::{SILENT_LOOKS, Shed};
+use crate::rebalance::{LISTENING_LOOKS, SILENT_LOOKS, Shed};
 use crate::roster::Roster;
+use crate::silence::{Listening, Silence};
 use crate::sources::Place;
 use crate::worker::Starvation;
 
@@ -80,7 +82,7 @@ struct Clock {
 }
 
 /// What is known about a flow from outside it.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Record {
     /// The backend it is connected or connecting to.
     backend: RefCell<Option<Candidate>>,
@@ -91,28 +93,36 @@ pub(crate) struct Record {
     /// In parts of the idle timeout.
     idle: Silence,
     /// In looks whether it may be moved to another backend.
-    looks: Silence,
+    quiet: Silence,
+    /// Likewise.
+    listening: Listening,
+    /// How it was at the last look.
+    rest: Cell<Rest>,
     /// In looks whether it may end, since it is old.
-    old_looks: Silence,
+    old: Silence,
     /// When it came, where that counts.
     opened: Tick,
     end: Cell<Option<End>>,
-    waker: RefCell<Option<Waker>>,
+    /// Taken out whenever it is looked at: this way it has no count of borrowers.
+    waker: Cell<Option<Waker>>,
 }
 
-/// How often it was counted since a byte has moved. A flow that has just begun has not been silent.
-#[derive(Debug, Default)]
-struct Silence(Cell<u8>);
-
-impl Silence {
-    fn end(&self) {
-        self.0.set(0);
+impl fmt::Debug for Record {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Record").field("backend", &self.backend).finish_non_exhaustive()
     }
+}
 
-    /// Counts once more; gives how often it was before, so for how many counts in a row no byte has moved.
-    fn count(&self) -> u8 {
-        self.0.replace(self.0.get().saturating_add(1))
-    }
+/// How far a flow may be moved to another backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Rest {
+    /// Its client may be waiting for an answer.
+    #[default]
+    None,
+    /// Its client only listens, and is told things.
+    Listening,
+    /// Nobody says anything.
+    Silent,
 }
 
 impl Record {
@@ -120,16 +130,39 @@ impl Record {
         *self.backend.borrow_mut() = Some(candidate);
     }
 
-    /// Notes that a byte has moved.
-    pub(crate) fn touch(&self) {
+    /// Notes bytes of the client, or the end of its stream.
+    pub(crate) fn said(&self, bytes: usize) {
         self.idle.end();
-        self.looks.end();
-        self.old_looks.end();
+        self.quiet.end();
+        self.old.end();
+        self.listening.said(bytes);
     }
 
-    /// Takes a look; true when it has been silent for so many that it may be moved.
-    fn looks_silent(&self) -> bool {
-        self.looks.count() >= SILENT_LOOKS
+    /// Notes bytes of the backend, or the end of its stream.
+    pub(crate) fn told(&self, bytes: usize) {
+        self.idle.end();
+        self.quiet.end();
+        self.old.end();
+        self.listening.told(bytes);
+    }
+
+    /// Notes that it can't be moved, which an outsider did not see.
+    pub(crate) fn stay(&self) {
+        self.quiet.end();
+        self.old.end();
+        self.listening.end();
+    }
+
+    /// Takes a look whether it may be moved.
+    fn look(&self) {
+        let (quiet, listening) = (self.quiet.count(), self.listening.count());
+        self.rest.set(if quiet >= SILENT_LOOKS {
+            Rest::Silent
+        } else if listening >= LISTENING_LOOKS {
+            Rest::Listening
+        } else {
+            Rest::None
+        });
     }
 
     /// Ready once the flow is to end; the order is taken by it.
@@ -137,24 +170,33 @@ impl Record {
         if let Some(end) = self.end.take() {
             return Poll::Ready(end);
         }
-        let mut waker = self.waker.borrow_mut();
-        match waker.as_mut() {
-            Some(waker) => waker.clone_from(context.waker()),
-            None => *waker = Some(context.waker().clone()),
-        }
+        // Most often it is the same one.
+        let waker = match self.waker.take() {
+            Some(known) if known.will_wake(context.waker()) => known,
+            Some(_) | None => context.waker().clone(),
+        };
+        self.waker.set(Some(waker));
         Poll::Pending
     }
 
-    /// True when its backend has died since it was chosen.
+    /// True when its backend has died since it was chosen, and nothing more comes from it.
     fn has_lost(&self) -> bool {
-        self.backend.borrow().as_ref().is_some_and(Candidate::has_died)
+        let backend = self.backend.borrow();
+        backend.as_ref().is_some_and(|backend| backend.has_died() && !backend.target.member.is_closing())
     }
 
-    fn end(&self, end: End) {
+    /// True when its backend has closed its port since it was chosen.
+    fn is_left_over(&self) -> bool {
+        let backend = self.backend.borrow();
+        backend.as_ref().is_some_and(|backend| backend.has_died() && backend.target.member.is_closing())
+    }
+
+    /// Orders the flow's end.
+    pub(crate) fn end(&self, end: End) {
         if self.end.get() < Some(end) {
             self.end.set(Some(end));
         }
-        if let Some(waker) = self.waker.borrow_mut().take() {
+        if let Some(waker) = self.waker.take() {
             waker.wake();
         }
     }
@@ -244,7 +286,7 @@ impl Lane {
                 return;
             }
             match max_age.stage(record.opened, tick, clock.seed.wrapping_add(*key)) {
-                Stage::Old if record.old_looks.count() >= SILENT_LOOKS => record.end(End::Aged),
+                Stage::Old if record.old.count() >= SILENT_LOOKS => record.end(End::Aged),
                 Stage::Young | Stage::Old => {}
                 Stage::Overdue => record.end(End::Overdue),
             }
@@ -256,19 +298,29 @@ impl Lane {
         self.end_where(End::BackendDead, Record::has_lost);
     }
 
+    /// Has the flows go to another backend whose own has closed its port and has not answered them yet.
+    pub(crate) fn end_flows_to_the_closed(&self) {
+        self.end_where(End::BackendClosed, Record::is_left_over);
+    }
+
     /// Ends the flows to virtual IPs that aren't among those which are held.
     pub(crate) fn end_flows_to_others(&self, held: &BTreeSet<IpAddr>) {
         self.end_where(End::VirtualIpLost, |record| record.virtual_ip.is_some_and(|ip| !held.contains(&ip)));
     }
 
-    /// Ends silent flows to a backend that has more than its share, as many as are to be.
+    /// Ends flows to a backend that has more than its share, as many as are to be: silent ones, and where they are too few, those whose
+    /// clients only listen.
     pub(crate) fn shed(&self, shed: &Shed) {
-        self.end_where(End::Rebalanced, |record| {
-            let backend = record.backend.borrow();
-            backend.as_ref().is_some_and(|backend| shed.is_from(&backend.target))
-                && record.looks_silent()
-                && shed.take()
-        });
+        // A look counts for all flows: the next one may be at another backend.
+        self.flows.borrow().values().for_each(|record| record.look());
+        for rest in [Rest::Silent, Rest::Listening] {
+            self.end_where(End::Rebalanced, |record| {
+                let backend = record.backend.borrow();
+                record.rest.get() == rest
+                    && backend.as_ref().is_some_and(|backend| shed.is_from(&backend.target))
+                    && shed.take()
+            });
+        }
     }
 
     /// Ends all flows.

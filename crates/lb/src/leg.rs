@@ -132,6 +132,11 @@ impl Leg {
         })
     }
 
+    /// Whether there is something to be read right now, told yet or not.
+    pub(crate) fn has_some(&self) -> bool {
+        rustix::net::recv(&self.socket, &mut [0; 1][..], RecvFlags::PEEK).is_ok_and(|(_, length)| length > 0)
+    }
+
     /// Has the next read wait until something has come since the last.
     pub(crate) fn await_more(&self) {
         self.reactor.clear_read(self.key);

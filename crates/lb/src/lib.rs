@@ -44,6 +44,7 @@ mod rebalance;
 pub mod redirect;
 mod relay;
 mod roster;
+mod silence;
 mod slow_start;
 mod socket;
 mod source_hash;

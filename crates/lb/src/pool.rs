@@ -45,6 +45,8 @@ pub(crate) struct Member {
     deaths: AtomicU32,
     open: AtomicUsize,
     left: AtomicBool,
+    /// It has died because its port is closed, and may still be answering what it has begun.
+    closing: AtomicBool,
     /// A command has taken it out of use.
     drained: AtomicBool,
     /// The set of backends says so.
@@ -72,6 +74,7 @@ impl Default for Member {
             deaths: AtomicU32::new(0),
             open: AtomicUsize::new(0),
             left: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
             drained: AtomicBool::new(false),
             cordoned: AtomicBool::new(false),
             overdue: AtomicBool::new(false),
@@ -103,6 +106,16 @@ impl Member {
     /// after it was tried for want of anything better.
     pub(crate) fn deaths(&self) -> u32 {
         self.deaths.load(Ordering::Acquire)
+    }
+
+    /// Says whether those who died with it have to wait for its last answers. Told before the death.
+    pub(crate) fn set_closing(&self, closing: bool) {
+        self.closing.store(closing, Ordering::Release);
+    }
+
+    /// True while flows from before its last death go on.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
     }
 
     /// Open connections, including those still connecting.

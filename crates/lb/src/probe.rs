@@ -21,7 +21,7 @@ use crate::Error;
 use crate::config::{Check, CheckKind, Frontend, Timeouts};
 use crate::control::Board;
 use crate::frontend::Shared;
-use crate::health::{Answer, Machine, Observation};
+use crate::health::{Answer, Health, Machine, Observation};
 use crate::http::{self, Progress};
 use crate::readiness::{Reading, Told};
 use crate::socket;
@@ -145,6 +145,8 @@ pub(crate) struct Prober {
     /// Options of its own connections: a host that vanished is noticed after as long as failing checks would
     /// take.
     timeouts: Timeouts,
+    /// When the flows to a backend are reset whose port was found closed.
+    burial: Option<Instant>,
     /// The backend has spoken TLS: silence in a handshake is then a failure, not another protocol.
     spoke_tls: bool,
     /// The backend has spoken HTTP, likewise.
@@ -179,6 +181,7 @@ impl Prober {
             held: Held::Nothing,
             chatter: CHATTER,
             lost: false,
+            burial: None,
             spoke_tls: false,
             spoke_http: false,
             next_reconnect: now,
@@ -221,9 +224,14 @@ impl Prober {
     async fn wait(&mut self, next: Instant) -> Cause {
         let doubt = &self.target.doubt;
         loop {
-            let from = self.next_doubt;
+            let (from, burial) = (self.next_doubt, self.burial);
             let cause = tokio::select! {
                 biased;
+                () = sleep_until(burial.unwrap_or(next)), if burial.is_some() => {
+                    self.burial = None;
+                    self.board.bury(&self.target);
+                    continue;
+                }
                 kind = self.held.closed(&mut self.chatter) => Cause::Closed(kind),
                 () = async { sleep_until(from).await; doubt.notified().await } => Cause::Doubt,
                 () = sleep_until(next) => Cause::Time,
@@ -253,9 +261,9 @@ impl Prober {
         target.judgement.send_modify(|judgement| {
             (judgement.health, judgement.since) = (health, since);
             match observation.answer {
-                Answer::Ready if health == crate::Health::Ready => judgement.last_error = None,
+                Answer::Ready if health == Health::Ready => judgement.last_error = None,
                 Answer::Ready => {}
-                Answer::NotReady | Answer::Nothing | Answer::NotAsked => {
+                Answer::NotReady | Answer::Nothing | Answer::Refused | Answer::NotAsked => {
                     judgement.last_error = Some(observation.reason.to_string())
                 }
             }
@@ -269,7 +277,11 @@ impl Prober {
                 reason = %flip.reason,
                 "backend health changed"
             );
-            self.board.publish(&self.shared, target, &flip);
+            let closed = observation.answer == Answer::Refused;
+            if flip.to == Health::Dead {
+                self.burial = closed.then(|| Instant::now() + self.shared.timeouts.closing);
+            }
+            self.board.publish(&self.shared, target, &flip, closed);
         }
     }
 
@@ -356,7 +368,7 @@ impl Prober {
         match timeout_at(deadline, connect).await {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                Err(Observation::gone("connection refused"))
+                Err(Observation::refused("connection refused"))
             }
             Ok(Err(error)) if socket::is_ours(&error) => {
                 Err(Observation::not_asked(format!("failed to check: {error}")))

@@ -1,8 +1,10 @@
 //! Moving connections to a backend that has come back: how many, and from where. Pure.
 //!
 //! Clients of an apiserver keep their connections for days. When one apiserver after the other was restarted, the last has none of
-//! them, and nothing would give it any. So, where that is wanted, a few silent connections a second are ended in good order, and their
-//! clients connect anew, to where there is room.
+//! them, and nothing would give it any. So, where that is wanted, a few connections a second are ended in good order, and their clients
+//! connect anew, to where there is room. What goes on inside isn't seen, but who speaks: nobody waits for an answer on one that has been
+//! silent for a while, nor, mostly, where the client says nothing and is told things all the time. The latter is a watch of what often
+//! changes; or a download, or a log that is followed, so the silent ones go first.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -19,6 +21,10 @@ pub(crate) const LOOK: Duration = Duration::from_secs(1);
 /// Looks in a row between which no byte has moved on a connection that may be ended: whoever waits for an answer, waits seldom for
 /// longer, and a watch is silent for most of its life.
 pub(crate) const SILENT_LOOKS: u8 = 3;
+
+/// Looks in a row between which the client of a connection that may be ended has only listened. More, because an answer may be among what
+/// it hears.
+pub(crate) const LISTENING_LOOKS: u8 = 5;
 
 /// Part of the fair share that one backend may have more than it, and another less.
 const TOLERANCE: usize = 10;

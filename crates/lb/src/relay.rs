@@ -227,17 +227,24 @@ impl Relay<'_> {
     pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Outcome> {
         let mut overdue = false;
         while let Poll::Ready(end) = self.record.poll_end(context) {
-            match end {
-                // Bytes on their way are silent, too, when nobody takes them.
-                End::Rebalanced | End::Aged if self.opening.is_some() || self.directions.hold_some() => {}
+            let is_fit = match end {
+                // Bytes on their way are silent, too, when nobody takes them; and the client may have asked just now.
+                End::Rebalanced | End::Aged => {
+                    self.opening.is_none() && !self.directions.hold_some() && !self.client.has_some()
+                }
                 // What has come already is passed on before.
-                End::Overdue => overdue = true,
-                End::Rebalanced
-                | End::Aged
-                | End::Idle
-                | End::BackendDead
-                | End::VirtualIpLost
-                | End::Stopped => return Poll::Ready(Outcome::Ended(end)),
+                End::Overdue => {
+                    overdue = true;
+                    false
+                }
+                End::BackendClosed => self.opening.is_some(),
+                End::Idle | End::BackendDead | End::VirtualIpLost | End::Stopped => true,
+            };
+            if is_fit {
+                return Poll::Ready(Outcome::Ended(end));
+            }
+            if matches!(end, End::Rebalanced | End::Aged) {
+                self.record.stay();
             }
         }
         let up = match self.poll_up(context) {
@@ -280,7 +287,7 @@ impl Relay<'_> {
             if let Some(account) = &mut self.account {
                 account.to_backend += read.length as u64;
             }
-            self.record.touch();
+            self.record.said(read.length);
             direction.ended = read.last;
             let bytes = &buffer[..read.length];
             if bytes.is_empty() {
@@ -326,7 +333,7 @@ impl Relay<'_> {
             if let Some(account) = &mut self.account {
                 account.to_client += read.length as u64;
             }
-            self.record.touch();
+            self.record.told(read.length);
             if read.length > 0 {
                 let bytes = &buffer[..read.length];
                 *self.opening = None;

@@ -37,7 +37,7 @@ pub struct FrontendStatus {
     pub refused: u64,
     /// Connections reset because their client's host had as many as it may have, or because a proxy did not say on whose behalf it came.
     pub rejected: u64,
-    /// Silent connections that were ended so that another backend gets its share.
+    /// Connections on which nobody seemed to wait for an answer, ended so that another backend gets its share.
     pub rebalanced: u64,
     /// Connections that were ended since they had lasted for long enough.
     pub aged: u64,

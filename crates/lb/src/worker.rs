@@ -233,6 +233,9 @@ fn obey(lanes: &[Rc<Lane>], before: &Orders, now: &Orders) {
         if now.deaths != before.deaths {
             lane.end_flows_to_the_dead();
         }
+        if now.closures != before.closures {
+            lane.end_flows_to_the_closed();
+        }
         if now.moves != before.moves {
             lane.end_flows_to_others(&now.held);
         }

@@ -28,6 +28,7 @@ const PURE: &[&str] = &[
     "lb/src/policy.rs",
     "lb/src/pool.rs",
     "lb/src/readiness.rs",
+    "lb/src/silence.rs",
     "lb/src/redirect.rs",
     "lb/src/roster.rs",
     "lb/src/tables.rs",

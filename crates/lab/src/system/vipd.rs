@@ -92,6 +92,11 @@ pub(super) fn balancer() -> String {
     balancer_with(&format!("port: {FRONTEND_PORT}\n  bindToVip: false"))
 }
 
+/// The same, and it moves connections to apiservers that have come back.
+pub(super) fn rebalancing_balancer() -> String {
+    balancer_with(&format!("port: {FRONTEND_PORT}\n  bindToVip: false\n  rebalance: 5"))
+}
+
 /// The balancer at the port that the apiservers have on every address.
 pub(super) fn balancer_at_the_same_port() -> String {
     balancer_with(&format!("port: {BACKEND_PORT}\n  samePort: true"))

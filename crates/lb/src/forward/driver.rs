@@ -1,6 +1,6 @@
 //! The thread that keeps the kernel's rules as the backends are, and has flows forgotten whose end their clients can't see.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -16,10 +16,12 @@ use super::{Choice, Forward, Table};
 use crate::Error;
 use crate::drain::{Orders, Phase};
 use crate::frontend::Shared;
+use crate::health::Health;
 use crate::redirect;
 use crate::slow_start;
 use crate::status::Ended;
 use crate::tables::kernel;
+use crate::target::Target;
 
 /// From one count of the open connections to the next. The kernel's whole memory of connections is walked for it, which takes
 /// milliseconds where that is large.
@@ -156,7 +158,7 @@ impl Driver {
     /// Waits for a change of the orders, of health, of the backends, and for the next count. Not cancelled.
     async fn follow(mut self, memory: &Memory) {
         let mut seen = self.orders.borrow().clone();
-        let mut deaths = self.deaths();
+        let mut dead = self.dead();
         let mut counts = tokio::time::interval_at(Instant::now() + COUNT, COUNT);
         counts.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -186,12 +188,12 @@ impl Driver {
             if orders.phase == Phase::Running {
                 self.follow_backends(memory);
             }
-            let now = self.deaths();
-            if now != deaths {
-                let died = |backend| now.get(&backend) != deaths.get(&backend);
+            let now = self.dead();
+            if !now.is_subset(&dead) {
+                let died = |backend| now.contains(&backend) && !dead.contains(&backend);
                 self.forget(memory, true, |_, _, flow| died(flow.answering));
-                deaths = now;
             }
+            dead = now;
             if orders.moves != seen.moves {
                 let gone =
                     |shared: &Shared, ip| shared.virtual_ips.contains(&ip) && !orders.held.contains(&ip);
@@ -230,13 +232,15 @@ impl Driver {
         }
     }
 
-    /// How often each backend has died.
-    fn deaths(&self) -> BTreeMap<SocketAddr, u32> {
+    /// The backends that are dead; not one that has closed its port and may still answer what it has begun.
+    fn dead(&self) -> BTreeSet<SocketAddr> {
         let rosters = self.paths.iter().map(|(shared, _)| shared.roster());
-        let deaths = rosters.flat_map(|roster| {
-            roster.all().map(|(target, _)| (target.address, target.member.deaths())).collect::<Vec<_>>()
+        let is_gone = |target: &Target| target.member.health() == Health::Dead && !target.member.is_closing();
+        let gone = rosters.flat_map(|roster| {
+            let all = roster.all().filter(|(target, _)| is_gone(target));
+            all.map(|(target, _)| target.address).collect::<Vec<_>>()
         });
-        deaths.filter(|(_, deaths)| *deaths > 0).collect()
+        gone.collect()
     }
 
     /// Has those flows forgotten, and says which they were where `told`: where their clients can be told from here.

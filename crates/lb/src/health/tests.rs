@@ -59,7 +59,7 @@ fn certainty_needs_no_repetition() {
     let mut machine = Machine::new(2, 1000, start());
     machine.observe(&Observation::ready("test"), start());
 
-    let flip = machine.observe(&Observation::gone("connection refused"), start());
+    let flip = machine.observe(&Observation::refused("connection refused"), start());
 
     let expected = Flip { from: Health::Ready, to: Dead, reason: "connection refused".into() };
     assert_eq!(flip, Some(expected));
@@ -105,7 +105,8 @@ fn reference(rise: u32, fall: u32, history: &[(Answer, bool)]) -> Health {
         }
         state
     };
-    match (question(|answer| answer != Nothing), question(|answer| answer == Answer::Ready)) {
+    let lives = |answer| !matches!(answer, Nothing | Answer::Refused);
+    match (question(lives), question(|answer| answer == Answer::Ready)) {
         (Some(true), Some(true)) => Health::Ready,
         (Some(true), _) => Draining,
         (Some(false), _) => Dead,
@@ -119,6 +120,7 @@ fn answers() -> impl Strategy<Value = (Answer, bool)> {
         3 => Just((NotReady, false)),
         3 => Just((Nothing, false)),
         1 => Just((Nothing, true)),
+        1 => Just((Answer::Refused, true)),
     ]
 }
 

@@ -9,16 +9,6 @@ fn a_record_is_small() {
     assert!(size_of::<Record>() <= 80, "{}", size_of::<Record>());
 }
 
-#[test]
-fn silence_is_counted_from_the_count_after_the_last_byte() {
-    let silence = Silence::default();
-    assert_eq!([0; 3].map(|_| silence.count()), [0, 1, 2], "one that has just begun has not been silent");
-    silence.end();
-    assert_eq!([0; 3].map(|_| silence.count()), [0, 1, 2]);
-    silence.0.set(u8::MAX);
-    assert_eq!([0; 2].map(|_| silence.count()), [u8::MAX; 2]);
-}
-
 /// A lane whose flows last for a hundred seconds, and the moment of its beginning.
 fn lane(seed: u64) -> (Rc<Lane>, Instant) {
     let frontend = Frontend {
@@ -64,7 +54,7 @@ async fn an_old_flow_ends_after_three_silent_looks_and_one_that_talks_a_quarter_
         let mut later = None;
         let mut told = [Told::default(), Told::default(), Told::default()];
         for seconds in 1..=250 {
-            talking.record.touch();
+            talking.record.said(1);
             lane.end_old_flows(began + Duration::from_secs(seconds));
             if seconds == 60 {
                 later = Some(lane.enter(None, None));
@@ -88,7 +78,7 @@ async fn a_flow_that_was_silent_while_it_was_young_may_talk_when_it_is_old() {
     let mut told = Told::default();
     for seconds in 1..=113 {
         if seconds >= 90 && seconds % 3 == 0 {
-            entry.record.touch();
+            entry.record.said(1);
         }
         lane.end_old_flows(began + Duration::from_secs(seconds));
         told.look(&entry, seconds);

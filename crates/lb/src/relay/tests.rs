@@ -58,6 +58,11 @@ impl Flow {
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Outcome> {
         assert!(self.watching.as_mut().poll(context).is_pending());
+        self.poll_unaware(context)
+    }
+
+    /// The same before it is told what has come meanwhile.
+    fn poll_unaware(&mut self, context: &mut Context<'_>) -> Poll<Outcome> {
         Relay {
             client: &self.client,
             backend: &self.backend,
@@ -127,4 +132,24 @@ async fn an_idle_flow_holds_no_buffer() {
 
     assert_eq!(&question, b"question");
     assert_eq!(flow.directions.up.held() + flow.directions.down.held(), 0);
+}
+
+#[tokio::test]
+async fn a_flow_that_is_to_be_moved_stays_if_its_client_has_asked_just_now() {
+    let (mut flow, mut far_client, mut far_backend) = Flow::new().await;
+    assert!(poll_fn(|context| Poll::Ready(flow.poll(context).is_pending())).await);
+
+    far_client.write_all(b"question").await.unwrap();
+    flow.record.end(End::Rebalanced);
+    assert!(poll_fn(|context| Poll::Ready(flow.poll_unaware(context).is_pending())).await);
+    let mut question = [0; 8];
+    tokio::select! {
+        _ = poll_fn(|context| flow.poll(context)) => panic!("nobody has ended"),
+        read = far_backend.read_exact(&mut question) => drop(read.unwrap()),
+    }
+    assert_eq!(&question, b"question");
+
+    flow.record.end(End::Rebalanced);
+    let outcome = poll_fn(|context| flow.poll(context)).await;
+    assert!(matches!(outcome, Outcome::Ended(End::Rebalanced)), "{outcome}");
 }

@@ -1,7 +1,6 @@
 //! Backends that come, stay, leave and come back while the balancer runs.
 
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use lb::{Backend, Check, CheckKind, Health, Policy, SetBackendsError, Timeouts};
@@ -9,34 +8,15 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::rig::{
-    Rig, Server, backend, closed_address, echo, ended_by_reset, frontend, named_echo, own_ip, read_name,
-    soon, spread, until,
+    Rig, Server, backend, closed_address, echo, ended_by_reset, exchange, flow, frontend, named, once,
+    own_ip, read_name, soon, spread, until,
 };
-
-/// Checks as in the other tests, but only those that something asks for come in time.
-fn once() -> Check {
-    Check { interval: Duration::from_secs(3600), ..frontend(Vec::new()).check }
-}
 
 /// A rig over these backends, checked once.
 async fn rig(backends: &[Backend]) -> Rig {
     let mut config = frontend(backends.to_vec());
     config.check = once();
     Rig::judged(config).await
-}
-
-/// A `named_echo` and its place in a set.
-async fn named(name: &'static str) -> (Server, Backend) {
-    let server = named_echo(name).await;
-    let backend = backend(name, server.address);
-    (server, backend)
-}
-
-/// A flow whose backend has said its name.
-async fn flow(rig: &Rig, name: &str) -> TcpStream {
-    let mut client = rig.connect().await;
-    assert_eq!(read_name(&mut client).await.unwrap(), name);
-    client
 }
 
 /// A flow to the backend of this name, however many have to be tried.
@@ -47,12 +27,6 @@ async fn flow_to(rig: &Rig, name: &str) -> TcpStream {
             return client;
         }
     }
-}
-
-/// Sends a byte there and back.
-async fn exchange(client: &mut TcpStream) {
-    client.write_all(b"x").await.unwrap();
-    assert_eq!(soon(client.read_u8()).await.unwrap(), b'x');
 }
 
 fn names(rig: &Rig) -> Vec<(String, bool)> {
@@ -175,7 +149,10 @@ async fn flows_of_a_backend_that_has_left_are_reset_when_it_is_found_dead() {
     })
     .await;
     let (_b, b) = named("b").await;
-    let rig = rig(&[backend("a", dying.address)]).await;
+    let mut config = frontend(vec![backend("a", dying.address)]);
+    config.check = once();
+    config.timeouts = Timeouts { closing: Duration::from_millis(200), ..Timeouts::default() };
+    let rig = Rig::judged(config).await;
     let mut client = rig.connect().await;
     client.write_all(b"?").await.unwrap();
     assert_eq!(soon(client.read_u8()).await.unwrap(), b'!');
@@ -383,46 +360,4 @@ async fn one_whose_set_says_that_it_is_about_to_go_gets_no_new_ones_until_the_se
     rig.set(&[a, b]);
 
     assert!(spread(&rig, 20).await.contains_key("b"));
-}
-
-/// Clients that only listen, each of which connects anew when its connection ends; who was in the middle of something stays where it is.
-#[tokio::test]
-async fn silent_connections_are_moved_to_one_that_has_come_until_it_has_its_share_and_busy_ones_are_not() {
-    const LISTENERS: usize = 12;
-    let ((_a, a), (_b, b)) = (named("a").await, named("b").await);
-    let mut config = frontend(vec![a.clone()]);
-    config.check = once();
-    config.rebalance = NonZeroUsize::new(4);
-    let rig = Rig::judged(config).await;
-    let address = rig.address;
-    let mut listeners = tokio::task::JoinSet::new();
-    for _ in 0..LISTENERS {
-        listeners.spawn(async move {
-            loop {
-                let mut client = TcpStream::connect(address).await.unwrap();
-                // Everything that comes until an end in good order.
-                client.read_to_end(&mut Vec::new()).await.unwrap();
-            }
-        });
-    }
-    let mut busy = flow(&rig, "a").await;
-    rig.wait(|status| status.connections == LISTENERS + 1).await;
-
-    rig.set(&[a, b]);
-    let even = async {
-        loop {
-            exchange(&mut busy).await;
-            let [one, other] = ["a", "b"].map(|name| rig.backend(name).connections);
-            if one + other == LISTENERS + 1 && one.abs_diff(other) <= 3 {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    };
-    soon(even).await;
-
-    exchange(&mut busy).await;
-    let moved = rig.status().rebalanced;
-    assert!((4..=8).contains(&moved), "{moved} were moved");
-    drop(listeners);
 }

@@ -131,15 +131,12 @@ async fn a_killed_backend_resets_its_clients_at_once_and_new_ones_go_elsewhere()
     assert_eq!(rig.backend("a").connect_failures, 0, "a dead backend is not tried while another is ready");
 }
 
-#[tokio::test]
-async fn a_dead_backend_s_flow_is_reset_on_both_legs_although_the_backend_s_kernel_is_silent() {
-    // The listener closes, but the accepted connections stay open and never speak: a process stuck in its
-    // exit.
-    let (held, mut holds) = tokio::sync::mpsc::channel(16);
+/// A backend whose accepted connections outlive it, once they have spoken: the health check's does not, and dies with its listener.
+async fn survived() -> (Server, tokio::sync::mpsc::Receiver<TcpStream>) {
+    let (held, holds) = tokio::sync::mpsc::channel(16);
     let server = Server::start(move |mut stream: TcpStream| {
         let held = held.clone();
         async move {
-            // Only clients speak; the health check's connection does not, and dies with the process.
             if stream.read_u8().await.is_ok() {
                 stream.write_all(b"!").await.unwrap();
                 held.send(stream).await.unwrap();
@@ -147,16 +144,77 @@ async fn a_dead_backend_s_flow_is_reset_on_both_legs_although_the_backend_s_kern
         }
     })
     .await;
-    let rig = Rig::judged(frontend(vec![backend("a", server.address)])).await;
+    (server, holds)
+}
+
+/// A flow to it that is served, from its both ends.
+async fn served(rig: &Rig, holds: &mut tokio::sync::mpsc::Receiver<TcpStream>) -> (TcpStream, TcpStream) {
     let mut client = rig.connect().await;
     client.write_all(b"?").await.unwrap();
     assert_eq!(soon(client.read_u8()).await.unwrap(), b'!');
-    let mut kept = soon(holds.recv()).await.unwrap();
+    (client, soon(holds.recv()).await.unwrap())
+}
 
-    server.kill().await;
+#[tokio::test]
+async fn a_backend_that_has_closed_its_port_answers_what_it_has_begun_and_gets_nothing_new() {
+    let (ending, mut holds) = survived().await;
+    let other = named_echo("b").await;
+    let mut config = frontend(vec![backend("a", ending.address), backend("b", other.address)]);
+    config.policy = Policy::RoundRobin;
+    let rig = Rig::judged(config).await;
+    let (mut client, mut kept) = served(&rig, &mut holds).await;
+
+    // Told to end, as a kube-apiserver that still has requests.
+    ending.kill().await;
+    rig.wait_health("a", Health::Dead).await;
+
+    assert_eq!(spread(&rig, 6).await, [("b".to_owned(), 6)].into());
+    for _ in 0..2 {
+        kept.write_all(b"answer").await.unwrap();
+        let mut answer = [0; 6];
+        soon(client.read_exact(&mut answer)).await.unwrap();
+        client.write_all(b"more").await.unwrap();
+        soon(kept.read_exact(&mut [0; 4])).await.unwrap();
+    }
+    drop(kept);
+    assert_eq!(soon(client.read(&mut [0; 1])).await.unwrap(), 0, "the end is the backend's own");
+}
+
+#[tokio::test]
+async fn what_is_left_a_while_after_the_port_was_closed_is_reset_on_both_legs() {
+    // A process stuck in its exit.
+    let (stuck, mut holds) = survived().await;
+    let mut config = frontend(vec![backend("a", stuck.address)]);
+    config.timeouts = Timeouts { closing: Duration::from_millis(200), ..Timeouts::default() };
+    let rig = Rig::judged(config).await;
+    let (mut client, mut kept) = served(&rig, &mut holds).await;
+
+    stuck.kill().await;
 
     assert!(ended_by_reset(&mut client).await);
     assert!(ended_by_reset(&mut kept).await);
+}
+
+#[tokio::test]
+async fn flows_of_a_new_process_are_not_reset_with_those_of_the_one_before() {
+    let (ending, mut holds) = survived().await;
+    let address = ending.address;
+    let mut config = frontend(vec![backend("a", address)]);
+    config.timeouts = Timeouts { closing: Duration::from_millis(500), ..Timeouts::default() };
+    let rig = Rig::judged(config).await;
+    let (mut client, mut kept) = served(&rig, &mut holds).await;
+    ending.kill().await;
+    rig.wait_health("a", Health::Dead).await;
+    let successor = Server::start_at(address, echo).await;
+    rig.wait_health("a", Health::Ready).await;
+    let mut newer = rig.connect().await;
+
+    assert!(ended_by_reset(&mut client).await);
+    assert!(ended_by_reset(&mut kept).await);
+
+    newer.write_all(b"x").await.unwrap();
+    assert_eq!(soon(newer.read_u8()).await.unwrap(), b'x');
+    drop(successor);
 }
 
 /// A backend that takes the ClientHello and then breaks, by reset or by its end.

@@ -11,4 +11,5 @@ mod failover;
 mod flows;
 mod introductions;
 mod lifecycle;
+mod rebalance;
 mod rig;

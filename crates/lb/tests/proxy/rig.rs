@@ -431,6 +431,31 @@ pub(crate) async fn read_name(stream: &mut TcpStream) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&name).into_owned())
 }
 
+/// Checks as in the other tests, but only those that something asks for come in time.
+pub(crate) fn once() -> Check {
+    Check { interval: Duration::from_secs(3600), ..frontend(Vec::new()).check }
+}
+
+/// A `named_echo` and its place in a set.
+pub(crate) async fn named(name: &'static str) -> (Server, Backend) {
+    let server = named_echo(name).await;
+    let backend = backend(name, server.address);
+    (server, backend)
+}
+
+/// A flow whose backend has said its name.
+pub(crate) async fn flow(rig: &Rig, name: &str) -> TcpStream {
+    let mut client = rig.connect().await;
+    assert_eq!(read_name(&mut client).await.unwrap(), name);
+    client
+}
+
+/// Sends a byte there and back.
+pub(crate) async fn exchange(client: &mut TcpStream) {
+    client.write_all(b"x").await.unwrap();
+    assert_eq!(soon(client.read_u8()).await.unwrap(), b'x');
+}
+
 /// Counts the names that answer `connections` connections.
 pub(crate) async fn spread(rig: &Rig, connections: usize) -> BTreeMap<String, usize> {
     let mut names = BTreeMap::new();

@@ -74,7 +74,7 @@ pub(crate) struct Frontend {
     /// Connections reset because their client's host had as many as it may have.
     #[serde(default)]
     pub(crate) rejected: u64,
-    /// Silent connections that were ended so that another backend gets its share.
+    /// Connections on which nobody seemed to wait for an answer, ended so that another backend gets its share.
     #[serde(default)]
     pub(crate) rebalanced: u64,
     /// Connections that were ended since they had lasted for long enough.

@@ -286,7 +286,7 @@ fn write_frontends(writer: &mut Writer<'_>, frontends: &[Frontend]) -> fmt::Resu
     let refused = frontends().map(|(labels, frontend)| (labels, frontend.refused));
     writer.counter("vipd_frontend_refused", None, "Connections that no backend could take", refused)?;
     let rebalanced = frontends().map(|(labels, frontend)| (labels, frontend.rebalanced));
-    let help = "Silent connections that were ended so that another backend gets its share";
+    let help = "Connections ended so that another backend gets its share";
     writer.counter("vipd_frontend_rebalanced", None, help, rebalanced)?;
     let aged = frontends().map(|(labels, frontend)| (labels, frontend.aged));
     let help = "Connections that were ended since they had lasted for long enough";
