@@ -62,7 +62,7 @@ impl Opening {
 /// Why relaying has ended.
 #[derive(Debug)]
 pub(crate) enum Outcome {
-    /// Both sides have said all, and all was handed on.
+    /// Both sides have said all, and all was handed on; or the backend has, and hears nothing any more.
     Finished,
     /// The client's connection broke.
     Client(io::Error),
@@ -238,7 +238,15 @@ impl Relay<'_> {
             Poll::Ready(Ok(())) => true,
             Poll::Pending => false,
         };
-        if up && down { Poll::Ready(Outcome::Finished) } else { Poll::Pending }
+        // Whoever has ended its stream isn't read any more, so its reset must be looked for: nobody else would tell of it. A backend that
+        // hears nothing any more has still said all, and what the kernel has of that for the client isn't taken back.
+        if down && (up || self.backend.is_broken()) {
+            Poll::Ready(Outcome::Finished)
+        } else if up && self.client.is_broken() {
+            Poll::Ready(Outcome::Client(io::ErrorKind::BrokenPipe.into()))
+        } else {
+            Poll::Pending
+        }
     }
 
     /// From the client to the backend; ready when this direction has ended.

@@ -6,6 +6,8 @@
 #![expect(clippy::unwrap_used, reason = "all of this is test code, helpers included")]
 
 mod bystanders;
+mod ledger;
+mod phases;
 
 mod slow;
 
