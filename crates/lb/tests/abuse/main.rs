@@ -7,8 +7,10 @@
 
 mod bystanders;
 mod ledger;
+mod moods;
 mod phases;
-
+mod resets;
+mod silence;
 mod slow;
 
 #[expect(dead_code, reason = "the rig of tests/proxy, of which not all is needed here")]

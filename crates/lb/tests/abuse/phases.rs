@@ -223,7 +223,7 @@ async fn clients_that_reset_before_they_are_accepted_are_counted_in_and_out() {
 }
 
 /// A listener whose queue is full, so that connecting to it takes until there is room; and the connection that fills it.
-async fn full() -> (TcpListener, SocketAddr, TcpStream) {
+pub(crate) async fn full() -> (TcpListener, SocketAddr, TcpStream) {
     let listener = std::net::TcpListener::bind((own_ip(), 0)).unwrap();
     rustix::net::listen(&listener, 0).unwrap();
     listener.set_nonblocking(true).unwrap();
