@@ -278,6 +278,11 @@ impl Bystanders {
 }
 
 impl Felt {
+    /// How many connections the lasting ones were.
+    pub(crate) fn lasting_connections(&self) -> usize {
+        EACH + self.lasting.failures.len()
+    }
+
     /// Fails the test unless they were served as ever.
     #[track_caller]
     pub(crate) fn was_nothing(&self) {

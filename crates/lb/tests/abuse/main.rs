@@ -6,6 +6,8 @@
 #![expect(clippy::unwrap_used, reason = "all of this is test code, helpers included")]
 
 mod bystanders;
+mod floods;
+mod headers;
 mod ledger;
 mod moods;
 mod phases;
@@ -16,6 +18,10 @@ mod slow;
 #[expect(dead_code, reason = "the rig of tests/proxy, of which not all is needed here")]
 #[path = "../proxy/rig.rs"]
 mod rig;
+
+#[expect(dead_code, reason = "the segment of tests/redirect, likewise")]
+#[path = "../redirect/segment.rs"]
+mod segment;
 
 use std::net::SocketAddr;
 
