@@ -268,6 +268,12 @@ impl Bystanders {
         self.made.wait_for(enough).await.unwrap();
     }
 
+    /// The same of those with a connection that lasts: the others may wait until they are let in.
+    pub(crate) async fn last_on(&mut self, requests: usize) {
+        let before = self.made.borrow().lasting;
+        self.made.wait_for(|made| made.lasting >= before + requests).await.unwrap();
+    }
+
     /// Asks them what they felt, and says it aloud.
     pub(crate) async fn stop(self, of: &str) -> Felt {
         self.stop.send_replace(true);
