@@ -1,7 +1,6 @@
 //! Moving the bytes of one flow, both ways, as a poll function: an idle flow keeps two sockets and these few
 //! words.
 
-use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
@@ -14,7 +13,7 @@ use tokio::time::Sleep;
 use crate::account::{Account, Ending};
 use crate::drain::End;
 use crate::first_flight::FirstFlight;
-use crate::lane::Record;
+use crate::lane::{Kit, Record, Waits};
 use crate::leg::Leg;
 use crate::pool::{Candidate, Candidates, Counter, Member};
 
@@ -106,23 +105,25 @@ pub(crate) struct Direction {
     shut: bool,
 }
 
-/// At most [`BUFFER`](crate::lane::BUFFER) bytes that wait.
+/// At most [`BUFFER`](crate::lane::BUFFER) bytes that wait; [`LITTLE`](crate::lane::LITTLE) where much does already.
 #[derive(Debug)]
 struct Pending {
     bytes: Vec<u8>,
     sent: usize,
+    /// None for the few that are known before anything is read.
+    _counted: Option<Waits>,
 }
 
 impl Direction {
     /// Starts over towards another destination, with `pending` to be said first.
     fn restart(&mut self, pending: &[u8]) {
         *self = Self { ended: self.ended, ..Self::default() };
-        self.keep(pending);
+        self.keep(pending, None);
     }
 
-    fn keep(&mut self, bytes: &[u8]) {
+    fn keep(&mut self, bytes: &[u8], counted: Option<Waits>) {
         if !bytes.is_empty() {
-            self.pending = Some(Box::new(Pending { bytes: bytes.to_vec(), sent: 0 }));
+            self.pending = Some(Box::new(Pending { bytes: bytes.to_vec(), sent: 0, _counted: counted }));
         }
     }
 
@@ -154,7 +155,13 @@ impl Direction {
     }
 
     /// Sends `bytes` as far as the destination takes them now, and keeps the rest.
-    fn send(&mut self, context: &Context<'_>, to: &Leg, bytes: &[u8], count: &Counter) -> io::Result<()> {
+    fn send(
+        &mut self,
+        context: &Context<'_>,
+        (to, kit): (&Leg, &Kit),
+        bytes: &[u8],
+        count: &Counter,
+    ) -> io::Result<()> {
         debug_assert!(self.pending.is_none(), "reading went on with bytes left over");
         let mut written = 0;
         while written < bytes.len() {
@@ -164,7 +171,7 @@ impl Direction {
                     written += more;
                 }
                 Poll::Pending => {
-                    self.keep(&bytes[written..]);
+                    self.keep(&bytes[written..], Some(kit.waits(bytes.len() - written)));
                     return Ok(());
                 }
             }
@@ -184,7 +191,7 @@ impl Directions {
     /// Those of a flow that begins.
     pub(crate) fn new(opening: &Opening) -> Self {
         let mut directions = Self::default();
-        directions.up.keep(&opening.header);
+        directions.up.keep(&opening.header, None);
         directions
     }
 
@@ -215,7 +222,7 @@ pub(crate) struct Relay<'a> {
     pub(crate) account: Option<&'a mut Account>,
     pub(crate) record: &'a Record,
     pub(crate) member: &'a Member,
-    pub(crate) buffer: &'a RefCell<Box<[u8]>>,
+    pub(crate) kit: &'a Kit,
 }
 
 impl Relay<'_> {
@@ -264,8 +271,9 @@ impl Relay<'_> {
                 context.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            let mut buffer = self.buffer.borrow_mut();
-            let read = ready!(self.client.poll_read(context, &mut buffer)).map_err(Outcome::Client)?;
+            let mut buffer = self.kit.buffer.borrow_mut();
+            let portion = &mut buffer[..self.kit.portion()];
+            let read = ready!(self.client.poll_read(context, portion)).map_err(Outcome::Client)?;
             turn = turn.saturating_sub(read.length);
             if let Some(account) = &mut self.account {
                 account.to_backend += read.length as u64;
@@ -283,7 +291,7 @@ impl Relay<'_> {
                     return Poll::Ready(Err(backend_ended()));
                 }
             }
-            direction.send(context, self.backend, bytes, count).map_err(Outcome::Backend)?;
+            direction.send(context, (self.backend, self.kit), bytes, count).map_err(Outcome::Backend)?;
         }
     }
 
@@ -310,8 +318,9 @@ impl Relay<'_> {
                 direction.ended = true;
                 continue;
             }
-            let mut buffer = self.buffer.borrow_mut();
-            let read = ready!(self.backend.poll_read(context, &mut buffer)).map_err(Outcome::Backend)?;
+            let mut buffer = self.kit.buffer.borrow_mut();
+            let portion = &mut buffer[..self.kit.portion()];
+            let read = ready!(self.backend.poll_read(context, portion)).map_err(Outcome::Backend)?;
             turn = turn.saturating_sub(read.length);
             if let Some(account) = &mut self.account {
                 account.to_client += read.length as u64;
@@ -321,7 +330,7 @@ impl Relay<'_> {
                 let bytes = &buffer[..read.length];
                 *self.opening = None;
                 direction.ended = read.last;
-                direction.send(context, self.client, bytes, count).map_err(Outcome::Client)?;
+                direction.send(context, (self.client, self.kit), bytes, count).map_err(Outcome::Client)?;
                 continue;
             }
             match self.opening.as_mut() {

@@ -22,7 +22,7 @@ const EACH: usize = 4;
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// What a request may take, from connecting to its answer, on a machine that others use as well. A lost SYN is repeated after a second.
-const BEARABLE: Duration = Duration::from_secs(2);
+pub(crate) const BEARABLE: Duration = Duration::from_secs(2);
 
 /// A runtime on a thread of its own, for what must not wait until the test has time for it. It ends with this.
 pub(crate) struct Elsewhere {

@@ -1,8 +1,8 @@
 //! Backends in a process of their own: their descriptors are not those of the clients.
 
-use std::io::{BufRead, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::SocketAddr;
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::io::AsyncReadExt as _;
@@ -16,6 +16,8 @@ const ROLE: &str = "VIPD_TEST_BACKENDS";
 pub(crate) struct Backends {
     child: Child,
     _until: ChildStdin,
+    /// What else it says, the harness has to be able to.
+    _said: BufReader<ChildStdout>,
     pub(crate) addresses: Vec<SocketAddr>,
 }
 
@@ -30,14 +32,14 @@ impl Backends {
             .spawn()
             .unwrap();
         let until = child.stdin.take().unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let told = lines.map_while(Result::ok).filter_map(|line| {
+        let mut said = BufReader::new(child.stdout.take().unwrap());
+        let told = said.by_ref().lines().map_while(Result::ok).filter_map(|line| {
             let (_, address) = line.split_once("listens at ")?;
             Some(address.parse().unwrap())
         });
         let addresses: Vec<SocketAddr> = told.take(count).collect();
         assert_eq!(addresses.len(), count, "the backends did not start");
-        Self { child, _until: until, addresses }
+        Self { child, _until: until, _said: said, addresses }
     }
 
     /// As a load balancer's list.
@@ -79,7 +81,10 @@ async fn serve(mut stream: TcpStream) {
     let mut said = [0; 256];
     while let Ok(length @ 1..) = stream.read(&mut said).await {
         if said[0] == b'>' {
-            while stream.write_all(&FLOOD).await.is_ok() {}
+            while stream.write_all(&FLOOD).await.is_ok() {
+                // Others are served by the same thread.
+                tokio::task::yield_now().await;
+            }
         }
         if stream.write_all(&said[..length]).await.is_err() {
             return;

@@ -6,6 +6,7 @@
 
 mod backends;
 mod descriptors;
+mod readers;
 
 #[expect(dead_code, reason = "the clients of the balancer's own tests, of which not all is needed here")]
 #[path = "../../../lb/tests/abuse/bystanders.rs"]
