@@ -29,7 +29,7 @@ pub(crate) struct Account {
 /// Why a connection has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ending {
-    /// Both sides have said all.
+    /// Both sides have said all; or the backend has, and hears nothing any more.
     Finished,
     /// The client's side broke.
     Client,

@@ -173,7 +173,8 @@ pub struct Check {
 #[derive(Debug, Clone)]
 pub enum CheckKind {
     /// As [`CheckKind::Https`]; but a backend that speaks no TLS or no HTTP, or does not know the path (404),
-    /// is judged by its connection alone. Suits any TCP service.
+    /// is judged by its connection alone. Suits any TCP service. One that says nothing is taken for such a service only while no
+    /// other backend of the frontend has spoken TLS.
     Auto {
         /// Path of the request.
         path: String,

@@ -86,7 +86,7 @@ impl Flow {
                         account: self.account.as_deref_mut(),
                         record: &self.entry.record,
                         member: &open.target().member,
-                        buffer: &self.entry.lane.kit.buffer,
+                        kit: &self.entry.lane.kit,
                     };
                     let outcome = ready!(relay.poll(context));
                     if let Some(ending) = self.relayed(outcome) {

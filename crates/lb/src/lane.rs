@@ -31,6 +31,13 @@ use crate::worker::Starvation;
 /// a megabyte with half the CPU time at 256 kB compared with 16 kB.
 pub(crate) const BUFFER: usize = 256 * 1024;
 
+/// Bytes that may wait in the flows of a worker, for peers that don't take them, before each flow reads only [`LITTLE`] at a time: a
+/// whole buffer for 32 slow readers.
+const MUCH: usize = 8 * 1024 * 1024;
+
+/// Bytes read at a time while [`MUCH`] waits. Ten thousand clients who never read cost 160 MB then, where they would cost 2.5 GB.
+pub(crate) const LITTLE: usize = 16 * 1024;
+
 /// Parts of the idle timeout in which silence is counted; a flow may live an eighth longer than the timeout,
 /// and no flow needs a timer, nor moving data a clock.
 pub(crate) const IDLE_PARTS: u8 = 8;
@@ -41,6 +48,8 @@ pub(crate) struct Kit {
     /// Holds data only within one poll.
     pub(crate) buffer: RefCell<Box<[u8]>>,
     pub(crate) reactor: Rc<Reactor>,
+    /// Bytes that wait in all flows.
+    waiting: Rc<Cell<usize>>,
 }
 
 impl Kit {
@@ -50,7 +59,32 @@ impl Kit {
     /// Those of [`Reactor::new`].
     pub(crate) fn new() -> io::Result<Self> {
         let buffer = RefCell::new(vec![0; BUFFER].into_boxed_slice());
-        Ok(Self { buffer, reactor: Rc::new(Reactor::new()?) })
+        Ok(Self { buffer, reactor: Rc::new(Reactor::new()?), waiting: Rc::default() })
+    }
+
+    /// How much of the buffer a flow may fill now. What it reads and can't send waits in memory of its own, which peers that never
+    /// read would otherwise fill by a whole buffer each.
+    pub(crate) fn portion(&self) -> usize {
+        if self.waiting.get() < MUCH { BUFFER } else { LITTLE }
+    }
+
+    /// Counts bytes as waiting.
+    pub(crate) fn waits(&self, bytes: usize) -> Waits {
+        self.waiting.set(self.waiting.get() + bytes);
+        Waits { waiting: Rc::clone(&self.waiting), bytes }
+    }
+}
+
+/// Bytes that count as waiting until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Waits {
+    waiting: Rc<Cell<usize>>,
+    bytes: usize,
+}
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        self.waiting.set(self.waiting.get() - self.bytes);
     }
 }
 

@@ -91,6 +91,11 @@ impl Leg {
         self.reactor.may_read(self.key)
     }
 
+    /// Whether the connection is known to be broken.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.reactor.is_broken(self.key)
+    }
+
     /// Completes the handshake at once, when there is nothing yet to send to a backend; it might be the one to speak first, and the
     /// kernel would wait for up to 200 ms for something that goes with the acknowledgement.
     pub(crate) fn acknowledge(&self) {

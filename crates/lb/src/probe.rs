@@ -405,6 +405,7 @@ impl Prober {
         let failure = match shaken {
             Ok(Ok(stream)) => {
                 (self.spoke_tls, self.lost) = (true, false);
+                self.told.speaks_tls();
                 return self.first_request(Box::new(stream), auto, deadline).await;
             }
             Ok(Err(error)) => tls::classify(&error),
@@ -416,7 +417,9 @@ impl Prober {
                 self.judge_by_connection("it speaks no TLS").await
             }
             Failure::Alert(reason) if auto => self.judge_by_connection(&reason).await,
-            Failure::Broken(reason) if auto && !self.spoke_tls => self.judge_by_connection(&reason).await,
+            Failure::Broken(reason) if auto && !self.spoke_tls && !self.told.is_tls() => {
+                self.judge_by_connection(&reason).await
+            }
             Failure::NotTls => Observation::nothing("it speaks no TLS"),
             Failure::Alert(reason) | Failure::Broken(reason) | Failure::Certificate(reason) => {
                 Observation::nothing(reason)

@@ -108,6 +108,11 @@ impl Reactor {
         self.slots.borrow()[key].readiness.read
     }
 
+    /// Whether the connection is known to be broken.
+    pub(crate) fn is_broken(&self, key: usize) -> bool {
+        self.slots.borrow()[key].readiness.broken
+    }
+
     /// Notes that nothing more is to be read, until told otherwise.
     pub(crate) fn clear_read(&self, key: usize) {
         self.slots.borrow_mut()[key].readiness.read = false;

@@ -8,8 +8,26 @@ use crate::health::Observation;
 /// How long a refusal may be that of an apiserver which is still starting; it needs some seconds.
 const STARTING_MAX: Duration = Duration::from_secs(60);
 
-/// Whether any backend of a frontend has told a stranger that it is ready.
-pub(crate) type Told = AtomicBool;
+/// What the backends of a frontend have shown, by which each other one is read: they are of one kind.
+#[derive(Debug, Default)]
+pub(crate) struct Told {
+    /// One has told a stranger that it is ready.
+    ready: AtomicBool,
+    /// One has spoken TLS.
+    tls: AtomicBool,
+}
+
+impl Told {
+    /// Notes that a backend has spoken TLS.
+    pub(crate) fn speaks_tls(&self) {
+        self.tls.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether one has: of another that doesn't shake hands, silence is not its protocol then.
+    pub(crate) fn is_tls(&self) -> bool {
+        self.tls.load(Ordering::Relaxed)
+    }
+}
 
 /// What one backend's refusals mean.
 ///
@@ -29,12 +47,12 @@ impl Reading {
         }
         match status {
             200..=399 => {
-                told.store(true, Ordering::Relaxed);
+                told.ready.store(true, Ordering::Relaxed);
                 Observation::ready(format!("HTTP status {status}"))
             }
             401 | 403 => {
                 let since = *self.refused_since.get_or_insert(now);
-                if told.load(Ordering::Relaxed) && now.saturating_duration_since(since) < STARTING_MAX {
+                if told.ready.load(Ordering::Relaxed) && now.saturating_duration_since(since) < STARTING_MAX {
                     Observation::not_ready(format!("HTTP status {status}: it seems to be starting"))
                 } else {
                     Observation::ready(format!("HTTP status {status}: alive, readiness unknown"))
@@ -60,7 +78,7 @@ mod tests {
 
     #[test]
     fn where_nobody_tells_a_refusal_says_that_it_is_alive() {
-        let (told, mut reading) = (Told::new(false), Reading::default());
+        let (told, mut reading) = (Told::default(), Reading::default());
         for status in [401, 403] {
             assert_eq!(reading.judge(status, &told, start()).answer, Answer::Ready);
         }
@@ -68,7 +86,7 @@ mod tests {
 
     #[test]
     fn where_another_has_told_whoever_refuses_is_starting() {
-        let told = Told::new(false);
+        let told = Told::default();
         Reading::default().judge(200, &told, start());
         for status in [401, 403] {
             assert_eq!(Reading::default().judge(status, &told, start()).answer, Answer::NotReady);
@@ -77,7 +95,8 @@ mod tests {
 
     #[test]
     fn nobody_starts_for_ever() {
-        let (told, mut reading, now) = (Told::new(true), Reading::default(), start());
+        let (told, mut reading, now) = (Told::default(), Reading::default(), start());
+        Reading::default().judge(200, &told, now);
         let at = |seconds| now + Duration::from_secs(seconds);
         assert_eq!(reading.judge(403, &told, now).answer, Answer::NotReady);
         assert_eq!(reading.judge(403, &told, at(59)).answer, Answer::NotReady);

@@ -1,7 +1,6 @@
 //! Moving the bytes of one flow, both ways, as a poll function: an idle flow keeps two sockets and these few
 //! words.
 
-use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
@@ -15,7 +14,7 @@ use tokio::time::Sleep;
 use crate::account::{Account, Ending};
 use crate::drain::End;
 use crate::first_flight::FirstFlight;
-use crate::lane::Record;
+use crate::lane::{Kit, Record, Waits};
 use crate::leg::Leg;
 use crate::pool::{Candidate, Candidates, Counter, Member};
 
@@ -66,7 +65,7 @@ impl Opening {
 /// Why relaying has ended.
 #[derive(Debug)]
 pub(crate) enum Outcome {
-    /// Both sides have said all, and all was handed on.
+    /// Both sides have said all, and all was handed on; or the backend has, and hears nothing any more.
     Finished,
     /// The client's connection broke.
     Client(io::Error),
@@ -110,23 +109,25 @@ pub(crate) struct Direction {
     shut: bool,
 }
 
-/// At most [`BUFFER`](crate::lane::BUFFER) bytes that wait.
+/// At most [`BUFFER`](crate::lane::BUFFER) bytes that wait; [`LITTLE`](crate::lane::LITTLE) where much does already.
 #[derive(Debug)]
 struct Pending {
     bytes: Vec<u8>,
     sent: usize,
+    /// None for the few that are known before anything is read.
+    _counted: Option<Waits>,
 }
 
 impl Direction {
     /// Starts over towards another destination, with `pending` to be said first.
     fn restart(&mut self, pending: &[u8]) {
         *self = Self { ended: self.ended, ..Self::default() };
-        self.keep(pending);
+        self.keep(pending, None);
     }
 
-    fn keep(&mut self, bytes: &[u8]) {
+    fn keep(&mut self, bytes: &[u8], counted: Option<Waits>) {
         if !bytes.is_empty() {
-            self.pending = Some(Box::new(Pending { bytes: bytes.to_vec(), sent: 0 }));
+            self.pending = Some(Box::new(Pending { bytes: bytes.to_vec(), sent: 0, _counted: counted }));
         }
     }
 
@@ -158,7 +159,13 @@ impl Direction {
     }
 
     /// Sends `bytes` as far as the destination takes them now, and keeps the rest.
-    fn send(&mut self, context: &Context<'_>, to: &Leg, bytes: &[u8], count: &Counter) -> io::Result<()> {
+    fn send(
+        &mut self,
+        context: &Context<'_>,
+        (to, kit): (&Leg, &Kit),
+        bytes: &[u8],
+        count: &Counter,
+    ) -> io::Result<()> {
         debug_assert!(self.pending.is_none(), "reading went on with bytes left over");
         let mut written = 0;
         while written < bytes.len() {
@@ -168,7 +175,7 @@ impl Direction {
                     written += more;
                 }
                 Poll::Pending => {
-                    self.keep(&bytes[written..]);
+                    self.keep(&bytes[written..], Some(kit.waits(bytes.len() - written)));
                     return Ok(());
                 }
             }
@@ -188,7 +195,7 @@ impl Directions {
     /// Those of a flow that begins.
     pub(crate) fn new(opening: &Opening) -> Self {
         let mut directions = Self::default();
-        directions.up.keep(&opening.header);
+        directions.up.keep(&opening.header, None);
         directions
     }
 
@@ -219,7 +226,7 @@ pub(crate) struct Relay<'a> {
     pub(crate) account: Option<&'a mut Account>,
     pub(crate) record: &'a Record,
     pub(crate) member: &'a Member,
-    pub(crate) buffer: &'a RefCell<Box<[u8]>>,
+    pub(crate) kit: &'a Kit,
 }
 
 impl Relay<'_> {
@@ -257,8 +264,13 @@ impl Relay<'_> {
             Poll::Ready(Ok(())) => true,
             Poll::Pending => false,
         };
-        match (up && down, overdue) {
-            (true, _) => Poll::Ready(Outcome::Finished),
+        // Whoever has ended its stream isn't read any more, so its reset must be looked for: nobody else would tell of it. A backend that
+        // hears nothing any more has still said all, and what the kernel has of that for the client isn't taken back.
+        if down && (up || self.backend.is_broken()) {
+            return Poll::Ready(Outcome::Finished);
+        }
+        match (up && self.client.is_broken(), overdue) {
+            (true, _) => Poll::Ready(Outcome::Client(io::ErrorKind::BrokenPipe.into())),
             // An end in good order would look as if nothing was missing.
             (false, true) if self.directions.hold_some() => Poll::Ready(Outcome::Ended(End::Overdue)),
             (false, true) => Poll::Ready(Outcome::Ended(End::Aged)),
@@ -281,8 +293,9 @@ impl Relay<'_> {
                 context.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            let mut buffer = self.buffer.borrow_mut();
-            let read = ready!(self.client.poll_read(context, &mut buffer)).map_err(Outcome::Client)?;
+            let mut buffer = self.kit.buffer.borrow_mut();
+            let portion = &mut buffer[..self.kit.portion()];
+            let read = ready!(self.client.poll_read(context, portion)).map_err(Outcome::Client)?;
             turn = turn.saturating_sub(read.length);
             if let Some(account) = &mut self.account {
                 account.to_backend += read.length as u64;
@@ -300,7 +313,7 @@ impl Relay<'_> {
                     return Poll::Ready(Err(backend_ended()));
                 }
             }
-            direction.send(context, self.backend, bytes, count).map_err(Outcome::Backend)?;
+            direction.send(context, (self.backend, self.kit), bytes, count).map_err(Outcome::Backend)?;
         }
     }
 
@@ -327,8 +340,9 @@ impl Relay<'_> {
                 direction.ended = true;
                 continue;
             }
-            let mut buffer = self.buffer.borrow_mut();
-            let read = ready!(self.backend.poll_read(context, &mut buffer)).map_err(Outcome::Backend)?;
+            let mut buffer = self.kit.buffer.borrow_mut();
+            let portion = &mut buffer[..self.kit.portion()];
+            let read = ready!(self.backend.poll_read(context, portion)).map_err(Outcome::Backend)?;
             turn = turn.saturating_sub(read.length);
             if let Some(account) = &mut self.account {
                 account.to_client += read.length as u64;
@@ -338,7 +352,7 @@ impl Relay<'_> {
                 let bytes = &buffer[..read.length];
                 *self.opening = None;
                 direction.ended = read.last;
-                direction.send(context, self.client, bytes, count).map_err(Outcome::Client)?;
+                direction.send(context, (self.client, self.kit), bytes, count).map_err(Outcome::Client)?;
                 continue;
             }
             match self.opening.as_mut() {

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use lb::{Backend, Balancer, Check, CheckKind, Config, Frontend, Health, Limits, Listen, Policy, Timeouts};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::io::AsyncReadExt as _;
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 /// Above what the test needs, below what a machine may allow by default.
 const FILES: u64 = 256;
@@ -44,20 +44,37 @@ async fn connections_wait_for_a_file_descriptor_and_no_backend_is_blamed() {
         changes.changed().await.unwrap();
     }
 
+    let (mut lasting, mut its_server) = (TcpStream::connect(address).await.unwrap(), None);
+    lasting.write_all(b"?").await.unwrap();
+    while its_server.is_none() {
+        let (mut accepted, _) = server.accept().await.unwrap();
+        // The check's connection says nothing.
+        let said = tokio::time::timeout(Duration::from_millis(500), accepted.read_u8()).await;
+        its_server = said.is_ok_and(|said| said.is_ok()).then_some(accepted);
+    }
+    let mut its_server = its_server.unwrap();
+
     // None free: accepting waits. One free: the connection is accepted, and connecting on waits.
     for free in [0, 1] {
+        let total = free as u64 + 1;
         let client = TcpSocket::new_v4().unwrap();
         let mut fillers: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
         fillers.truncate(fillers.len() - free);
         let mut client = client.connect(address).await.unwrap();
         let starved = tokio::time::timeout(Duration::from_millis(200), client.read_u8()).await;
         assert!(starved.is_err(), "with {free} free it ended: {starved:?}");
-        assert_eq!(balancer.status().frontends[0].backends[0].total, free as u64);
+        assert_eq!(balancer.status().frontends[0].backends[0].total, total);
+        // Those that are connected feel nothing of it.
+        for _ in 0..100 {
+            lasting.write_all(b"!").await.unwrap();
+            let heard = tokio::time::timeout(Duration::from_secs(2), its_server.read_u8()).await;
+            assert_eq!(heard.expect("it takes microseconds").unwrap(), b'!');
+        }
 
         drop(fillers);
 
         let reached = async {
-            while balancer.status().frontends[0].backends[0].total != free as u64 + 1 {
+            while balancer.status().frontends[0].backends[0].total != total + 1 {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };

@@ -5,8 +5,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
-use crate::lane::BUFFER;
-use crate::reactor::Reactor;
+use crate::lane::{BUFFER, LITTLE};
 
 /// Both ends of a connection.
 async fn pair() -> (TcpStream, TcpStream) {
@@ -31,14 +30,15 @@ struct Flow {
     opening: Option<Box<Opening>>,
     record: Record,
     member: Member,
-    buffer: RefCell<Box<[u8]>>,
+    kit: Kit,
 }
 
 impl Flow {
     /// A flow, and the far ends of its two connections.
     async fn new() -> (Self, TcpStream, TcpStream) {
         let ((client, far_client), (backend, far_backend)) = (pair().await, pair().await);
-        let reactor = Rc::new(Reactor::new().unwrap());
+        let kit = Kit::new().unwrap();
+        let reactor = Rc::clone(&kit.reactor);
         let leg = |stream: TcpStream| Leg::new(stream.into_std().unwrap().into(), &reactor).unwrap();
         let flow = Self {
             client: leg(client),
@@ -51,7 +51,7 @@ impl Flow {
             opening: None,
             record: Record::default(),
             member: Member::default(),
-            buffer: RefCell::new(vec![0; BUFFER].into_boxed_slice()),
+            kit,
         };
         (flow, far_client, far_backend)
     }
@@ -71,7 +71,7 @@ impl Flow {
             account: None,
             record: &self.record,
             member: &self.member,
-            buffer: &self.buffer,
+            kit: &self.kit,
         }
         .poll(context)
     }
@@ -152,4 +152,24 @@ async fn a_flow_that_is_to_be_moved_stays_if_its_client_has_asked_just_now() {
     flow.record.end(End::Rebalanced);
     let outcome = poll_fn(|context| flow.poll(context)).await;
     assert!(matches!(outcome, Outcome::Ended(End::Rebalanced)), "{outcome}");
+}
+
+#[tokio::test]
+async fn where_much_waits_already_little_more_is_kept_for_each() {
+    let (mut flow, far_client, _far_backend) = Flow::new().await;
+    let much = flow.kit.waits(64 * BUFFER);
+    let flood = vec![7; 64 * 1024];
+
+    // Until nothing is taken any more.
+    for _ in 0..1000 {
+        while far_client.try_write(&flood).is_ok() {}
+        assert!(poll_fn(|context| Poll::Ready(flow.poll(context).is_pending())).await);
+        tokio::task::yield_now().await;
+    }
+    let held = flow.directions.up.held();
+    assert!((1..=LITTLE).contains(&held), "{held}");
+
+    assert_eq!(flow.kit.portion(), LITTLE);
+    drop(much);
+    assert_eq!(flow.kit.portion(), BUFFER);
 }

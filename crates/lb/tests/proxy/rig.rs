@@ -335,7 +335,7 @@ pub(crate) fn auto(path: String, ca: Ca) -> CheckKind {
     CheckKind::Auto { path, ca }
 }
 
-/// A running balancer with one frontend.
+/// A running balancer with one frontend, of which most is told, or more.
 pub(crate) struct Rig {
     pub(crate) balancer: Balancer,
     pub(crate) held: watch::Sender<BTreeSet<IpAddr>>,
@@ -344,18 +344,28 @@ pub(crate) struct Rig {
 
 impl Rig {
     pub(crate) fn start(frontend: Frontend) -> Self {
-        let held = watch::Sender::new(frontend.virtual_ips.iter().copied().collect());
-        let config = Config { frontends: vec![frontend], workers: 2 };
+        Self::start_all(vec![frontend])
+    }
+
+    /// The first one is what is told of.
+    pub(crate) fn start_all(frontends: Vec<Frontend>) -> Self {
+        let held = watch::Sender::new(frontends[0].virtual_ips.iter().copied().collect());
+        let config = Config { frontends, workers: 2 };
         let balancer = Balancer::start(config, held.subscribe()).unwrap();
         let address = balancer.status().frontends[0].listen[0];
         Self { balancer, held, address }
     }
 
-    /// The same, once every backend has been asked.
+    /// Once every backend has been asked.
     pub(crate) async fn judged(frontend: Frontend) -> Self {
         let rig = Self::start(frontend);
         rig.wait(|status| status.backends.iter().all(|backend| backend.health != Health::Unknown)).await;
         rig
+    }
+
+    /// Where a frontend listens.
+    pub(crate) fn address_of(&self, frontend: usize) -> SocketAddr {
+        self.balancer.status().frontends[frontend].listen[0]
     }
 
     pub(crate) async fn connect(&self) -> TcpStream {
