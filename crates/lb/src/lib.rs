@@ -9,6 +9,7 @@
 //! * `age`, [`health`], [`policy`], `pool`, `roster`, `slow_start`, `source_hash`, `http`, `first_flight` and `proxy_protocol` are pure: they name no socket, no clock
 //!   and no runtime.
 //! * `probe` and `probes` ask the backends, `tcp`, `flow`, `relay`, `leg` and `reactor` move the bytes, `control` and `drain` begin and end it all.
+//! * [`transparent`] has connections come to backends from the client's own address.
 //! * [`redirect`] has the kernel lead here what comes for a port that the host's own apiserver has.
 //!
 //! Each worker is an OS thread with its own runtime and its own listening sockets, so a flow lives its whole
@@ -50,6 +51,7 @@ mod status;
 mod target;
 mod tcp;
 mod tls;
+pub mod transparent;
 mod worker;
 
 use std::collections::BTreeSet;

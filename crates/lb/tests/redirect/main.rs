@@ -1,4 +1,5 @@
-//! A port that another program has too, on a real kernel, in network namespaces of its own. Needs root, `ip` and `nft`.
+//! A port that another program has too, and backends that see the client's own address: on a real kernel, in network namespaces of their
+//! own. Needs root, `ip` and `nft`.
 
 #![expect(clippy::disallowed_methods, reason = "real connections through a real kernel take real time")]
 #![expect(clippy::print_stderr, reason = "a skipped test says so")]
@@ -7,3 +8,4 @@
 mod connections;
 mod segment;
 mod tables;
+mod transparent;

@@ -5,6 +5,7 @@
 mod balancer;
 mod check;
 mod choice;
+mod clients;
 pub(super) mod kubernetes;
 mod peers;
 mod spread;
