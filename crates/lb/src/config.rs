@@ -64,6 +64,9 @@ pub struct Frontend {
     /// Proxies that say by a header of the PROXY protocol, of either version, on whose behalf they come. They must; from anybody else, such a
     /// header is the client's own word, and goes to the backend.
     pub proxies: Vec<Network>,
+    /// Clients whose connections come to the backends from the client's own address, where that can be (IPv4 to IPv4, IPv6 to IPv6, and not to a
+    /// backend on the client's host). It takes the capability `NET_ADMIN` or `NET_RAW`, and a network that leads the answers back here.
+    pub transparent_source: Vec<Network>,
     /// How its backends are told who the client is, where they expect that.
     pub proxy_protocol: Option<ProxyProtocol>,
     /// Whether a line is logged for each connection that has ended, with the target `access`.

@@ -27,7 +27,7 @@ use crate::slow_start;
 use crate::status::{Ended, Monitor};
 use crate::target::Target;
 use crate::worker::{Starvation, Worker};
-use crate::{Error, Frontends, listen};
+use crate::{Error, Frontends, listen, transparent};
 
 /// Commands on their way to the control thread: draining consumes the balancer, so there is never a second
 /// one.
@@ -161,6 +161,10 @@ impl Control {
         let mut plans = Vec::new();
         for frontend in &config.frontends {
             plans.push(Plan::new(frontend)?);
+            if !frontend.transparent_source.is_empty() {
+                let error = |source| Error::TransparentSource { frontend: frontend.name.clone(), source };
+                transparent::rehearse().map_err(error)?;
+            }
         }
         let now = Instant::now().into_std();
         let review = Arc::new(Notify::new());

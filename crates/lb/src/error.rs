@@ -73,6 +73,18 @@ pub enum Error {
         /// The setting that is 0.
         setting: &'static str,
     },
+    /// The process may not connect to backends from its clients' addresses.
+    #[error(
+        "failed to show backends the clients' own addresses for frontend {frontend} (`transparentSource`): \
+         it takes the capability NET_ADMIN or NET_RAW"
+    )]
+    TransparentSource {
+        /// Name of the frontend.
+        frontend: String,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
     /// A frontend's settings contradict themselves.
     #[error("failed to set up frontend {frontend}: {reason}")]
     Impossible {

@@ -203,10 +203,12 @@ async fn connect(lane: &Lane, record: &Record, opening: &mut Opening) -> Result<
         let Some(open) = Open::enter(&candidate.target) else { continue };
         let target = open.target();
         record.set_backend(candidate.clone());
+        let transparent = shared.transparent.as_ref();
+        let source = transparent.and_then(|shown| shown.source(opening.client, target.address.ip()));
         let mut starved = false;
         let attempt = tokio::time::timeout(patience, async {
             loop {
-                match Leg::connect(target.address, &shared.timeouts, &lane.kit.reactor).await {
+                match Leg::connect(target.address, source, &shared.timeouts, &lane.kit.reactor).await {
                     Err(error) if socket::is_starvation(&error) => {
                         starved = true;
                         lane.starvation.wait(&shared.name, &error).await;
@@ -227,6 +229,9 @@ async fn connect(lane: &Lane, record: &Record, opening: &mut Opening) -> Result<
             },
             result = attempt => result.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())),
         };
+        if let Some(transparent) = transparent.filter(|_| source.is_some()) {
+            transparent.note(&shared.name, result.as_ref().err());
+        }
         match result {
             Ok(leg) => {
                 target.member.total.add(1);

@@ -19,6 +19,7 @@ use crate::slow_start;
 use crate::sources::Sources;
 use crate::status::{BackendStatus, FrontendStatus};
 use crate::target::Target;
+use crate::transparent::Transparent;
 
 /// One frontend as all threads see it.
 #[derive(Debug)]
@@ -32,6 +33,7 @@ pub(crate) struct Shared {
     pub(crate) rebalance: Option<NonZeroUsize>,
     pub(crate) proxies: Vec<Network>,
     pub(crate) proxy_protocol: Option<ProxyProtocol>,
+    pub(crate) transparent: Option<Transparent>,
     pub(crate) access_log: bool,
     pub(crate) listen: Vec<SocketAddr>,
     /// The port that the kernel leads to those.
@@ -80,6 +82,7 @@ impl Shared {
             rebalance: frontend.rebalance,
             proxies: frontend.proxies.clone(),
             proxy_protocol: frontend.proxy_protocol,
+            transparent: Transparent::of(&frontend.transparent_source),
             access_log: frontend.access_log,
             listen,
             redirected: match frontend.listen {

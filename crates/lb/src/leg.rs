@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -14,6 +14,7 @@ use socket2::SockRef;
 use crate::config::Timeouts;
 use crate::reactor::Reactor;
 use crate::socket;
+use crate::transparent;
 
 /// One connection of a flow. Dropping it resets the connection, unless it was ended properly: whoever forgets
 /// a flow, tells its peers.
@@ -49,7 +50,7 @@ impl Leg {
         }
     }
 
-    /// Connects to a backend.
+    /// Connects to a backend, from an address that may be another host's.
     ///
     /// # Errors
     ///
@@ -57,6 +58,7 @@ impl Leg {
     /// own, has connected the socket to itself.
     pub(crate) async fn connect(
         address: SocketAddr,
+        source: Option<IpAddr>,
         timeouts: &Timeouts,
         reactor: &Rc<Reactor>,
     ) -> io::Result<Self> {
@@ -64,6 +66,9 @@ impl Leg {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?;
         socket::tune(&socket, timeouts)?;
+        if let Some(source) = source {
+            transparent::assume(&socket, source)?;
+        }
         // The answer to the backend's SYN goes with the first bytes then; see `acknowledge`. Where it can't be had, it goes alone.
         let _ = sockopt::set_tcp_quickack(&socket, false);
         match rustix::net::connect(&socket, &address) {

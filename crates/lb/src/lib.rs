@@ -10,6 +10,7 @@
 //!   and no runtime.
 //! * `probe` and `probes` ask the backends, `tcp`, `flow`, `relay`, `leg` and `reactor` move the bytes, `control` and `drain` begin and end it all.
 //! * [`forward`] has the kernel lead connections to backends without us.
+//! * [`transparent`] has connections come to backends from the client's own address.
 //! * [`redirect`] has the kernel lead here what comes for a port that the host's own apiserver has.
 //!
 //! Each worker is an OS thread with its own runtime and its own listening sockets, so a flow lives its whole
@@ -54,6 +55,7 @@ mod tables;
 mod target;
 mod tcp;
 mod tls;
+pub mod transparent;
 mod worker;
 
 use std::collections::BTreeSet;

@@ -50,7 +50,7 @@ pub(crate) fn reset_when_closed(socket: &impl AsFd) {
 /// True for errors that are ours: no file descriptor, memory or local port left. They tell nothing about the
 /// peer.
 pub(crate) fn is_ours(error: &io::Error) -> bool {
-    is_starvation(error) || error.kind() == io::ErrorKind::AddrNotAvailable
+    is_starvation(error) || matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse)
 }
 
 /// True when a file descriptor or memory is missing, which the end of a flow gives back.

@@ -33,6 +33,7 @@ async fn connections_wait_for_a_file_descriptor_and_no_backend_is_blamed() {
         virtual_ips: Vec::new(),
         rebalance: None,
         proxies: Vec::new(),
+        transparent_source: Vec::new(),
         proxy_protocol: None,
         access_log: false,
     };

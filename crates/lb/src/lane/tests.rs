@@ -23,6 +23,7 @@ fn lane(seed: u64) -> (Rc<Lane>, Instant) {
         virtual_ips: Vec::new(),
         rebalance: None,
         proxies: Vec::new(),
+        transparent_source: Vec::new(),
         proxy_protocol: None,
         access_log: false,
     };

@@ -39,6 +39,7 @@ fn frontend(kind: CheckKind) -> Frontend {
         virtual_ips: Vec::new(),
         rebalance: None,
         proxies: Vec::new(),
+        transparent_source: Vec::new(),
         proxy_protocol: None,
         access_log: false,
     }

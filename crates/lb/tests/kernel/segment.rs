@@ -128,7 +128,8 @@ impl Namespace {
         name(&mut stream)
     }
 
-    fn path(&self) -> String {
+    /// By which `ip` knows it.
+    pub(crate) fn path(&self) -> String {
         format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd())
     }
 }
@@ -243,6 +244,7 @@ pub(crate) fn frontend(backends: &[u8]) -> Frontend {
         virtual_ips: vips,
         rebalance: None,
         proxies: Vec::new(),
+        transparent_source: Vec::new(),
         proxy_protocol: None,
         access_log: false,
     }

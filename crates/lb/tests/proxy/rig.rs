@@ -317,6 +317,7 @@ pub(crate) fn frontend(backends: Vec<Backend>) -> Frontend {
         virtual_ips: Vec::new(),
         rebalance: None,
         proxies: Vec::new(),
+        transparent_source: Vec::new(),
         proxy_protocol: None,
         access_log: false,
     }

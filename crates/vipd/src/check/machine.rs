@@ -239,6 +239,9 @@ fn frontends(config: &Config) -> Vec<Finding> {
         }
         // An address that comes and goes can't be bound without the flag that vipd uses; its port can be judged anyway.
         let Some(port) = frontend.listen.own_port() else { continue };
+        if !frontend.transparent_source.is_empty() {
+            findings.push(transparent_source(&frontend.name));
+        }
         if let lb::Listen::Redirected { port, .. } = frontend.listen {
             findings.push(redirect(&frontend.name, port));
         }
@@ -257,6 +260,22 @@ fn frontends(config: &Config) -> Vec<Finding> {
         });
     }
     findings
+}
+
+/// May backends be shown the clients' own addresses? Whether their answers come back, the network decides.
+fn transparent_source(name: &str) -> Finding {
+    match lb::transparent::rehearse() {
+        Ok(()) => Finding::good(format!(
+            "backends of `{name}` can be shown the clients' own addresses; their answers must come back through this host"
+        )),
+        Err(error) => Finding::bad(
+            if error.kind() == io::ErrorKind::PermissionDenied { exit::NOPERM } else { exit::OSERR },
+            format!(
+                "backends of `{name}` can't be shown the clients' own addresses (`transparentSource`): {error}"
+            ),
+            "run as root, or add NET_ADMIN or NET_RAW to the container's or the unit's capabilities",
+        ),
+    }
 }
 
 /// Would the kernel redirect the port? It is asked to make the rules and to take them back.

@@ -134,6 +134,7 @@ pub(super) struct LoadBalancer {
     pub(super) rebalance: Option<usize>,
     pub(super) proxy_protocol: Option<ProxyProtocol>,
     pub(super) accept_proxy_protocol: Option<Vec<String>>,
+    pub(super) transparent_source: Option<TransparentSource>,
     pub(super) discover: Option<bool>,
     pub(super) backend_port: Option<u16>,
 }
@@ -226,6 +227,38 @@ pub(super) enum Policy {
 pub(super) enum ProxyProtocol {
     V1,
     V2,
+}
+
+/// Whose own address backends see: all clients', nobody's, or that of those from these networks.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum TransparentSource {
+    All(bool),
+    Of(Vec<String>),
+}
+
+/// Not an untagged enum: that would lose the place of an error.
+impl<'de> Deserialize<'de> for TransparentSource {
+    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct SourceVisitor;
+
+        impl<'de> Visitor<'de> for SourceVisitor {
+            type Value = TransparentSource;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("true, false, or a list of the clients' networks: [10.1.0.0/16]")
+            }
+
+            fn visit_bool<E: de::Error>(self, all: bool) -> Result<TransparentSource, E> {
+                Ok(TransparentSource::All(all))
+            }
+
+            fn visit_seq<A: de::SeqAccess<'de>>(self, list: A) -> Result<TransparentSource, A::Error> {
+                let list = de::value::SeqAccessDeserializer::new(list);
+                Vec::deserialize(list).map(TransparentSource::Of)
+            }
+        }
+        deserializer.deserialize_any(SourceVisitor)
+    }
 }
 
 /// What a check asks.

@@ -251,5 +251,13 @@ fn a_load_balancer_chooses_as_its_keys_say() {
     assert_eq!(default.timeouts.max_age, None);
     let aged = frontend("choice-age", "maxConnectionAge: 4h, ");
     assert_eq!(aged.timeouts.max_age, Some(Duration::from_secs(4 * 3600)));
+    assert_eq!(default.transparent_source, []);
+    assert_eq!(frontend("source-no", "transparentSource: false, ").transparent_source, []);
+    let everybody = frontend("source-yes", "transparentSource: true, ").transparent_source;
+    assert!(
+        ["10.0.0.1", "fd00::1"].iter().all(|ip| everybody.iter().any(|it| it.contains(ip.parse().unwrap())))
+    );
+    let some = frontend("source-some", "transparentSource: [10.1.0.0/16], ").transparent_source;
+    assert_eq!(some, [lb::Network::new("10.1.0.0".parse().unwrap(), 16).unwrap()]);
     assert_eq!(frontend("choice-none", "slowStart: none, ").slow_start, None);
 }

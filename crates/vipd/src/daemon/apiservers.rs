@@ -145,6 +145,7 @@ fn judge() -> lb::Frontend {
         virtual_ips: Vec::new(),
         rebalance: None,
         proxies: Vec::new(),
+        transparent_source: Vec::new(),
         proxy_protocol: None,
         access_log: false,
     }

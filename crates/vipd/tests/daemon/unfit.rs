@@ -99,6 +99,35 @@ fn a_node_that_may_not_set_addresses_does_not_stand_for_election() {
     assert!(exit.success(), "{log}");
 }
 
+#[test]
+fn a_balancer_that_may_not_show_its_clients_addresses_says_so_before_and_at_its_start() {
+    let config = format!(
+        "loadBalancers:\n- {{name: api, port: {}, transparentSource: true, backends: [{{address: 10.9.9.1, port: 6443}}]}}\n",
+        free_port()
+    );
+    let file = place("unfit-source-check");
+    fs::write(&file, &config).unwrap();
+
+    let (code, log) = end(Daemon::powerless("unfit-source", &config));
+    assert_eq!(code, Some(77), "{log}");
+    let last = log.lines().last().unwrap();
+    assert!(
+        last.contains("frontend api (`transparentSource`)") && last.contains("NET_ADMIN or NET_RAW"),
+        "{log}"
+    );
+
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vipd"));
+    if rustix::process::geteuid().is_root() {
+        command = Command::new("setpriv");
+        command.args(["--bounding-set", "-all", "--inh-caps", "-all", env!("CARGO_BIN_EXE_vipd")]);
+    }
+    let output = command.args(["check", "-c"]).arg(&file).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(77), "{said}");
+    assert!(said.contains("error: backends of `api` can't be shown the clients' own addresses"), "{said}");
+    assert!(said.contains("help: run as root, or add NET_ADMIN or NET_RAW"), "{said}");
+}
+
 /// At boot, interfaces come when they come. One that does not come is most likely misspelt, and only a new start reads the
 /// corrected file.
 #[test]

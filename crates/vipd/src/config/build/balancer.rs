@@ -6,9 +6,9 @@ use std::num::{NonZero, NonZeroUsize};
 use std::time::Duration;
 
 use super::check::check;
-use super::{choice, kernel_path};
+use super::{choice, clients, kernel_path};
 use crate::config::Balancer;
-use crate::config::file::{Election, File, LoadBalancer, Mode, Protocol, ProxyProtocol};
+use crate::config::file::{Election, File, LoadBalancer, Mode, Protocol};
 use crate::config::reader::Reader;
 use crate::config::source::Step;
 
@@ -151,6 +151,12 @@ fn frontend(
             );
         }
     }
+    // The kernel does that by itself.
+    let transparent_source = if by_kernel {
+        Vec::new()
+    } else {
+        clients::transparent_source(reader, base, balancer, (vips, &backends))
+    };
     let mut check = check(reader, &at("check"), balancer.check.as_ref());
     let told = balancer.check.as_ref().is_some_and(|check| check.kind.is_some());
     if balancer.kind == Some(Protocol::Udp) && !told {
@@ -185,11 +191,9 @@ fn frontend(
             balancer.rebalance,
             "0 connections a second would move none",
         ),
-        proxies: proxies(reader, base, balancer),
-        proxy_protocol: balancer.proxy_protocol.map(|version| match version {
-            ProxyProtocol::V1 => lb::ProxyProtocol::V1,
-            ProxyProtocol::V2 => lb::ProxyProtocol::V2,
-        }),
+        proxies: clients::proxies(reader, base, balancer),
+        transparent_source,
+        proxy_protocol: clients::proxy_protocol(balancer),
         access_log: balancer.access_log == Some(true),
     })
 }
@@ -221,31 +225,6 @@ fn at_least_one(
         reader.error(&[base, &[Step::Key(key)]].concat(), zero, "write at least 1, or remove the key");
     }
     known
-}
-
-/// Who may say on whose behalf it comes.
-fn proxies(reader: &mut Reader<'_>, base: &[Step], balancer: &LoadBalancer) -> Vec<lb::Network> {
-    let mut networks = Vec::new();
-    for (place, text) in balancer.accept_proxy_protocol.iter().flatten().enumerate() {
-        let (ip, prefix) = text.split_once('/').map_or((text.as_str(), None), |(ip, bits)| (ip, Some(bits)));
-        let network = ip.parse().ok().and_then(|ip: IpAddr| {
-            let prefix = match prefix {
-                Some(bits) => bits.parse().ok()?,
-                None if ip.is_ipv4() => 32,
-                None => 128,
-            };
-            lb::Network::new(ip, prefix)
-        });
-        match network {
-            Some(network) => networks.push(network),
-            None => {
-                let at = [base, &[Step::Key("acceptProxyProtocol"), Step::Index(place)]].concat();
-                let message = format!("`{text}` is no address or network");
-                reader.error(&at, message, "write 192.0.2.7, 10.0.0.0/24 or fd00::/64");
-            }
-        }
-    }
-    networks
 }
 
 /// How long connecting and silence may last.

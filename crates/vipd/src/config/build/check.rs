@@ -81,6 +81,7 @@ pub(super) fn health_check(reader: &mut Reader<'_>, file: &File) -> Option<lb::C
         virtual_ips: Vec::new(),
         rebalance: None,
         proxies: Vec::new(),
+        transparent_source: Vec::new(),
         proxy_protocol: None,
         access_log: false,
     };

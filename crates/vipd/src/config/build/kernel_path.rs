@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::config::file::{LoadBalancer, Policy, Protocol};
+use crate::config::file::{LoadBalancer, Policy, Protocol, TransparentSource};
 use crate::config::reader::Reader;
 use crate::config::source::Step;
 
@@ -35,9 +35,21 @@ pub(super) fn listen(
         Some(Protocol::Udp) => lb::forward::Protocol::Udp,
         Some(Protocol::Tcp | Protocol::Http) | None => lb::forward::Protocol::Tcp,
     };
+    let keep_source = match &balancer.transparent_source {
+        Some(TransparentSource::All(all)) => *all,
+        Some(TransparentSource::Of(_)) => {
+            reader.error(
+                &at("transparentSource"),
+                "`mode: kernel` lets backends see all clients' own addresses, or none but those beside it",
+                "write true, or remove the key",
+            );
+            false
+        }
+        None => false,
+    };
     let forwarded = || {
         let ips = ips.to_vec();
-        lb::Listen::Forwarded(lb::forward::Forward { protocol, ips, port, keep_source: false })
+        lb::Listen::Forwarded(lb::forward::Forward { protocol, ips, port, keep_source })
     };
     if on_vip && !has_vip {
         return forwarded();

@@ -5,6 +5,7 @@
 mod balancer;
 mod check;
 mod choice;
+mod clients;
 mod kernel_path;
 pub(super) mod kubernetes;
 mod peers;
