@@ -107,7 +107,7 @@ impl Standing {
             }
             None => true,
         });
-        match wanted.first().or(running.first()) {
+        match wanted.first().or_else(|| running.first()) {
             Some((frontend, _)) => Err(Error::OtherForward { frontend: (*frontend).clone() }),
             None => Ok(()),
         }
