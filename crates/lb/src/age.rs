@@ -72,6 +72,18 @@ impl MaxAge {
         (count & u128::from(Tick::MAX)) as Tick
     }
 
+    /// How long a connection has lasted that was opened then.
+    pub(crate) fn age(&self, opened: Tick, now: Tick) -> Duration {
+        self.tick * u32::from(now.wrapping_sub(opened))
+    }
+
+    /// The moment when a connection was opened that has lasted so long, for one that learns of its age just now. One that would be old
+    /// already becomes so from now on: with time for a moment of silence, and not together with all others.
+    pub(crate) fn opened(&self, now: Tick, age: Duration) -> Tick {
+        let ticks = u16::try_from(age.as_nanos() / self.tick.as_nanos()).unwrap_or(u16::MAX);
+        now.wrapping_sub(ticks.min(self.least))
+    }
+
     /// True if no connection is old that was opened then or later.
     pub(crate) fn all_are_young(&self, opened: Tick, now: Tick) -> bool {
         now.wrapping_sub(opened) < self.least

@@ -3,11 +3,13 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::Frontends;
 use crate::config::Backend;
 use crate::error::SetBackendsError;
+use crate::frontend::Shared;
 use crate::health::Health;
 use crate::roster::Roster;
 use crate::status::BackendStatus;
@@ -16,7 +18,7 @@ use crate::target::Target;
 /// Changes the backends of a balancer; cheap to clone, and of no effect after the balancer is gone.
 #[derive(Debug, Clone)]
 pub struct BackendsHandle {
-    frontends: Frontends,
+    frontends: watch::Receiver<Frontends>,
 }
 
 /// A backend that was taken out of use or back, in one of the frontends that have it.
@@ -31,8 +33,12 @@ pub struct Maintained {
 }
 
 impl BackendsHandle {
-    pub(crate) fn new(frontends: Frontends) -> Self {
+    pub(crate) fn new(frontends: watch::Receiver<Frontends>) -> Self {
         Self { frontends }
+    }
+
+    fn frontends(&self) -> Frontends {
+        Arc::clone(&self.frontends.borrow())
     }
 
     /// Gives a frontend, the first of that name, exactly these backends; their order is that of the status
@@ -52,7 +58,9 @@ impl BackendsHandle {
     ///
     /// No such frontend, too many backends, or an address twice. The backends are then what they were.
     pub fn set(&self, frontend: &str, backends: Vec<Backend>) -> Result<(), SetBackendsError> {
-        let Some(shared) = self.frontends.iter().find(|known| known.name == frontend) else {
+        let frontends = self.frontends();
+        let is_meant = |known: &&Arc<Shared>| known.name == frontend && !known.is_leaving();
+        let Some(shared) = frontends.iter().find(is_meant) else {
             return Err(SetBackendsError::NoSuchFrontend { frontend: frontend.to_owned() });
         };
         let count = backends.len();
@@ -71,7 +79,7 @@ impl BackendsHandle {
     pub fn set_drained(&self, called: &str, drained: bool) -> Vec<Maintained> {
         let now = Instant::now().into_std();
         let mut maintained = Vec::new();
-        for shared in self.frontends.iter() {
+        for shared in self.frontends().iter() {
             let roster = shared.roster();
             let meant: Vec<_> = roster.all().filter(|(target, _)| is_called(target, called)).collect();
             for (target, _) in &meant {
@@ -99,7 +107,8 @@ impl BackendsHandle {
     /// What the backends are called, each once.
     #[must_use]
     pub fn names(&self) -> Vec<String> {
-        let rosters = self.frontends.iter().map(|frontend| frontend.roster());
+        let frontends = self.frontends();
+        let rosters = frontends.iter().map(|frontend| frontend.roster());
         let mut names: Vec<String> = rosters
             .flat_map(|roster| roster.all().map(|(target, _)| target.name().to_string()).collect::<Vec<_>>())
             .collect();

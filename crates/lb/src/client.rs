@@ -6,7 +6,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
@@ -17,6 +16,7 @@ use crate::leg::Leg;
 use crate::listen::Accepted;
 use crate::proxy_protocol::{HEADER_MAX, Heard, parse};
 use crate::relay::Opening;
+use crate::room::Permit;
 use crate::socket;
 use crate::sources::Place;
 
@@ -67,12 +67,12 @@ pub(crate) struct Client {
 impl Client {
     /// Takes over a connection that was accepted.
     pub(crate) fn take(lane: &Lane, accepted: Accepted) -> Option<Self> {
-        let shared = &lane.shared;
+        let (shared, settings) = (&lane.shared, lane.settings());
         shared.accepted.add(1);
         let ip = accepted.client.map(|client| client.ip());
-        let by_proxy = ip.is_some_and(|ip| shared.proxies.iter().any(|proxy| proxy.contains(ip)));
+        let by_proxy = ip.is_some_and(|ip| settings.proxies.iter().any(|proxy| proxy.contains(ip)));
         // A proxy's connections are those of many hosts.
-        let place = match (&shared.sources, ip) {
+        let place = match (&settings.sources, ip) {
             (Some(sources), Some(ip)) if !by_proxy => match sources.enter(ip) {
                 Some(place) => Some(Box::new(place)),
                 None => {
@@ -85,7 +85,7 @@ impl Client {
             // Whose it is isn't known, or doesn't matter.
             (Some(_) | None, _) => None,
         };
-        let account = shared.access_log.then(|| Box::new(Account::open(accepted.client)));
+        let account = settings.access_log.then(|| Box::new(Account::open(accepted.client)));
         let leg = Leg::new(accepted.socket, &lane.kit.reactor);
         let leg = leg.inspect_err(|error| {
             warn!(frontend = shared.name, %error, "a connection can't be watched: client reset");
@@ -94,10 +94,11 @@ impl Client {
     }
 
     /// Starts its flow.
-    pub(crate) fn start(mut self, lane: &Rc<Lane>, permit: OwnedSemaphorePermit) {
-        let virtual_ips = &lane.shared.virtual_ips;
+    pub(crate) fn start(mut self, lane: &Rc<Lane>, permit: Permit) {
+        let settings = lane.settings();
+        let virtual_ips = &settings.virtual_ips;
         // Where nobody wants to know, the kernel need not be asked.
-        if !virtual_ips.is_empty() || lane.shared.proxy_protocol.is_some() {
+        if !virtual_ips.is_empty() || settings.proxy_protocol.is_some() {
             self.ends.1 = self.leg.local_address().ok();
         }
         let virtual_ip = self.ends.1.map(|local| local.ip()).filter(|ip| virtual_ips.contains(ip));
@@ -109,9 +110,9 @@ impl Client {
         }
     }
 
-    fn flow(self, entry: Entry, permit: OwnedSemaphorePermit) -> Flow {
+    fn flow(self, entry: Entry, permit: Permit) -> Flow {
         let (client, server) = self.ends;
-        let version = entry.lane.shared.proxy_protocol;
+        let version = entry.lane.settings().proxy_protocol;
         let header = version.map(|version| version.header(client, server)).unwrap_or_default();
         let client = client.map(|client| client.ip());
         let opening = Box::new(Opening::new(client, entry.lane.candidates(client), header));
@@ -119,7 +120,7 @@ impl Client {
     }
 
     /// Hears from the proxy on whose behalf it comes, and goes on as that client's flow.
-    async fn introduced(mut self, entry: Entry, permit: OwnedSemaphorePermit) {
+    async fn introduced(mut self, entry: Entry, permit: Permit) {
         let heard = tokio::select! {
             biased;
             end = poll_fn(|context| entry.record.poll_end(context)) => Err(Ending::Ordered(end)),

@@ -156,7 +156,7 @@ pub enum Policy {
 }
 
 /// How backends are asked for their health.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Check {
     /// What is asked.
     pub kind: CheckKind,
@@ -173,7 +173,7 @@ pub struct Check {
 }
 
 /// What a check asks a backend.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CheckKind {
     /// As [`CheckKind::Https`]; but a backend that speaks no TLS or no HTTP, or does not know the path (404),
     /// is judged by its connection alone. Suits any TCP service. One that says nothing is taken for such a service only while no

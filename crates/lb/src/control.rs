@@ -1,9 +1,9 @@
-//! The thread above the workers: it runs the probes, watches the virtual IP, and ends everything.
+//! The beginning: everything is bound, then the threads are started.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -11,26 +11,25 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::{Notify, mpsc, oneshot, watch};
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 
-use crate::config::{Config, Frontend, Listen};
-use crate::drain::{Drained, Orders, Phase};
+use crate::Error;
+use crate::board::Board;
+use crate::change::{Change, Part, Standing};
+use crate::config::Config;
+use crate::drain::Drained;
 use crate::forward::{Driver, Path};
-use crate::frontend::Shared;
-use crate::health::{Flip, Health};
+use crate::frontend::{Bells, Shared};
+use crate::layout::{Crew, Layout, TURNS};
 use crate::probe::Plan;
 use crate::probes::Probes;
-use crate::rebalance::{self, Shed};
-use crate::redirect::Redirect;
-use crate::slow_start;
-use crate::status::{Ended, Monitor};
-use crate::target::Target;
+use crate::redirects::Redirects;
+use crate::status::Ended;
+use crate::supervisor::Supervisor;
 use crate::worker::{Starvation, Worker};
-use crate::{Error, Frontends, listen, transparent};
 
-/// Commands on their way to the control thread: draining consumes the balancer, so there is never a second
-/// one.
+/// Commands on their way to the control thread; whoever has another waits.
 const COMMANDS: usize = 1;
 
 /// Lists of forgotten flows on their way to whoever tells their clients: one for each backend that dies at about the same time.
@@ -39,104 +38,61 @@ const ENDED: usize = 64;
 /// What the owner of a balancer can want.
 #[derive(Debug)]
 pub(crate) enum Command {
+    Apply { config: Config, reply: oneshot::Sender<Result<(), Error>> },
     Drain { deadline: Duration, reply: oneshot::Sender<Drained> },
 }
 
-/// What the probes of all backends write to.
-#[derive(Debug)]
-pub(crate) struct Board {
-    frontends: Frontends,
-    orders: watch::Sender<Orders>,
-    usable: watch::Sender<bool>,
-    /// Counts the changes of health and of the backends.
-    changes: watch::Sender<u64>,
+/// Gives a balancer another configuration; cheap to clone, and of no effect once the balancer ends.
+#[derive(Debug, Clone)]
+pub struct ConfigHandle {
+    commands: Option<mpsc::WeakSender<Command>>,
 }
 
-impl Board {
-    pub(crate) fn new(frontends: Frontends) -> Self {
-        let orders = Orders {
-            phase: Phase::Running,
-            held: Arc::default(),
-            moves: 0,
-            shed: Arc::default(),
-            sheds: 0,
-            deaths: 0,
-            closures: 0,
-        };
-        Self {
-            usable: watch::Sender::new(usable(&frontends)),
-            frontends,
-            orders: watch::Sender::new(orders),
-            changes: watch::Sender::new(0),
+impl ConfigHandle {
+    pub(crate) fn new(commands: Option<&mpsc::Sender<Command>>) -> Self {
+        Self { commands: commands.map(mpsc::Sender::downgrade) }
+    }
+
+    /// Puts a configuration in force while connections go on, all of it or nothing. When it returns without an error, all threads
+    /// follow it.
+    ///
+    /// * A frontend is known by its name (of two of one name, the first is the first). One that stays keeps its connections, counts and
+    ///   backends, as [`BackendsHandle::set`](crate::BackendsHandle::set) does, with what is known of their health.
+    /// * The idle timeout holds for open connections as well, which count their silence anew; so does the maximum age, and one that has
+    ///   lasted for longer than a new one ends by and by. The limits of connections hold at once, without ending any. All else holds for what begins afterwards: connections, connects to backends, checks. Where the check has changed,
+    ///   each backend is asked anew at once, and held for what it was until it has answered.
+    /// * New addresses are bound before anything changes. One that is kept goes on without a gap, also under another name. One that is no
+    ///   more wanted accepts for another 1.5 s, for clients that are just connecting; then what waits in its queue is taken over, and it
+    ///   is closed.
+    /// * A frontend that is missing gets no other connections than those. Its flows go on until they end by themselves, with its
+    ///   backends, which are checked as before; until then it stays in the status as `leaving`, and comes back as what it is if it is
+    ///   named again.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Balancer::start`](crate::Balancer::start), another number of workers, or a balancer that ends. The configuration is
+    /// then what it was.
+    pub async fn apply(&self, config: Config) -> Result<(), Error> {
+        let (reply, applied) = oneshot::channel();
+        {
+            let commands = self.commands.as_ref().and_then(mpsc::WeakSender::upgrade).ok_or(Error::Ending)?;
+            commands.send(Command::Apply { config, reply }).await.map_err(|_| Error::Ending)?;
         }
+        applied.await.unwrap_or(Err(Error::Ending))
     }
-
-    pub(crate) fn frontends(&self) -> &[Arc<Shared>] {
-        &self.frontends
-    }
-
-    /// Passes a change of a backend's health on to the flows and to whoever asks whether the balancer is
-    /// usable. If it is dead because its port is `closed`, flows that it has answered go on until [`Board::bury`].
-    pub(crate) fn publish(&self, frontend: &Shared, target: &Target, flip: &Flip, closed: bool) {
-        if target.comes_back(flip) {
-            // First, lest it gets a burst before.
-            frontend.start_slowly(target, Instant::now().into_std());
-        }
-        if flip.to == Health::Dead {
-            target.member.set_closing(closed);
-        }
-        target.member.set_health(flip.to);
-        if flip.to == Health::Dead {
-            let count = |orders: &mut Orders| if closed { orders.closures += 1 } else { orders.deaths += 1 };
-            self.orders.send_modify(count);
-        }
-        self.announce();
-    }
-
-    /// Ends what is left of the flows to a backend from before its port was closed.
-    pub(crate) fn bury(&self, target: &Target) {
-        target.member.set_closing(false);
-        self.orders.send_modify(|orders| orders.deaths += 1);
-    }
-
-    /// Has connections moved to backends that have fewer than their share, where that is wanted.
-    fn rebalance(&self) {
-        let now = Instant::now().into_std();
-        let wanted = |(place, frontend): (usize, &Arc<Shared>)| {
-            let whole_share = |target: &Target| frontend.share(target, now) == slow_start::WHOLE;
-            rebalance::shed(place, &frontend.roster(), frontend.rebalance?, whole_share)
-        };
-        let shed: Arc<[Shed]> = self.frontends.iter().enumerate().filter_map(wanted).collect();
-        if !shed.is_empty() {
-            self.orders.send_modify(|orders| (orders.shed, orders.sheds) = (shed, orders.sheds + 1));
-        }
-    }
-
-    /// Tells whoever asks that a health or a set of backends has changed.
-    pub(crate) fn announce(&self) {
-        let usable = usable(&self.frontends);
-        self.usable.send_if_modified(|known| std::mem::replace(known, usable) != usable);
-        self.changes.send_modify(|changes| *changes += 1);
-    }
-}
-
-/// True while every frontend has a backend that is not dead.
-fn usable(frontends: &[Arc<Shared>]) -> bool {
-    frontends.iter().all(|frontend| frontend.roster().usable())
 }
 
 /// A bound balancer whose threads do not run yet.
 pub(crate) struct Control {
     board: Board,
-    plans: Vec<Plan>,
-    /// Rung when the backends of a frontend have changed.
-    review: Arc<Notify>,
-    /// For each worker, for each frontend, its listeners.
-    listeners: Vec<Vec<Vec<TcpListener>>>,
-    /// What leads to the listeners; they outlive the last flow, which can't go on without.
-    redirects: Vec<Redirect>,
+    standing: Standing,
+    plans: Vec<(Arc<Shared>, Plan)>,
+    bells: Bells,
+    /// For each worker, its listeners.
+    listeners: Vec<Vec<TcpListener>>,
+    redirects: Redirects,
     /// What the kernel leads to backends by itself.
-    forwarding: Forwarding,
+    paths: Vec<(Arc<Shared>, Path)>,
     commands: mpsc::Receiver<Command>,
     held: watch::Receiver<BTreeSet<IpAddr>>,
 }
@@ -144,71 +100,40 @@ pub(crate) struct Control {
 /// The threads of a balancer that runs, and who hears of flows that the kernel was made to forget.
 type Running = (Vec<JoinHandle<()>>, mpsc::Receiver<Vec<Ended>>);
 
-/// What the thread for the kernel's own data path starts with.
-#[derive(Default)]
-struct Forwarding {
-    paths: Vec<(Arc<Shared>, Path)>,
-    preferences: Arc<Notify>,
-}
-
 impl Control {
     /// Checks the configuration and binds all its ports.
     pub(crate) fn prepare(
         config: Config,
         held: watch::Receiver<BTreeSet<IpAddr>>,
     ) -> Result<(mpsc::Sender<Command>, Self), Error> {
-        config.validate()?;
-        let mut plans = Vec::new();
-        for frontend in &config.frontends {
-            plans.push(Plan::new(frontend)?);
-            if !frontend.transparent_source.is_empty() {
-                let error = |source| Error::TransparentSource { frontend: frontend.name.clone(), source };
-                transparent::rehearse().map_err(error)?;
-            }
-        }
+        let bells = Bells::default();
+        let mut standing = Standing::default();
         let now = Instant::now().into_std();
-        let review = Arc::new(Notify::new());
-        let mut listeners: Vec<Vec<_>> = (0..config.workers).map(|_| Vec::new()).collect();
-        let mut frontends = Vec::new();
-        let mut redirects = Vec::new();
+        let Change { parts, listeners } = standing.prepare(config, &bells, now)?;
+        let mut redirects = Redirects::default();
+        redirects.lead(&parts)?;
+        let begun = parts.into_iter().map(|part| Part::put_in_force(part, now));
+        let (stations, plans): (Vec<_>, Vec<_>) = begun.unzip();
         let mut paths = Vec::new();
-        let preferences = Arc::new(Notify::new());
-        for frontend in &config.frontends {
-            let bound = listen::bind(frontend, config.workers)?;
-            let addresses: Vec<_> = bound
-                .first()
-                .into_iter()
-                .flatten()
-                .filter_map(|listener| listener.local_addr().ok())
-                .collect();
-            redirects.extend(redirect(frontend, &addresses)?);
-            let mut path = forward(frontend)?;
-            let addresses = path.as_ref().map_or(addresses, Path::addresses);
-            let shared = Shared::new(frontend, addresses, Arc::clone(&review), Arc::clone(&preferences), now);
-            shared.set_backends(frontend.backends.clone(), now);
-            let shared = Arc::new(shared);
-            if let (Some(path), Some(port)) = (&mut path, frontend.listen.port()) {
-                let error = |source| Error::Forward { frontend: frontend.name.clone(), port, source };
-                path.follow(&shared, now).map_err(error)?;
-            }
-            paths.extend(path.map(|path| (Arc::clone(&shared), path)));
-            frontends.push(shared);
-            for (worker, bound) in listeners.iter_mut().zip(bound) {
-                worker.push(bound);
+        for station in &stations {
+            if let Some(forward) = station.forward() {
+                let frontend = &station.shared.name;
+                let mut path = Path::install(frontend, forward)?;
+                let (frontend, port) = (frontend.clone(), forward.port);
+                let followed = path.follow(&station.shared, now);
+                followed.map_err(|source| Error::Forward { frontend, port, source })?;
+                paths.push((Arc::clone(&station.shared), path));
             }
         }
-        let board = Board::new(frontends.into());
+        let plans = stations.iter().map(|station| Arc::clone(&station.shared)).zip(plans).collect();
+        standing.replace(stations);
+        let board = Board::new(standing.frontends().into());
         let (sender, commands) = mpsc::channel(COMMANDS);
-        let forwarding = Forwarding { paths, preferences };
-        Ok((sender, Self { board, plans, review, listeners, redirects, forwarding, commands, held }))
+        Ok((sender, Self { board, standing, plans, bells, listeners, redirects, paths, commands, held }))
     }
 
-    pub(crate) fn monitor(&self) -> Monitor {
-        Monitor::new(Arc::clone(&self.board.frontends), self.board.changes.subscribe())
-    }
-
-    pub(crate) fn usable(&self) -> watch::Receiver<bool> {
-        self.board.usable.subscribe()
+    pub(crate) fn board(&self) -> &Board {
+        &self.board
     }
 
     /// Starts the threads: workers, the control thread, and the one for the kernel's own data path where there is one. On an error
@@ -216,14 +141,18 @@ impl Control {
     pub(crate) fn spawn(mut self) -> Result<Running, Error> {
         let mut rng = Rng::new();
         let starvation = Arc::new(Starvation::default());
+        let layout = Arc::new(Layout { frontends: self.board.frontends(), posts: self.standing.posts() });
         // Nothing is ever sent: its closing says that no worker is left.
         let (alive, workers) = mpsc::channel::<Infallible>(1);
-        let mut threads = Vec::new();
+        let (mut threads, mut crew) = (Vec::new(), Vec::new());
         for (index, listeners) in std::mem::take(&mut self.listeners).into_iter().enumerate() {
+            let (turn, turns) = mpsc::channel(TURNS);
+            crew.push(turn);
             let worker = Worker {
-                frontends: Arc::clone(&self.board.frontends),
+                layout: Arc::clone(&layout),
                 listeners,
-                orders: self.board.orders.subscribe(),
+                orders: self.board.orders(),
+                turns,
                 starvation: Arc::clone(&starvation),
                 alive: alive.clone(),
                 seed: rng.u64(..),
@@ -240,18 +169,19 @@ impl Control {
             }
         }
         drop(alive);
-        let (forwarding, (ends, ended)) = (std::mem::take(&mut self.forwarding), mpsc::channel(ENDED));
+        let (ends, ended) = mpsc::channel(ENDED);
         let driver = Driver {
-            paths: forwarding.paths,
-            orders: self.board.orders.subscribe(),
-            changes: self.board.changes.subscribe(),
-            preferences: forwarding.preferences,
+            paths: std::mem::take(&mut self.paths),
+            orders: self.board.orders(),
+            changes: self.board.monitor().changes(),
+            preferences: Arc::clone(&self.bells.preferences),
             ended: ends,
         };
+        let control = move |started: &Started| self.run(Crew(crew), workers, rng, started);
         let last = [
             (!driver.paths.is_empty())
                 .then(|| ("lb-forward", Box::new(move |started: &Started| driver.run(started)) as Body)),
-            Some(("lb-control", Box::new(move |started: &Started| self.run(workers, rng, started)) as Body)),
+            Some(("lb-control", Box::new(control) as Body)),
         ];
         let mut last = last.into_iter().flatten();
         while let Some((name, body)) = last.next() {
@@ -267,110 +197,24 @@ impl Control {
         Ok((threads, ended))
     }
 
-    fn run(
-        self,
-        workers: mpsc::Receiver<Infallible>,
-        rng: Rng,
-        started: &std::sync::mpsc::SyncSender<io::Result<()>>,
-    ) {
+    fn run(self, crew: Crew, workers: mpsc::Receiver<Infallible>, rng: Rng, started: &Started) {
         match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
             Ok(runtime) => {
                 let _ = started.send(Ok(()));
-                runtime.block_on(self.supervise(workers, rng));
+                runtime.block_on(async {
+                    let (commands, held) = (self.commands, self.held);
+                    let board = Rc::new(self.board);
+                    let mut probes = Probes::new(Rc::clone(&board), Arc::clone(&self.bells.review), rng);
+                    self.plans.into_iter().for_each(|(shared, plan)| probes.plan(&shared, plan));
+                    let (standing, redirects, bells) = (self.standing, self.redirects, self.bells);
+                    let supervisor = Supervisor::new(board, probes, crew, standing, redirects, bells);
+                    supervisor.run(workers, commands, held).await;
+                });
             }
             // A starter that has gone has no use for the answer.
             Err(error) => drop(started.send(Err(error))),
         }
     }
-
-    /// Waits for the virtual IP to come or go, for other backends, for the order to drain, for its deadline,
-    /// and for the last worker to end. Tells the workers by [`Orders`]. Not cancelled.
-    async fn supervise(mut self, mut workers: mpsc::Receiver<Infallible>, rng: Rng) {
-        let board = Rc::new(self.board);
-        let mut probes = Probes::start(Rc::clone(&board), self.plans, self.review, rng);
-        let mut watched = true;
-        self.held.mark_unchanged();
-        let mut deadline = None;
-        let mut reply = None;
-        let mut drained = Drained::default();
-        let mut stopped = false;
-        let rebalances = board.frontends.iter().any(|frontend| frontend.rebalance.is_some());
-        let mut looks = tokio::time::interval(rebalance::LOOK);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            let event = tokio::select! {
-                biased;
-                _ = workers.recv() => break,
-                command = self.commands.recv(), if !stopped => match command {
-                    Some(command) => Event::Command(command),
-                    None => Event::Stop,
-                },
-                changed = self.held.changed(), if watched => {
-                    Event::VirtualIps(changed.is_ok().then(|| self.held.borrow_and_update().clone()))
-                }
-                () = tokio::time::sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => Event::Stop,
-                () = probes.review() => Event::Backends,
-                _ = looks.tick(), if rebalances && !stopped => Event::Look,
-            };
-            match event {
-                Event::Command(Command::Drain { deadline: after, reply: to }) => {
-                    (deadline, reply) = (Some(Instant::now() + after), Some(to));
-                    // Before the listeners close: what comes now finds who else has the port.
-                    self.redirects.iter().for_each(Redirect::close);
-                    board.orders.send_modify(|orders| orders.phase = Phase::Draining);
-                }
-                // What isn't held is gone, whether it was seen here in between or not: only the latest value is heard.
-                Event::VirtualIps(Some(held)) => board.orders.send_modify(|orders| {
-                    orders.held = Arc::new(held);
-                    orders.moves += 1;
-                }),
-                Event::VirtualIps(None) => watched = false,
-                Event::Backends => probes.follow(),
-                Event::Look => board.rebalance(),
-                Event::Stop => {
-                    drained.reset = board.frontends.iter().map(|frontend| frontend.connections()).sum();
-                    (deadline, stopped) = (None, true);
-                    board.orders.send_modify(|orders| orders.phase = Phase::Stopped);
-                }
-            }
-        }
-        probes.shutdown().await;
-        drop(self.redirects);
-        if let Some(reply) = reply {
-            // The owner may have stopped waiting.
-            let _ = reply.send(drained);
-        }
-    }
-}
-
-/// Has the kernel lead to the frontend's sockets what comes for its port, where it has that from another program.
-fn redirect(frontend: &Frontend, listen: &[SocketAddr]) -> Result<Option<Redirect>, Error> {
-    let Listen::Redirected { port, .. } = frontend.listen else { return Ok(None) };
-    let error = |source| Error::Redirect { frontend: frontend.name.clone(), port, source };
-    let redirect = Redirect::install(port, listen.to_vec()).map_err(error)?;
-    tracing::info!(
-        frontend = frontend.name,
-        port,
-        table = redirect.name(),
-        "the virtual IP's port is redirected to the balancer"
-    );
-    Ok(Some(redirect))
-}
-
-/// Has the kernel lead a frontend's connections to its backends, where that is wanted.
-fn forward(frontend: &Frontend) -> Result<Option<Path>, Error> {
-    let Listen::Forwarded(forward) = &frontend.listen else { return Ok(None) };
-    Path::install(&frontend.name, forward).map(Some)
-}
-
-/// What woke the control thread.
-enum Event {
-    Command(Command),
-    /// `None`: nobody will tell any more.
-    VirtualIps(Option<BTreeSet<IpAddr>>),
-    Backends,
-    Look,
-    Stop,
 }
 
 /// Where a thread says once whether it could begin.

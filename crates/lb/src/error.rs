@@ -1,4 +1,4 @@
-//! Why a balancer could not be started, or not be given other backends.
+//! Why a balancer could not be started, or not be given another configuration or other backends.
 
 use std::io;
 use std::net::SocketAddr;
@@ -7,7 +7,8 @@ use crate::config::{Backend, Listen, MAX_BACKENDS};
 use crate::redirect;
 use crate::roster::Flaw;
 
-/// Why a balancer could not be started. Nothing is left bound or running.
+/// Why a balancer could not be started: nothing is left bound or running. Or why it could not be given another configuration: the one
+/// that it had goes on, whole.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -96,6 +97,32 @@ pub enum Error {
     /// No thread was asked for.
     #[error("failed to start the balancer: it needs at least one worker")]
     NoWorkers,
+    /// The number of threads was to be changed, which needs a new balancer.
+    #[error("failed to change the number of workers from {running} to {wanted}: that needs a restart")]
+    Workers {
+        /// How many there are.
+        running: usize,
+        /// How many were asked for.
+        wanted: usize,
+    },
+    /// The kernel was to lead other connections to backends than before.
+    #[error(
+        "failed to change where the kernel leads connections to the backends of frontend {frontend}: that needs a restart"
+    )]
+    OtherForward {
+        /// Name of the frontend.
+        frontend: String,
+    },
+    /// The workers can't watch other listeners.
+    #[error("failed to have other listeners watched")]
+    Watch {
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// The balancer drains, or is gone.
+    #[error("failed to change the configuration: the balancer ends")]
+    Ending,
     /// The CA of a check can't be used.
     #[error("failed to read the check's CA certificates for frontend {frontend}: {reason}")]
     Ca {

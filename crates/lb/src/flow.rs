@@ -7,7 +7,6 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::sync::OwnedSemaphorePermit;
 use tracing::{debug, trace};
 
 use crate::account::{Account, Ending};
@@ -16,8 +15,10 @@ use crate::lane::{Entry, Lane, Record};
 use crate::leg::Leg;
 use crate::pool::Candidate;
 use crate::relay::{Directions, Opening, Outcome, Relay};
+use crate::room::Permit;
 use crate::socket;
 use crate::target::Open;
+use crate::transparent::Transparent;
 
 /// One connection.
 ///
@@ -32,7 +33,7 @@ pub(crate) struct Flow {
     /// None once it can't go to another backend any more, and while it connects.
     opening: Option<Box<Opening>>,
     account: Option<Box<Account>>,
-    _permit: OwnedSemaphorePermit,
+    _permit: Permit,
     entry: Entry,
 }
 
@@ -57,7 +58,7 @@ impl Flow {
     /// A flow that is about to choose a backend.
     pub(crate) fn new(
         entry: Entry,
-        permit: OwnedSemaphorePermit,
+        permit: Permit,
         client: Leg,
         opening: Box<Opening>,
         account: Option<Box<Account>>,
@@ -195,6 +196,7 @@ impl Stage {
 /// `Err(Some)` when the flow was ended from outside.
 async fn connect(lane: &Lane, record: &Record, opening: &mut Opening) -> Result<(Leg, Open), Option<End>> {
     let shared = &lane.shared;
+    let timeouts = lane.settings().timeouts;
     while let Some((candidate, patience)) = next(lane, opening) {
         if candidate.has_died() {
             // Flows have been told of that already.
@@ -203,12 +205,12 @@ async fn connect(lane: &Lane, record: &Record, opening: &mut Opening) -> Result<
         let Some(open) = Open::enter(&candidate.target) else { continue };
         let target = open.target();
         record.set_backend(candidate.clone());
-        let transparent = shared.transparent.as_ref();
-        let source = transparent.and_then(|shown| shown.source(opening.client, target.address.ip()));
+        let shown = |clients: &Transparent| clients.source(opening.client, target.address.ip());
+        let source = lane.settings().transparent.as_ref().and_then(shown);
         let mut starved = false;
         let attempt = tokio::time::timeout(patience, async {
             loop {
-                match Leg::connect(target.address, source, &shared.timeouts, &lane.kit.reactor).await {
+                match Leg::connect(target.address, source, &timeouts, &lane.kit.reactor).await {
                     Err(error) if socket::is_starvation(&error) => {
                         starved = true;
                         lane.starvation.wait(&shared.name, &error).await;
@@ -229,7 +231,9 @@ async fn connect(lane: &Lane, record: &Record, opening: &mut Opening) -> Result<
             },
             result = attempt => result.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())),
         };
-        if let Some(transparent) = transparent.filter(|_| source.is_some()) {
+        if source.is_some()
+            && let Some(transparent) = &lane.settings().transparent
+        {
             transparent.note(&shared.name, result.as_ref().err());
         }
         match result {
@@ -243,7 +247,7 @@ async fn connect(lane: &Lane, record: &Record, opening: &mut Opening) -> Result<
                     target.doubt.notify_one();
                 }
                 debug!(frontend = shared.name, backend = &*target.name(), %error, "failed to connect to backend");
-                if error.kind() == io::ErrorKind::TimedOut && patience < shared.timeouts.connect {
+                if error.kind() == io::ErrorKind::TimedOut && patience < timeouts.connect {
                     opening.slow.push_back(candidate);
                 }
             }
@@ -255,7 +259,7 @@ async fn connect(lane: &Lane, record: &Record, opening: &mut Opening) -> Result<
 /// The next backend to try, and for how long: from among those that have come meanwhile when the others are used up, and at
 /// last those that were slow.
 fn next(lane: &Lane, opening: &mut Opening) -> Option<(Candidate, Duration)> {
-    let patience = lane.shared.timeouts.connect;
+    let patience = lane.settings().timeouts.connect;
     loop {
         if let Some(next) = opening.candidates.next() {
             return Some((next, patience.min(FIRST_PATIENCE)));

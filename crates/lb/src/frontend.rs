@@ -7,13 +7,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, watch};
 
 use crate::client::Network;
 use crate::config::{Backend, Frontend, Listen, Policy, Timeouts};
 use crate::drain::End;
 use crate::pool::Counter;
 use crate::proxy_protocol::ProxyProtocol;
+use crate::room::Room;
 use crate::roster::{Roster, Standing};
 use crate::slow_start;
 use crate::sources::Sources;
@@ -21,12 +22,10 @@ use crate::status::{BackendStatus, FrontendStatus};
 use crate::target::Target;
 use crate::transparent::Transparent;
 
-/// One frontend as all threads see it.
+/// What a frontend is told besides its name, its backends and their check. It never changes: another takes its place.
 #[derive(Debug)]
-pub(crate) struct Shared {
-    pub(crate) name: String,
+pub(crate) struct Settings {
     pub(crate) policy: Policy,
-    /// For how long the share of a backend that has come back grows.
     pub(crate) slow_start: Option<Duration>,
     pub(crate) timeouts: Timeouts,
     pub(crate) virtual_ips: Vec<IpAddr>,
@@ -35,46 +34,21 @@ pub(crate) struct Shared {
     pub(crate) proxy_protocol: Option<ProxyProtocol>,
     pub(crate) transparent: Option<Transparent>,
     pub(crate) access_log: bool,
-    pub(crate) listen: Vec<SocketAddr>,
+    pub(crate) sources: Option<Arc<Sources>>,
+    /// Where it listens.
+    listen: Vec<SocketAddr>,
     /// The port that the kernel leads to those.
     redirected: Option<u16>,
-    /// No byte comes here: connections are counted as the kernel tells.
-    forwarded: bool,
-    /// When it was made.
-    born: Instant,
-    /// The backends. Whoever changes them does so within the channel's own turn, so there is one at a time.
-    roster: watch::Sender<Arc<Roster>>,
-    /// Asks the control thread to look at the rosters of all frontends.
-    review: Arc<Notify>,
-    /// Rung when other backends are preferred than before, although the health of none has changed.
-    preferences: Arc<Notify>,
-    /// Connections placed so far, over all workers.
-    pub(crate) cursor: Arc<AtomicUsize>,
-    pub(crate) accepted: Counter,
-    pub(crate) refused: Counter,
-    rebalanced: Counter,
-    aged: Counter,
-    /// Of a host that had as many as it may have, or of a proxy that said nothing sensible.
-    pub(crate) rejected: Counter,
-    pub(crate) sources: Option<Arc<Sources>>,
-    /// One permit per flow that may still begin.
-    pub(crate) room: Arc<Semaphore>,
-    max_connections: usize,
-    /// Set while the limit has been reported and not yet left behind.
-    full: AtomicBool,
 }
 
-impl Shared {
-    pub(crate) fn new(
-        frontend: &Frontend,
-        listen: Vec<SocketAddr>,
-        review: Arc<Notify>,
-        preferences: Arc<Notify>,
-        now: Instant,
-    ) -> Self {
-        let max_connections = frontend.limits.max_connections.min(Semaphore::MAX_PERMITS);
+impl Settings {
+    /// Those of a frontend that listens there. What was counted by `sources` stays so.
+    pub(crate) fn new(frontend: &Frontend, listen: Vec<SocketAddr>, sources: Option<&Arc<Sources>>) -> Self {
+        let counted = |most| match sources {
+            Some(sources) => Arc::clone(sources),
+            None => Arc::new(Sources::new(most)),
+        };
         Self {
-            name: frontend.name.clone(),
             policy: frontend.policy,
             slow_start: frontend.slow_start,
             timeouts: frontend.timeouts,
@@ -84,6 +58,7 @@ impl Shared {
             proxy_protocol: frontend.proxy_protocol,
             transparent: Transparent::of(&frontend.transparent_source),
             access_log: frontend.access_log,
+            sources: frontend.limits.per_source.map(counted),
             listen,
             redirected: match frontend.listen {
                 Listen::Redirected { port, .. } => Some(port),
@@ -91,22 +66,102 @@ impl Shared {
                     None
                 }
             },
+        }
+    }
+}
+
+/// What all frontends of a balancer ring.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Bells {
+    /// Asks the control thread to look at the rosters of all frontends.
+    pub(crate) review: Arc<Notify>,
+    /// Rung when other backends are preferred than before, although the health of none has changed.
+    pub(crate) preferences: Arc<Notify>,
+}
+
+/// One frontend as all threads see it.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    /// Its number; none has that of another, nor of one that is gone.
+    pub(crate) id: u64,
+    pub(crate) name: String,
+    /// Threads that carry flows have each a copy of their own.
+    settings: watch::Sender<Arc<Settings>>,
+    /// It is no part of the configuration any more, and has connections.
+    leaving: AtomicBool,
+    /// No byte comes here: connections are counted as the kernel tells.
+    forwarded: bool,
+    /// When it was made.
+    born: Instant,
+    /// The backends. Whoever changes them does so within the channel's own turn, so there is one at a time.
+    roster: watch::Sender<Arc<Roster>>,
+    bells: Bells,
+    /// Connections placed so far, over all workers.
+    pub(crate) cursor: Arc<AtomicUsize>,
+    pub(crate) accepted: Counter,
+    pub(crate) refused: Counter,
+    rebalanced: Counter,
+    aged: Counter,
+    /// Of a host that had as many as it may have, or of a proxy that said nothing sensible.
+    pub(crate) rejected: Counter,
+    /// One place per flow.
+    pub(crate) room: Arc<Room>,
+    /// Set while the limit has been reported and not yet left behind.
+    full: AtomicBool,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        id: u64,
+        frontend: &Frontend,
+        settings: Arc<Settings>,
+        bells: Bells,
+        now: Instant,
+    ) -> Self {
+        Self {
+            id,
+            name: frontend.name.clone(),
+            settings: watch::Sender::new(settings),
+            leaving: AtomicBool::new(false),
             forwarded: matches!(frontend.listen, Listen::Forwarded(_)),
             born: now,
             roster: watch::Sender::default(),
-            review,
-            preferences,
+            bells,
             cursor: Arc::default(),
             accepted: Counter::default(),
             refused: Counter::default(),
             rebalanced: Counter::default(),
             aged: Counter::default(),
             rejected: Counter::default(),
-            sources: frontend.limits.per_source.map(|most| Arc::new(Sources::new(most))),
-            room: Arc::new(Semaphore::new(max_connections)),
-            max_connections,
+            room: Arc::new(Room::new(frontend.limits.max_connections)),
             full: AtomicBool::new(false),
         }
+    }
+
+    /// The settings as of now.
+    pub(crate) fn settings(&self) -> Arc<Settings> {
+        Arc::clone(&self.settings.borrow())
+    }
+
+    /// Puts other settings in force, as far as they are not each worker's own.
+    pub(crate) fn set_settings(&self, settings: Arc<Settings>, frontend: &Frontend) {
+        if let (Some(sources), Some(most)) = (&settings.sources, frontend.limits.per_source) {
+            sources.set_most(most);
+        }
+        self.room.set_most(frontend.limits.max_connections);
+        self.settings.send_replace(settings);
+        // The rule by which a backend is chosen may be another.
+        self.tell_preferences();
+    }
+
+    /// Notes whether it is no part of the configuration any more.
+    pub(crate) fn set_leaving(&self, leaving: bool) {
+        self.leaving.store(leaving, Ordering::Relaxed);
+    }
+
+    /// Whether it is none.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed)
     }
 
     /// The backends as of now.
@@ -123,14 +178,14 @@ impl Shared {
     pub(crate) fn set_backends(&self, backends: Vec<Backend>, now: Instant) {
         let replaced = self.replace(|roster| {
             let newcomer = !roster.present().is_empty();
-            let create = |backend| Target::new(backend, Arc::clone(&self.review), newcomer, now);
+            let create = |backend| Target::new(backend, Arc::clone(&self.bells.review), newcomer, now);
             let returning = roster.returning(&backends);
             let next = roster.successor(backends, create);
             returning.iter().for_each(|target| self.start_slowly(target, now));
             next
         });
         if replaced {
-            self.review.notify_one();
+            self.ask_for_review();
         }
     }
 
@@ -141,7 +196,7 @@ impl Shared {
 
     /// Has the share of a backend that has come back grow from now on, where that is wanted.
     pub(crate) fn start_slowly(&self, target: &Target, now: Instant) {
-        if self.slow_start.is_some() {
+        if self.settings().slow_start.is_some() {
             target.member.start_slowly(self.age(now));
         }
     }
@@ -149,7 +204,7 @@ impl Shared {
     /// What a backend gets now of what the policy would give it.
     pub(crate) fn share(&self, target: &Target, now: Instant) -> u32 {
         let share = |slow_start| target.member.share(self.age(now), slow_start);
-        self.slow_start.map_or(slow_start::WHOLE, share)
+        self.settings().slow_start.map_or(slow_start::WHOLE, share)
     }
 
     /// Forgets the backends that have left and have no connection any more.
@@ -183,21 +238,26 @@ impl Shared {
         if self.forwarded {
             return self.roster().all().map(|(target, _)| target.member.open()).sum();
         }
-        self.max_connections.saturating_sub(self.room.available_permits())
+        self.room.taken()
     }
 
     /// Takes over how many connections each backend has, where the kernel knows that alone.
     pub(crate) fn observe(&self, open: &BTreeMap<SocketAddr, usize>) {
         for (target, _) in self.roster().all() {
             if target.member.observe(open.get(&target.address).copied().unwrap_or_default()) {
-                self.review.notify_one();
+                self.ask_for_review();
             }
         }
     }
 
+    /// Asks the control thread to look at the rosters, and at what may be forgotten.
+    pub(crate) fn ask_for_review(&self) {
+        self.bells.review.notify_one();
+    }
+
     /// Tells those who follow the backends that others are preferred now, although the health of none has changed.
     pub(crate) fn tell_preferences(&self) {
-        self.preferences.notify_one();
+        self.bells.preferences.notify_one();
     }
 
     /// Says once that the frontend is full.
@@ -205,7 +265,7 @@ impl Shared {
         if !self.full.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 frontend = self.name,
-                max_connections = self.max_connections,
+                max_connections = self.room.most(),
                 "frontend is full: connections wait"
             );
         }
@@ -214,7 +274,7 @@ impl Shared {
     /// Notes the end of a flow. An eighth must be free before a full frontend is worth another line in the
     /// log.
     pub(crate) fn report_room(&self) {
-        if self.full.load(Ordering::Relaxed) && self.room.available_permits() > self.max_connections / 8 {
+        if self.full.load(Ordering::Relaxed) && self.room.free() > self.room.most() / 8 {
             self.full.store(false, Ordering::Relaxed);
         }
     }
@@ -224,15 +284,16 @@ impl Shared {
     }
 
     pub(crate) fn status(&self, now: Instant) -> FrontendStatus {
-        let roster = self.roster();
+        let (settings, roster) = (self.settings(), self.roster());
         let backends = roster.all().map(|(target, standing)| self.status_of(target, standing, now));
         FrontendStatus {
             name: self.name.clone(),
-            listen: self.listen.clone(),
-            redirected: self.redirected,
+            leaving: self.is_leaving(),
+            listen: settings.listen.clone(),
+            redirected: settings.redirected,
             forwarded: self.forwarded,
             connections: self.connections(),
-            max_connections: self.max_connections,
+            max_connections: self.room.most(),
             accepted: self.accepted.get(),
             refused: self.refused.get(),
             rebalanced: self.rebalanced.get(),

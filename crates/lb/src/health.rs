@@ -138,6 +138,8 @@ pub struct Machine {
     fall: u32,
     health: Health,
     since: Instant,
+    /// No result has come in yet.
+    first: bool,
     alive: Hysteresis,
     ready: Hysteresis,
 }
@@ -146,8 +148,14 @@ impl Machine {
     /// A judgement about a backend that has not been asked yet.
     #[must_use]
     pub fn new(rise: u32, fall: u32, now: Instant) -> Self {
+        Self::anew(rise, fall, Health::Unknown, now)
+    }
+
+    /// A judgement that begins anew, by another check: the backend is held for what it was until the first result, which decides.
+    #[must_use]
+    pub fn anew(rise: u32, fall: u32, health: Health, since: Instant) -> Self {
         let undecided = Hysteresis { yes: false, against: 0 };
-        Self { rise, fall, health: Health::Unknown, since: now, alive: undecided, ready: undecided }
+        Self { rise, fall, health, since, first: true, alive: undecided, ready: undecided }
     }
 
     /// What the backend is held for.
@@ -170,7 +178,7 @@ impl Machine {
             Answer::Nothing | Answer::Refused => (false, false),
             Answer::NotAsked => return None,
         };
-        if observation.certain || self.health == Health::Unknown {
+        if std::mem::take(&mut self.first) || observation.certain {
             self.alive.adopt(alive);
             self.ready.adopt(ready);
         } else {

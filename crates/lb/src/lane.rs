@@ -2,7 +2,7 @@
 //!
 //! All of it lives on one thread, so cells do and nothing is locked.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, Ref, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::age::{MaxAge, Stage, Tick};
 use crate::drain::End;
-use crate::frontend::Shared;
+use crate::frontend::{Settings, Shared};
 use crate::pool::{Candidate, Candidates, Pool};
 use crate::reactor::Reactor;
 use crate::rebalance::{LISTENING_LOOKS, SILENT_LOOKS, Shed};
@@ -92,6 +92,9 @@ impl Drop for Waits {
 #[derive(Debug)]
 pub(crate) struct Lane {
     pub(crate) shared: Arc<Shared>,
+    settings: RefCell<Arc<Settings>>,
+    /// The frontend is no part of the configuration any more: whether its last flow has ended is looked at.
+    leaving: Cell<bool>,
     pool: RefCell<Pool>,
     rosters: RefCell<watch::Receiver<Arc<Roster>>>,
     pub(crate) kit: Rc<Kit>,
@@ -107,7 +110,7 @@ pub(crate) struct Lane {
 /// What a lane knows of time, for the age of its flows: no flow has a timer, nor its beginning a look at a clock.
 #[derive(Debug)]
 struct Clock {
-    max_age: Option<MaxAge>,
+    max_age: Cell<Option<MaxAge>>,
     began: Instant,
     /// As of the latest look, which is a second ago at most.
     tick: Cell<Tick>,
@@ -135,7 +138,7 @@ pub(crate) struct Record {
     /// In looks whether it may end, since it is old.
     old: Silence,
     /// When it came, where that counts.
-    opened: Tick,
+    opened: Cell<Tick>,
     end: Cell<Option<End>>,
     /// Taken out whenever it is looked at: this way it has no count of borrowers.
     waker: Cell<Option<Waker>>,
@@ -252,10 +255,14 @@ impl Lane {
     ) -> Self {
         let mut rosters = shared.rosters();
         let roster = Arc::clone(&rosters.borrow_and_update());
-        let max_age = shared.timeouts.max_age.map(MaxAge::new);
+        let settings = shared.settings();
+        let max_age = Cell::new(settings.timeouts.max_age.map(MaxAge::new));
         let clock = Clock { max_age, began: Instant::now(), tick: Cell::new(0), seed };
-        let pool = Pool::new(roster, Arc::clone(&shared.cursor), shared.policy, shared.slow_start, seed);
+        let cursor = Arc::clone(&shared.cursor);
+        let pool = Pool::new(roster, cursor, settings.policy, settings.slow_start, seed);
         Self {
+            settings: RefCell::new(settings),
+            leaving: Cell::new(shared.is_leaving()),
             shared,
             pool: RefCell::new(pool),
             rosters: RefCell::new(rosters),
@@ -266,6 +273,44 @@ impl Lane {
             next: Cell::new(0),
             clock,
         }
+    }
+
+    /// The settings, as this worker follows them. Not to be held while anything is awaited.
+    pub(crate) fn settings(&self) -> Ref<'_, Arc<Settings>> {
+        self.settings.borrow()
+    }
+
+    /// Follows the frontend's settings, as of now.
+    ///
+    /// Flows count their silence anew where the idle timeout has changed: what they have counted were parts of another.
+    pub(crate) fn follow_settings(&self) {
+        self.leaving.set(self.shared.is_leaving());
+        let settings = self.shared.settings();
+        if Arc::ptr_eq(&settings, &self.settings()) {
+            return;
+        }
+        self.pool.borrow_mut().set_policy(settings.policy, settings.slow_start);
+        let timeouts = settings.timeouts;
+        let before = self.settings.replace(settings);
+        if before.timeouts.idle != timeouts.idle {
+            self.flows.borrow().values().for_each(|record| record.idle.end());
+        }
+        if before.timeouts.max_age != timeouts.max_age {
+            self.set_max_age(timeouts.max_age.map(MaxAge::new), Instant::now());
+        }
+    }
+
+    /// Gives flows another age, which those that there are have from their beginning; or from now on, where it didn't count before.
+    fn set_max_age(&self, max_age: Option<MaxAge>, now: Instant) {
+        let clock = &self.clock;
+        let before = clock.max_age.replace(max_age);
+        let Some(max_age) = max_age else { return };
+        let tick = max_age.tick(now - clock.began);
+        for record in self.flows.borrow().values() {
+            let age = before.map(|before| before.age(record.opened.get(), clock.tick.get()));
+            record.opened.set(max_age.opened(tick, age.unwrap_or_default()));
+        }
+        clock.tick.set(tick);
     }
 
     /// The backends that a new connection of this client tries.
@@ -297,8 +342,12 @@ impl Lane {
     pub(crate) fn enter(self: &Rc<Self>, virtual_ip: Option<IpAddr>, place: Option<Box<Place>>) -> Entry {
         let key = self.next.get();
         self.next.set(key + 1);
-        let record =
-            Rc::new(Record { virtual_ip, _place: place, opened: self.clock.tick.get(), ..Record::default() });
+        let record = Rc::new(Record {
+            virtual_ip,
+            _place: place,
+            opened: Cell::new(self.clock.tick.get()),
+            ..Record::default()
+        });
         self.flows.borrow_mut().insert(key, Rc::clone(&record));
         Entry { lane: Rc::clone(self), key, record }
     }
@@ -311,15 +360,15 @@ impl Lane {
     /// Ends the flows that have lasted for long enough: in a moment of silence, or without.
     pub(crate) fn end_old_flows(&self, now: Instant) {
         let clock = &self.clock;
-        let Some(max_age) = clock.max_age else { return };
+        let Some(max_age) = clock.max_age.get() else { return };
         let tick = max_age.tick(now - clock.began);
         clock.tick.set(tick);
         for (key, record) in &*self.flows.borrow() {
             // The oldest come first.
-            if max_age.all_are_young(record.opened, tick) {
+            if max_age.all_are_young(record.opened.get(), tick) {
                 return;
             }
-            match max_age.stage(record.opened, tick, clock.seed.wrapping_add(*key)) {
+            match max_age.stage(record.opened.get(), tick, clock.seed.wrapping_add(*key)) {
                 Stage::Old if record.old.count() >= SILENT_LOOKS => record.end(End::Aged),
                 Stage::Young | Stage::Old => {}
                 Stage::Overdue => record.end(End::Overdue),
@@ -384,6 +433,9 @@ impl Drop for Entry {
         self.lane.flows.borrow_mut().remove(&self.key);
         self.lane.starvation.relieve();
         self.lane.shared.report_room();
+        if self.lane.leaving.get() {
+            self.lane.shared.ask_for_review();
+        }
     }
 }
 

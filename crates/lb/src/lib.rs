@@ -8,7 +8,8 @@
 //!
 //! * `age`, [`health`], [`policy`], `pool`, `roster`, `slow_start`, `source_hash`, `http`, `first_flight` and `proxy_protocol` are pure: they name no socket, no clock
 //!   and no runtime.
-//! * `probe` and `probes` ask the backends, `tcp`, `flow`, `relay`, `leg` and `reactor` move the bytes, `control` and `drain` begin and end it all.
+//! * `probe` and `probes` ask the backends, `tcp`, `flow`, `relay`, `leg` and `reactor` move the bytes, `control`, `supervisor` and
+//!   `drain` begin and end it all; `change`, `layout` and `floor` make another configuration of it while it runs.
 //! * [`forward`] has the kernel lead connections to backends without us.
 //! * [`transparent`] has connections come to backends from the client's own address.
 //! * [`redirect`] has the kernel lead here what comes for a port that the host's own apiserver has.
@@ -20,18 +21,22 @@
 mod account;
 mod age;
 mod backends;
+mod board;
+mod change;
 mod client;
 mod config;
 mod control;
 mod drain;
 mod error;
 mod first_flight;
+mod floor;
 mod flow;
 pub mod forward;
 mod frontend;
 pub mod health;
 mod http;
 mod lane;
+mod layout;
 mod leg;
 mod listen;
 pub mod policy;
@@ -43,7 +48,9 @@ mod reactor;
 mod readiness;
 mod rebalance;
 pub mod redirect;
+mod redirects;
 mod relay;
+mod room;
 mod roster;
 mod silence;
 mod slow_start;
@@ -51,6 +58,7 @@ mod socket;
 mod source_hash;
 mod sources;
 mod status;
+mod supervisor;
 mod tables;
 mod target;
 mod tcp;
@@ -71,6 +79,7 @@ pub use client::Network;
 pub use config::{
     Backend, Ca, Check, CheckKind, Config, Frontend, Limits, Listen, MAX_BACKENDS, Policy, Timeouts,
 };
+pub use control::ConfigHandle;
 pub use drain::Drained;
 pub use error::{Error, SetBackendsError, Wanted};
 pub use health::Health;
@@ -105,8 +114,7 @@ impl Balancer {
     /// Nothing is left running or bound.
     pub fn start(config: Config, held: watch::Receiver<BTreeSet<IpAddr>>) -> Result<Self, Error> {
         let (commands, control) = Control::prepare(config, held)?;
-        let monitor = control.monitor();
-        let usable = control.usable();
+        let (monitor, usable) = (control.board().monitor(), control.board().usable());
         // On an error in here the returned parts are dropped: workers stop because nobody commands them.
         let (threads, ended) = control.spawn()?;
         Ok(Self { monitor, usable, commands: Some(commands), threads, ended: Some(ended) })
@@ -122,6 +130,12 @@ impl Balancer {
     #[must_use]
     pub fn monitor(&self) -> Monitor {
         self.monitor.clone()
+    }
+
+    /// A handle that gives the balancer another configuration.
+    #[must_use]
+    pub fn configuration(&self) -> ConfigHandle {
+        ConfigHandle::new(self.commands.as_ref())
     }
 
     /// A handle that changes the backends.

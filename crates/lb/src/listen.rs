@@ -4,6 +4,10 @@
 //! connections and no worker wakes for another's. Such a group would let a second instance of this program in
 //! unnoticed. So the first socket is bound *and listens* without the option, which fails if anybody else
 //! listens there, and only then is the group opened: at no moment can two programs both get in.
+//!
+//! Where another address of the same port is this balancer's already, as when it goes from every address to one of them, a socket
+//! alone would be refused for its sake. Then the group's own sockets are the proof: whoever has the port on an address that they cover
+//! was found when they were bound.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
@@ -16,7 +20,7 @@ use rustix::net::SocketFlags;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::Error;
-use crate::config::{Frontend, Listen};
+use crate::config::{Frontend, Listen, Timeouts};
 use crate::reactor::Reactor;
 use crate::socket;
 
@@ -62,6 +66,22 @@ impl Listener {
         Ok(self.take()?)
     }
 
+    /// Sets the options that connections inherit which come from now on.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(crate) fn tune(&self, timeouts: &Timeouts) -> io::Result<()> {
+        socket::tune(&self.socket, timeouts)
+    }
+
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(crate) fn address(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+
     fn take(&self) -> rustix::io::Result<Accepted> {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let (socket, peer) = rustix::net::acceptfrom_with(&self.socket, flags)?;
@@ -78,20 +98,30 @@ impl Drop for Listener {
     }
 }
 
-/// Binds a frontend: for every worker one listener per address.
-pub(crate) fn bind(frontend: &Frontend, workers: usize) -> Result<Vec<Vec<TcpListener>>, Error> {
-    let mut per_worker: Vec<Vec<TcpListener>> = (0..workers).map(|_| Vec::new()).collect();
-    for address in addresses(&frontend.listen) {
-        let error = |source| Error::listen(&frontend.name, &frontend.listen, address, source);
-        let group = group(address, frontend, workers).map_err(error)?;
-        for (listeners, socket) in per_worker.iter_mut().zip(group) {
-            listeners.push(socket.into());
-        }
-    }
-    Ok(per_worker)
+/// One address, bound: for every worker a listener.
+#[derive(Debug)]
+pub(crate) struct Bound {
+    /// The address that was bound: with its port, where the kernel chose that.
+    pub(crate) address: SocketAddr,
+    pub(crate) listeners: Vec<TcpListener>,
 }
 
-fn addresses(listen: &Listen) -> Vec<SocketAddr> {
+/// Binds one of a frontend's addresses. `beside` tells that the balancer has an overlapping one.
+///
+/// # Errors
+/// Somebody else has it, or the kernel refuses for another reason. Nothing is bound then.
+pub(crate) fn bind(
+    frontend: &Frontend,
+    address: SocketAddr,
+    workers: usize,
+    beside: bool,
+) -> Result<Bound, Error> {
+    let error = |source| Error::listen(&frontend.name, &frontend.listen, address, source);
+    group(address, frontend, workers, beside).map_err(error)
+}
+
+/// The addresses that a frontend asks for.
+pub(crate) fn addresses(listen: &Listen) -> Vec<SocketAddr> {
     match listen {
         Listen::Any { port } => vec![SocketAddr::from((Ipv6Addr::UNSPECIFIED, *port))],
         Listen::Forwarded(_) | Listen::Nowhere => Vec::new(),
@@ -101,10 +131,20 @@ fn addresses(listen: &Listen) -> Vec<SocketAddr> {
     }
 }
 
-fn group(address: SocketAddr, frontend: &Frontend, workers: usize) -> io::Result<Vec<Socket>> {
-    let first = match alone(address, frontend) {
+/// Whether what comes for the second comes for the first as well: the unspecified address of IPv6 is every address, that of IPv4
+/// every one of IPv4.
+pub(crate) fn covers(one: SocketAddr, other: SocketAddr) -> bool {
+    let wide = match one.ip() {
+        IpAddr::V4(ip) => ip.is_unspecified() && other.is_ipv4(),
+        IpAddr::V6(ip) => ip.is_unspecified(),
+    };
+    one.port() == other.port() && (wide || one.ip() == other.ip())
+}
+
+fn group(address: SocketAddr, frontend: &Frontend, workers: usize, beside: bool) -> io::Result<Bound> {
+    let first = match first(address, frontend, beside) {
         Err(error) if is_without_ipv6(&error) && address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) => {
-            alone(SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port())), frontend)?
+            first(SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port())), frontend, beside)?
         }
         other => other?,
     };
@@ -119,12 +159,15 @@ fn group(address: SocketAddr, frontend: &Frontend, workers: usize) -> io::Result
         member.listen(BACKLOG)?;
         group.push(member);
     }
-    Ok(group)
+    Ok(Bound { address: bound, listeners: group.into_iter().map(Into::into).collect() })
 }
 
-/// A socket that listens on `address` and proves by it that nobody else does.
-fn alone(address: SocketAddr, frontend: &Frontend) -> io::Result<Socket> {
+/// A socket that listens on `address`, and proves by it that nobody else does, unless it comes `beside` one of our own.
+fn first(address: SocketAddr, frontend: &Frontend, beside: bool) -> io::Result<Socket> {
     let socket = socket_for(address, frontend)?;
+    if beside {
+        socket.set_reuse_port(true)?;
+    }
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket)
@@ -150,4 +193,21 @@ fn socket_for(address: SocketAddr, frontend: &Frontend) -> io::Result<Socket> {
 /// How a kernel without IPv6, or with IPv6 turned off, refuses.
 fn is_without_ipv6(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_covers_itself_and_the_unspecified_one_covers_all_of_its_port() {
+        let covers = |one: &str, other: &str| covers(one.parse().unwrap(), other.parse().unwrap());
+        assert!(
+            covers("[::]:1", "[::]:1") && covers("[::]:1", "10.0.0.1:1") && covers("[::]:1", "[fd00::1]:1")
+        );
+        assert!(covers("[::]:1", "0.0.0.0:1") && !covers("0.0.0.0:1", "[::]:1"));
+        assert!(covers("0.0.0.0:1", "10.0.0.1:1") && !covers("0.0.0.0:1", "[fd00::1]:1"));
+        assert!(covers("10.0.0.1:1", "10.0.0.1:1") && !covers("10.0.0.1:1", "10.0.0.2:1"));
+        assert!(!covers("10.0.0.1:1", "[::]:1") && !covers("[::]:1", "10.0.0.1:2"));
+    }
 }

@@ -270,6 +270,11 @@ impl Pool {
         self.roster = roster;
     }
 
+    /// Orders them by this rule from now on.
+    pub(crate) fn set_policy(&mut self, policy: Policy, slow_start: Option<Duration>) {
+        (self.policy, self.slow_start) = (policy, slow_start);
+    }
+
     /// Every backend once, in the order in which one connection tries them: the ready ones first, then those
     /// of unknown health, the draining and the dead, since a needless attempt costs less than a refused
     /// client. `age` is that of the frontend, and asked for only while the share of a backend grows.

@@ -18,11 +18,12 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::Error;
+use crate::board::Board;
 use crate::config::{Check, CheckKind, Frontend, Timeouts};
-use crate::control::Board;
 use crate::frontend::Shared;
 use crate::health::{Answer, Health, Machine, Observation};
 use crate::http::{self, Progress};
+use crate::proxy_protocol::ProxyProtocol;
 use crate::readiness::{Reading, Told};
 use crate::socket;
 use crate::target::Target;
@@ -52,6 +53,7 @@ const CHATTER: usize = 64 * 1024;
 /// How the backends of one frontend are checked.
 pub(crate) struct Plan {
     check: Check,
+    proxy_protocol: Option<ProxyProtocol>,
     method: Method,
     told: Arc<Told>,
 }
@@ -77,7 +79,13 @@ impl Plan {
             CheckKind::Auto { path, ca } => request(path, ca, true)?,
             CheckKind::Https { path, ca } => request(path, ca, false)?,
         };
-        Ok(Self { check: frontend.check.clone(), method, told: Arc::default() })
+        let (check, proxy_protocol) = (frontend.check.clone(), frontend.proxy_protocol);
+        Ok(Self { check, proxy_protocol, method, told: Arc::default() })
+    }
+
+    /// Whether it asks the same in the same way.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        self.check == other.check && self.proxy_protocol == other.proxy_protocol
     }
 }
 
@@ -147,6 +155,7 @@ pub(crate) struct Prober {
     timeouts: Timeouts,
     /// When the flows to a backend are reset whose port was found closed.
     burial: Option<Instant>,
+    proxy_protocol: Option<ProxyProtocol>,
     /// The backend has spoken TLS: silence in a handshake is then a failure, not another protocol.
     spoke_tls: bool,
     /// The backend has spoken HTTP, likewise.
@@ -171,10 +180,14 @@ impl Prober {
         let timeouts = Timeouts {
             keepalive: check.interval,
             user_timeout: check.timeout.saturating_mul(check.fall),
-            ..shared.timeouts
+            ..Timeouts::default()
+        };
+        let (health, since) = {
+            let judgement = target.judgement.borrow();
+            (judgement.health, judgement.since)
         };
         Self {
-            machine: Machine::new(check.rise, check.fall, now.into_std()),
+            machine: Machine::anew(check.rise, check.fall, health, since),
             method: plan.method.clone(),
             reading: Reading::default(),
             told: Arc::clone(&plan.told),
@@ -192,6 +205,7 @@ impl Prober {
             check,
             rng,
             timeouts,
+            proxy_protocol: plan.proxy_protocol,
         }
     }
 
@@ -279,7 +293,7 @@ impl Prober {
             );
             let closed = observation.answer == Answer::Refused;
             if flip.to == Health::Dead {
-                self.burial = closed.then(|| Instant::now() + self.shared.timeouts.closing);
+                self.burial = closed.then(|| Instant::now() + self.shared.settings().timeouts.closing);
             }
             self.board.publish(&self.shared, target, &flip, closed);
         }
@@ -360,7 +374,7 @@ impl Prober {
         let address = self.target.address;
         let connect = async {
             let mut stream = socket::connect(address, &self.timeouts).await?;
-            if let Some(version) = self.shared.proxy_protocol {
+            if let Some(version) = self.proxy_protocol {
                 stream.write_all(&version.own_header()).await?;
             }
             io::Result::Ok(stream)

@@ -8,7 +8,7 @@ use fastrand::Rng;
 use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinSet};
 
-use crate::control::Board;
+use crate::board::Board;
 use crate::frontend::Shared;
 use crate::probe::{Plan, Prober};
 use crate::roster::{Roster, Standing};
@@ -39,20 +39,41 @@ struct Probe {
 }
 
 impl Probes {
-    /// Starts the probes of the backends that there are.
-    pub(crate) fn start(board: Rc<Board>, plans: Vec<Plan>, review: Arc<Notify>, rng: Rng) -> Self {
-        let follow = |(shared, plan): (&Arc<Shared>, Plan)| Followed {
-            shared: Arc::clone(shared),
-            plan,
-            roster: shared.roster(),
-            probes: Vec::new(),
+    /// Probes nobody yet.
+    pub(crate) fn new(board: Rc<Board>, review: Arc<Notify>, rng: Rng) -> Self {
+        Self { board, review, rng, followed: Vec::new(), tasks: JoinSet::new() }
+    }
+
+    /// Has the backends of a frontend checked as planned, where they aren't already.
+    ///
+    /// One that was checked otherwise is held for what it was until the first check of the new kind, which decides and comes at once.
+    pub(crate) fn plan(&mut self, shared: &Arc<Shared>, plan: Plan) {
+        let index = match self.followed.iter().position(|it| Arc::ptr_eq(&it.shared, shared)) {
+            Some(index) if self.followed[index].plan.is_like(&plan) => return,
+            Some(index) => {
+                let followed = &mut self.followed[index];
+                followed.abort();
+                followed.plan = plan;
+                index
+            }
+            None => {
+                let (shared, roster) = (Arc::clone(shared), shared.roster());
+                self.followed.push(Followed { shared, plan, roster, probes: Vec::new() });
+                self.followed.len() - 1
+            }
         };
-        let followed = board.frontends().iter().zip(plans).map(follow).collect();
-        let mut this = Self { board, review, rng, followed, tasks: JoinSet::new() };
-        for index in 0..this.followed.len() {
-            this.begin(index);
-        }
-        this
+        self.begin(index);
+    }
+
+    /// Stops checking the backends of frontends that are gone.
+    pub(crate) fn keep(&mut self, frontends: &[Arc<Shared>]) {
+        self.followed.retain_mut(|followed| {
+            let stays = frontends.iter().any(|shared| Arc::ptr_eq(shared, &followed.shared));
+            if !stays {
+                followed.abort();
+            }
+            stays
+        });
     }
 
     /// Waits until the rosters have to be looked at, and joins the probes that end meanwhile. Cancel-safe.
@@ -119,6 +140,11 @@ impl Probes {
 }
 
 impl Followed {
+    /// Ends all probes.
+    fn abort(&mut self) {
+        self.probes.drain(..).for_each(|probe| probe.task.abort());
+    }
+
     /// Ends the probes of backends that are gone, and notes who leaves or has come back.
     fn end(&mut self) {
         let (frontend, roster) = (&self.shared.name, &self.roster);

@@ -32,8 +32,8 @@ const TOLERANCE: usize = 10;
 /// An order to end connections, the same for all workers.
 #[derive(Debug, Clone)]
 pub(crate) struct Shed {
-    /// Which frontend, by its place.
-    pub(crate) frontend: usize,
+    /// Which frontend, by its number.
+    pub(crate) frontend: u64,
     from: Arc<Target>,
     /// How many are left to be ended, over all workers.
     left: Arc<AtomicUsize>,
@@ -55,7 +55,7 @@ impl Shed {
 /// What is to be moved within a frontend now, `rate` connections at most. A backend that doesn't have its `whole_share` yet is left
 /// alone: what were moved to it would mostly come to others.
 pub(crate) fn shed(
-    frontend: usize,
+    frontend: u64,
     roster: &Roster,
     rate: NonZeroUsize,
     whole_share: impl Fn(&Target) -> bool,

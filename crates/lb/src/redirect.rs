@@ -48,7 +48,7 @@ pub use kernel::Error;
 
 /// The table of one frontend.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Table {
+pub(crate) struct Table {
     names: Names,
     /// The port that clients connect to.
     port: u16,
@@ -58,7 +58,7 @@ struct Table {
 
 impl Table {
     /// The table for a port and the balancer's own sockets.
-    fn new(port: u16, listen: Vec<SocketAddr>) -> Self {
+    pub(crate) fn new(port: u16, listen: Vec<SocketAddr>) -> Self {
         Self { names: Names::new(listen.iter().map(SocketAddr::ip), Protocol::Tcp, port), port, listen }
     }
 
@@ -70,7 +70,15 @@ impl Table {
 
     /// Everything, in place of what an earlier process may have left under this name.
     fn install(&self, tie: Tie) -> Batch {
-        let mut batch = self.names.begin(tie);
+        self.fill(self.names.begin(tie), tie)
+    }
+
+    /// Everything, in place of what this process has under this name.
+    fn succeed(&self, tie: Tie) -> Batch {
+        self.fill(self.names.begin_again(tie), tie)
+    }
+
+    fn fill(&self, mut batch: Batch, tie: Tie) -> Batch {
         for listen in &self.listen {
             self.names.rule(&mut batch, WAYS, &rule(listen.ip(), self.port, listen.port()));
         }
@@ -82,32 +90,51 @@ impl Table {
 /// A port that is redirected as long as this lives, and not longer than the process.
 #[derive(Debug)]
 pub(crate) struct Redirect {
-    table: kernel::Table,
-    names: Names,
+    made: kernel::Table,
+    table: Table,
 }
 
 impl Redirect {
     /// Makes the table, in place of one that an earlier process has left.
-    pub(crate) fn install(port: u16, listen: Vec<SocketAddr>) -> Result<Self, Error> {
-        let table = Table::new(port, listen);
+    pub(crate) fn install(table: Table) -> Result<Self, Error> {
         let made = kernel::Table::install(&table.names.rules, |tie| table.install(tie).end())?;
-        Ok(Self { table: made, names: table.names })
+        Ok(Self { made, table })
+    }
+
+    /// Puts another table of the same name in its place at once, and gives what was.
+    ///
+    /// # Errors
+    /// The kernel refuses it. The one that is there stays.
+    pub(crate) fn replace(&mut self, table: Table) -> Result<Table, Error> {
+        debug_assert!(self.is_named_as(&table));
+        self.made.replace(|tie| table.succeed(tie).end())?;
+        Ok(std::mem::replace(&mut self.table, table))
+    }
+
+    /// What it leads where.
+    pub(crate) fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// Whether a table would have its name, and so its place.
+    pub(crate) fn is_named_as(&self, table: &Table) -> bool {
+        self.table.names == table.names
     }
 
     /// Name of the table.
     pub(crate) fn name(&self) -> &str {
-        &self.names.rules
+        &self.table.names.rules
     }
 
     /// Leads no further connection to the balancer; those that it has go on.
     pub(crate) fn close(&self) {
-        self.table.tell(&self.names.close());
+        self.made.tell(&self.table.names.close());
     }
 }
 
 impl Drop for Redirect {
     fn drop(&mut self) {
-        self.table.tell(&self.names.remove());
+        self.made.tell(&self.table.names.remove());
     }
 }
 

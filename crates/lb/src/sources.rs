@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// The hosts that have connections to one frontend, over all workers.
 #[derive(Debug)]
 pub(crate) struct Sources {
-    most: NonZeroUsize,
+    most: AtomicUsize,
     /// Only those that have any: bounded by the frontend's limit and the connections that wait for it. Held for a lookup at a time.
     open: Mutex<HashMap<IpAddr, usize>>,
 }
@@ -22,7 +23,12 @@ pub(crate) struct Place {
 
 impl Sources {
     pub(crate) fn new(most: NonZeroUsize) -> Self {
-        Self { most, open: Mutex::default() }
+        Self { most: AtomicUsize::new(most.get()), open: Mutex::default() }
+    }
+
+    /// Changes how many each may have, from its next connection on.
+    pub(crate) fn set_most(&self, most: NonZeroUsize) {
+        self.most.store(most.get(), Ordering::Relaxed);
     }
 
     /// A place for a connection from this address; none if its host has as many as it may have.
@@ -30,7 +36,7 @@ impl Sources {
         let source = host(client);
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let count = open.entry(source).or_insert(0);
-        if *count >= self.most.get() {
+        if *count >= self.most.load(Ordering::Relaxed) {
             return None;
         }
         *count += 1;
@@ -77,6 +83,8 @@ mod tests {
         drop(first);
 
         assert!(sources.enter(ip("10.0.0.1")).is_some(), "and that one is dropped at once");
+        sources.set_most(NonZeroUsize::MIN);
+        assert!(sources.enter(ip("10.0.0.2")).is_none(), "one is the most now, and is there");
         drop((second, other));
         assert!(sources.open.lock().unwrap().is_empty());
     }

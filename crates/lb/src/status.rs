@@ -12,7 +12,7 @@ use crate::{Frontends, Health};
 /// The balancer at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Status {
-    /// In the order of the configuration.
+    /// In the order of the configuration, and after them those that have left it and still have connections.
     pub frontends: Vec<FrontendStatus>,
 }
 
@@ -21,6 +21,8 @@ pub struct Status {
 pub struct FrontendStatus {
     /// Its name.
     pub name: String,
+    /// It is no part of the configuration any more, and is shown until its last connection has ended.
+    pub leaving: bool,
     /// The addresses it really listens on.
     pub listen: Vec<SocketAddr>,
     /// The port of the same addresses that clients connect to, where the kernel leads it to these.
@@ -94,12 +96,12 @@ pub struct BackendStatus {
 /// end).
 #[derive(Debug, Clone)]
 pub struct Monitor {
-    frontends: Frontends,
+    frontends: watch::Receiver<Frontends>,
     changes: watch::Receiver<u64>,
 }
 
 impl Monitor {
-    pub(crate) fn new(frontends: Frontends, changes: watch::Receiver<u64>) -> Self {
+    pub(crate) fn new(frontends: watch::Receiver<Frontends>, changes: watch::Receiver<u64>) -> Self {
         Self { frontends, changes }
     }
 
@@ -111,13 +113,16 @@ impl Monitor {
     }
 
     pub(crate) fn backends(&self) -> BackendsHandle {
-        BackendsHandle::new(Arc::clone(&self.frontends))
+        BackendsHandle::new(self.frontends.clone())
     }
 
     /// The state of every frontend and backend as of now.
     #[must_use]
     pub fn status(&self) -> Status {
         let now = Instant::now().into_std();
-        Status { frontends: self.frontends.iter().map(|frontend| frontend.status(now)).collect() }
+        let frontends = Arc::clone(&self.frontends.borrow());
+        let shown = frontends.iter().map(|frontend| frontend.status(now));
+        // The control thread may not have seen the last connection end yet.
+        Status { frontends: shown.filter(|frontend| !frontend.leaving || frontend.connections > 0).collect() }
     }
 }

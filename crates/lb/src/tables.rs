@@ -59,9 +59,19 @@ impl Names {
     /// Begins a batch with the table and an empty [`WAYS`], in place of what an earlier process may have left.
     pub(crate) fn begin(&self, tie: Tie) -> Batch {
         let mut batch = Batch::begin(Family::Inet);
-        for name in [&self.rules, &self.flows] {
-            clear(&mut batch, name);
-        }
+        clear(&mut batch, &self.rules);
+        self.make(batch, tie)
+    }
+
+    /// The same in place of what this process has under this name.
+    pub(crate) fn begin_again(&self, tie: Tie) -> Batch {
+        // It is there, and belongs to this process: it can't be made once more without saying so.
+        let batch = self.remove_rules();
+        self.make(batch, tie)
+    }
+
+    fn make(&self, mut batch: Batch, tie: Tie) -> Batch {
+        clear(&mut batch, &self.flows);
         let flags = match tie {
             Tie::Owned => OWNER,
             Tie::Loose => 0,

@@ -1,84 +1,156 @@
 //! Accepting connections and carrying them: one task per listener, one per flow.
 
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tracing::warn;
 
 use crate::client::Client;
 use crate::drain::{Orders, Phase};
 use crate::lane::Lane;
-use crate::listen::{Accepted, Listener};
+use crate::listen::Listener;
 use crate::socket;
 
-/// Accepts on one listener until the balancer drains, and starts a flow for every connection.
-///
-/// Waits for a connection, then for room under the frontend's limit: so each listener may hold one accepted
-/// connection more, and the kernel's accept queue holds the rest. Not cancelled; it ends by order. On
-/// draining, connections that wait in the accept queue are taken over first, because closing a listener
-/// resets them.
-pub(crate) async fn accept(lane: Rc<Lane>, listener: Listener, mut orders: watch::Receiver<Orders>) {
-    let phase = {
-        let mut left = pin!(orders.wait_for(|orders| orders.phase != Phase::Running));
-        let mut turn = 0;
-        loop {
-            turn += 1;
-            if turn == ACCEPT_TURN {
-                turn = 0;
-                tokio::task::yield_now().await;
-            }
-            let accepted = tokio::select! {
-                biased;
-                orders = &mut left => break orders.map_or(Phase::Stopped, |orders| orders.phase),
-                accepted = poll_fn(|context| listener.poll_accept(context)) => accepted,
-            };
-            let next = async {
-                match accepted {
-                    Ok(accepted) => admit(&lane, accepted).await,
-                    Err(error) => recover(&lane, &error).await,
-                }
-            };
-            // A connection that waits for room when draining begins is reset: there is nowhere to keep it.
-            tokio::select! {
-                biased;
-                () = next => {}
-                orders = &mut left => break orders.map_or(Phase::Stopped, |orders| orders.phase),
-            }
+/// A listening socket at work, and whose connections it takes.
+#[derive(Debug)]
+pub(crate) struct Post {
+    listener: Listener,
+    lane: RefCell<Rc<Lane>>,
+    retired: Notify,
+}
+
+/// Why a listener is left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Left {
+    /// No frontend listens there any more.
+    Retired,
+    /// The balancer ends.
+    Ordered(Phase),
+}
+
+impl Post {
+    pub(crate) fn new(listener: Listener, lane: &Rc<Lane>) -> Self {
+        let post = Self { listener, lane: RefCell::new(Rc::clone(lane)), retired: Notify::new() };
+        post.assign(lane);
+        post
+    }
+
+    /// Gives this lane the connections that come from now on, with the socket options that it has now.
+    pub(crate) fn assign(&self, lane: &Rc<Lane>) {
+        self.lane.replace(Rc::clone(lane));
+        if let Err(error) = self.listener.tune(&lane.settings().timeouts) {
+            warn!(frontend = lane.shared.name, %error, "connections keep the timeouts of before: the kernel refuses others");
         }
-    };
-    if phase == Phase::Draining {
-        empty_queue(&lane, &listener);
+    }
+
+    /// Has it left, once what waits in its queue has been taken over.
+    pub(crate) fn retire(&self) {
+        self.retired.notify_one();
+    }
+
+    fn lane(&self) -> Rc<Lane> {
+        Rc::clone(&self.lane.borrow())
     }
 }
 
-/// Starts the flow of a connection once there is room for it.
-async fn admit(lane: &Rc<Lane>, accepted: Accepted) {
-    let Some(client) = Client::take(lane, accepted) else { return };
-    let room = &lane.shared.room;
-    let permit = match room.clone().try_acquire_owned() {
-        Ok(permit) => permit,
-        Err(_) => {
-            lane.shared.report_full();
-            // The semaphore lives as long as the lane and is never closed.
-            let Ok(permit) = room.clone().acquire_owned().await else { return };
-            permit
+/// Accepts on one listener until the balancer drains or nobody listens there any more, and starts a flow for every connection.
+///
+/// Waits for a connection, then for room under the frontend's limit: so each listener may hold one accepted
+/// connection more, and the kernel's accept queue holds the rest. Not cancelled; it ends by order. At its end,
+/// connections that wait in the accept queue are taken over first, because closing a listener resets them.
+pub(crate) async fn accept(post: Rc<Post>, orders: watch::Receiver<Orders>) {
+    let mut phases = orders.clone();
+    let mut left = pin!(async {
+        tokio::select! {
+            biased;
+            orders = phases.wait_for(|orders| orders.phase != Phase::Running) => {
+                Left::Ordered(orders.map_or(Phase::Stopped, |orders| orders.phase))
+            }
+            () = post.retired.notified() => Left::Retired,
+        }
+    });
+    let mut turn = 0;
+    let left = loop {
+        turn += 1;
+        if turn == ACCEPT_TURN {
+            turn = 0;
+            tokio::task::yield_now().await;
+        }
+        let accepted = tokio::select! {
+            biased;
+            left = &mut left => break left,
+            accepted = poll_fn(|context| post.listener.poll_accept(context)) => accepted,
+        };
+        let lane = post.lane();
+        let accepted = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => tokio::select! {
+                biased;
+                () = recover(&lane, &error) => continue,
+                left = &mut left => break left,
+            },
+        };
+        let Some(client) = Client::take(&lane, accepted) else { continue };
+        let Some(client) = start(&lane, client) else { continue };
+        lane.shared.report_full();
+        let mut waiting = Box::pin(wait_for_room(Rc::clone(&lane), client, orders.clone()));
+        tokio::select! {
+            biased;
+            () = &mut waiting => {}
+            left = &mut left => {
+                if left == Left::Retired {
+                    lane.tasks.spawn_local(waiting);
+                }
+                break left;
+            }
         }
     };
-    client.start(lane, permit);
+    match left {
+        Left::Ordered(Phase::Running | Phase::Stopped) => {}
+        Left::Ordered(Phase::Draining) => empty_queue(&post, None),
+        Left::Retired => empty_queue(&post, Some(&orders)),
+    }
 }
 
-/// Takes over what has been accepted by the kernel but not by us, then closes the listener.
-fn empty_queue(lane: &Rc<Lane>, listener: &Listener) {
-    // The kernel is asked, not the reactor: that learns of a connection only at its next turn.
-    while let Ok(accepted) = listener.accept_now() {
-        let Some(client) = Client::take(lane, accepted) else { continue };
-        // Without room the connection is reset: nothing would take it up later.
-        if let Ok(permit) = lane.shared.room.clone().try_acquire_owned() {
+/// Starts the flow of a connection, or gives it back if there is no room.
+fn start(lane: &Rc<Lane>, client: Client) -> Option<Client> {
+    match lane.shared.room.try_enter() {
+        Some(permit) => {
             client.start(lane, permit);
+            None
+        }
+        None => Some(client),
+    }
+}
+
+/// Starts the flow of a connection once there is room for it. If the balancer drains before, the connection is reset: there is
+/// nowhere to keep it.
+async fn wait_for_room(lane: Rc<Lane>, client: Client, mut orders: watch::Receiver<Orders>) {
+    tokio::select! {
+        // In this order: all flows are told once that the balancer stops, and none may begin afterwards.
+        biased;
+        // A sender that is gone says the same.
+        _ = orders.wait_for(|orders| orders.phase != Phase::Running) => {}
+        permit = lane.shared.room.enter() => client.start(&lane, permit),
+    }
+}
+
+/// Takes over what has been accepted by the kernel but not by us, before the listener is closed.
+///
+/// What there is no room for waits on, where the balancer does (`orders`): no more than the accept queue held. It is reset otherwise:
+/// nothing would take it up later.
+fn empty_queue(post: &Post, orders: Option<&watch::Receiver<Orders>>) {
+    let lane = post.lane();
+    // The kernel is asked, not the reactor: that learns of a connection only at its next turn.
+    while let Ok(accepted) = post.listener.accept_now() {
+        let Some(client) = Client::take(&lane, accepted) else { continue };
+        if let (Some(client), Some(orders)) = (start(&lane, client), orders) {
+            lane.tasks.spawn_local(wait_for_room(Rc::clone(&lane), client, orders.clone()));
         }
     }
 }

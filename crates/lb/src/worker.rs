@@ -11,15 +11,12 @@ use std::time::Duration;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
-use tokio_util::task::TaskTracker;
 
-use crate::Frontends;
 use crate::drain::{Orders, Phase};
-use crate::lane::{IDLE_PARTS, Kit, Lane};
-use crate::listen::Listener;
+use crate::floor::Floor;
+use crate::lane::Kit;
+use crate::layout::{Layout, Turn};
 use crate::reactor::Reactor;
-use crate::rebalance::LOOK;
-use crate::tcp;
 
 /// How often an accept loop or flow that found no free file descriptor looks again although no flow has
 /// ended: other parts of the process use descriptors too.
@@ -69,10 +66,10 @@ impl Drop for Waiting<'_> {
 /// Everything a worker thread starts with.
 #[derive(Debug)]
 pub(crate) struct Worker {
-    pub(crate) frontends: Frontends,
-    /// For each frontend its listeners.
-    pub(crate) listeners: Vec<Vec<TcpListener>>,
+    pub(crate) layout: Arc<Layout>,
+    pub(crate) listeners: Vec<TcpListener>,
     pub(crate) orders: watch::Receiver<Orders>,
+    pub(crate) turns: mpsc::Receiver<Turn>,
     pub(crate) starvation: Arc<Starvation>,
     /// Dropped when the worker has ended.
     pub(crate) alive: mpsc::Sender<Infallible>,
@@ -83,6 +80,7 @@ pub(crate) struct Worker {
 /// What woke a worker.
 enum Event {
     Orders { gone: bool },
+    Turn(Turn),
     Sweep,
     Idle,
 }
@@ -97,10 +95,10 @@ impl Worker {
             Err(error) => return drop(started.send(Err(error))),
         };
         runtime.block_on(async {
-            match self.lanes() {
-                Ok((lanes, tasks)) => {
+            match self.floor().await {
+                Ok(floor) => {
                     let _ = started.send(Ok(()));
-                    self.supervise(&lanes, &tasks).await;
+                    self.supervise(floor).await;
                 }
                 Err(error) => drop(started.send(Err(error))),
             }
@@ -108,51 +106,28 @@ impl Worker {
     }
 
     /// Starts accepting.
-    fn lanes(&mut self) -> io::Result<(Vec<Rc<Lane>>, TaskTracker)> {
-        let tasks = TaskTracker::new();
+    async fn floor(&mut self) -> io::Result<Floor> {
         let kit = Rc::new(Kit::new()?);
         tokio::task::spawn_local(watch_sockets(Rc::clone(&kit.reactor)));
-        let mut lanes = Vec::with_capacity(self.frontends.len());
-        for (shared, listeners) in self.frontends.iter().zip(std::mem::take(&mut self.listeners)) {
-            let lane = Rc::new(Lane::new(
-                Arc::clone(shared),
-                self.seed,
-                Rc::clone(&kit),
-                Arc::clone(&self.starvation),
-                tasks.clone(),
-            ));
-            let listens_nowhere = listeners.is_empty();
-            for listener in listeners {
-                let listener = Listener::new(listener, &kit.reactor)?;
-                tasks.spawn_local(tcp::accept(Rc::clone(&lane), listener, self.orders.clone()));
-            }
-            if listens_nowhere {
-                // A worker ends with its last task: one that listens nowhere has this, until it is told to stop.
-                let mut orders = self.orders.clone();
-                tasks.spawn_local(async move {
-                    // A sender that is gone says the same.
-                    let _ = orders.wait_for(|orders| orders.phase != Phase::Running).await;
-                });
-            }
-            lanes.push(lane);
-        }
-        tasks.close();
-        Ok((lanes, tasks))
+        let mut floor = Floor::new(kit, Arc::clone(&self.starvation), self.orders.clone(), self.seed);
+        floor.prepare(std::mem::take(&mut self.listeners))?;
+        floor.follow(&self.layout).await;
+        Ok(floor)
     }
 
-    /// Passes orders on to the flows, counts their silence, and joins them.
+    /// Passes orders on to the flows, has them accepted where the layout says, counts their silence, and joins them.
     ///
-    /// Waits for a change of the orders, the next count of silence, or the end of the last task. Not
+    /// Waits for a change of the orders, a turn, the next count of silence, or the end of the last task. Not
     /// cancelled.
-    async fn supervise(mut self, lanes: &[Rc<Lane>], tasks: &TaskTracker) {
+    async fn supervise(mut self, mut floor: Floor) {
+        let tasks = floor.tasks().clone();
         let mut seen = self.orders.borrow().clone();
-        let now = Instant::now();
-        let mut sweeps: Vec<_> = lanes.iter().map(|lane| Sweeps::new(Rc::clone(lane), now)).collect();
         loop {
-            let sweep = sweeps.iter().filter_map(Sweeps::next).min();
+            let sweep = floor.next_sweep();
             let event = tokio::select! {
                 biased;
                 changed = self.orders.changed() => Event::Orders { gone: changed.is_err() },
+                Some(turn) = self.turns.recv() => Event::Turn(turn),
                 () = tasks.wait() => Event::Idle,
                 () = until(sweep) => Event::Sweep,
             };
@@ -164,54 +139,21 @@ impl Worker {
                     if orders.phase == Phase::Stopped {
                         break;
                     }
-                    obey(lanes, &seen, &orders);
+                    obey(&floor, &seen, &orders);
                     seen = orders;
                 }
-                Event::Sweep => sweeps.iter_mut().for_each(|sweeps| sweeps.sweep(Instant::now())),
+                // Who asked may have stopped waiting.
+                Event::Turn(Turn::Prepare { listeners, done }) => drop(done.send(floor.prepare(listeners))),
+                Event::Turn(Turn::Follow { layout, done }) => {
+                    floor.follow(&layout).await;
+                    let _ = done.send(());
+                }
+                Event::Sweep => floor.sweep(Instant::now()),
             }
         }
-        lanes.iter().for_each(|lane| lane.end_all_flows());
+        floor.lanes().for_each(|lane| lane.end_all_flows());
         tasks.wait().await;
         drop(self.alive);
-    }
-}
-
-/// When the flows of a lane are looked at; never, where none of them ends by time.
-struct Sweeps {
-    lane: Rc<Lane>,
-    idle: Option<Instant>,
-    old: Option<Instant>,
-}
-
-impl Sweeps {
-    fn new(lane: Rc<Lane>, now: Instant) -> Self {
-        let mut sweeps = Self { lane, idle: None, old: None };
-        sweeps.idle = sweeps.idle_period().map(|period| now + period);
-        sweeps.old = sweeps.old_period().map(|period| now + period);
-        sweeps
-    }
-
-    fn idle_period(&self) -> Option<Duration> {
-        self.lane.shared.timeouts.idle.map(|idle| idle / u32::from(IDLE_PARTS))
-    }
-
-    fn old_period(&self) -> Option<Duration> {
-        self.lane.shared.timeouts.max_age.map(|_| LOOK)
-    }
-
-    fn next(&self) -> Option<Instant> {
-        self.idle.into_iter().chain(self.old).min()
-    }
-
-    fn sweep(&mut self, now: Instant) {
-        if self.idle.is_some_and(|due| due <= now) {
-            self.lane.end_idle_flows();
-            self.idle = self.idle_period().map(|period| now + period);
-        }
-        if self.old.is_some_and(|due| due <= now) {
-            self.lane.end_old_flows(now);
-            self.old = self.old_period().map(|period| now + period);
-        }
     }
 }
 
@@ -223,13 +165,12 @@ async fn watch_sockets(reactor: Rc<Reactor>) {
 }
 
 /// Tells the flows what has changed between two orders.
-fn obey(lanes: &[Rc<Lane>], before: &Orders, now: &Orders) {
-    if now.sheds != before.sheds {
-        for shed in &*now.shed {
-            lanes[shed.frontend].shed(shed);
+fn obey(floor: &Floor, before: &Orders, now: &Orders) {
+    for lane in floor.lanes() {
+        if now.sheds != before.sheds {
+            let own = now.shed.iter().filter(|shed| shed.frontend == lane.shared.id);
+            own.for_each(|shed| lane.shed(shed));
         }
-    }
-    for lane in lanes {
         if now.deaths != before.deaths {
             lane.end_flows_to_the_dead();
         }

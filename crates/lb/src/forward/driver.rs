@@ -64,14 +64,6 @@ impl Path {
         Ok(Self { made, table, set: None, grows: false })
     }
 
-    /// Where clients connect, in the form of addresses that are listened on.
-    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
-        let Forward { ips, port, .. } = &self.table.forward;
-        let any = [IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
-        let ips = if ips.is_empty() { &any } else { &ips[..] };
-        ips.iter().map(|ip| SocketAddr::new(*ip, *port)).collect()
-    }
-
     /// Has the rules say what the backends are now; true if some get no new connections any more.
     pub(crate) fn follow(
         &mut self,
@@ -84,7 +76,7 @@ impl Path {
         let shares: Vec<_> = shares.collect();
         self.grows = shares.iter().any(|(_, share)| *share < slow_start::WHOLE);
         let weighed = shares.iter().map(|(target, share)| (target.address, share.div_ceil(WEIGHT)));
-        let choice = Choice::new(shared.policy, weighed.collect());
+        let choice = Choice::new(shared.settings().policy, weighed.collect());
         if self.set.as_ref() == Some(&choice) {
             return Ok(false);
         }
@@ -113,6 +105,13 @@ impl Path {
 }
 
 impl Forward {
+    /// Where clients connect, in the form of addresses that are listened on.
+    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
+        let any = [IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+        let ips = if self.ips.is_empty() { &any } else { &self.ips[..] };
+        ips.iter().map(|ip| SocketAddr::new(*ip, self.port)).collect()
+    }
+
     /// The setting by which this host doesn't pass packets on that go to others, if there is one: in the calling thread's network
     /// namespace.
     #[must_use]
@@ -195,8 +194,9 @@ impl Driver {
             }
             dead = now;
             if orders.moves != seen.moves {
-                let gone =
-                    |shared: &Shared, ip| shared.virtual_ips.contains(&ip) && !orders.held.contains(&ip);
+                let gone = |shared: &Shared, ip| {
+                    shared.settings().virtual_ips.contains(&ip) && !orders.held.contains(&ip)
+                };
                 self.forget(memory, false, |shared, _, flow| gone(shared, flow.wanted.ip()));
             }
             seen = orders;

@@ -152,3 +152,16 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn another_check_begins_anew_and_the_backend_is_held_for_what_it_was_until_its_first_answer() {
+    let mut machine = Machine::anew(5, 5, Dead, start());
+    assert_eq!(machine.health(), Dead);
+    assert_eq!(machine.observe(&observation(Nothing), start()), None, "nothing new");
+
+    let mut machine = Machine::anew(5, 5, Draining, start());
+    assert_eq!(machine.observe(&observation(Answer::NotAsked), start()), None);
+    let flip = machine.observe(&observation(Answer::Ready), start()).unwrap();
+    assert_eq!((flip.from, flip.to), (Draining, Health::Ready));
+    assert_eq!(machine.observe(&observation(Nothing), start()), None, "from then on it takes five");
+}

@@ -1,7 +1,6 @@
-use tokio::sync::Notify;
-
 use super::*;
 use crate::config::{Check, CheckKind, Frontend, Limits, Listen, Policy, Timeouts};
+use crate::frontend::Bells;
 
 /// With its two counts of references it makes 96 bytes of an idle connection's memory.
 #[test]
@@ -28,7 +27,8 @@ fn lane(seed: u64) -> (Rc<Lane>, Instant) {
         access_log: false,
     };
     let now = Instant::now();
-    let shared = Shared::new(&frontend, Vec::new(), Arc::new(Notify::new()), Arc::default(), now.into_std());
+    let settings = Arc::new(Settings::new(&frontend, Vec::new(), None));
+    let shared = Shared::new(1, &frontend, settings, Bells::default(), now.into_std());
     let kit = Rc::new(Kit::new().unwrap());
     let lane = Lane::new(Arc::new(shared), seed, kit, Arc::default(), TaskTracker::new());
     let began = lane.clock.began;
@@ -85,4 +85,51 @@ async fn a_flow_that_was_silent_while_it_was_young_may_talk_when_it_is_old() {
         told.look(&entry, seconds);
     }
     assert_eq!(told.0, None, "two silent looks are no silence");
+}
+
+/// When two flows that were opened at the beginning are told to end, one silent and one that talks, if their age becomes `age` after a
+/// minute.
+fn ends(seed: u64, age: Duration) -> [(u64, End); 2] {
+    let (lane, began) = lane(seed);
+    let (silent, talking) = (lane.enter(None, None), lane.enter(None, None));
+    let mut told = [Told::default(), Told::default()];
+    for seconds in 1..=1000 {
+        let now = began + Duration::from_secs(seconds);
+        talking.record.said(1);
+        lane.end_old_flows(now);
+        if seconds == 60 {
+            lane.set_max_age(Some(MaxAge::new(age)), now);
+        }
+        told.iter_mut().zip([&silent, &talking]).for_each(|(told, entry)| told.look(entry, seconds));
+    }
+    told.map(|told| told.0.unwrap())
+}
+
+#[tokio::test]
+async fn another_age_counts_from_a_flows_beginning_and_leaves_time_for_a_silence() {
+    for seed in 0..20 {
+        let [silent, talking] = ends(seed, Duration::from_secs(300));
+        assert!(silent.1 == End::Aged && (268..=338).contains(&silent.0), "seed {seed}: {silent:?}");
+        assert!(talking.1 == End::Overdue && (340..=412).contains(&talking.0), "seed {seed}: {talking:?}");
+        // They have lasted for longer.
+        let [silent, talking] = ends(seed, Duration::from_secs(40));
+        assert!(silent.1 == End::Aged && (61..=73).contains(&silent.0), "seed {seed}: {silent:?}");
+        assert!(talking.1 == End::Overdue && (69..=81).contains(&talking.0), "seed {seed}: {talking:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_age_that_did_not_count_before_counts_from_now_on() {
+    let (lane, began) = lane(1);
+    lane.set_max_age(None, began);
+    let entry = lane.enter(None, None);
+    lane.end_old_flows(began + Duration::from_secs(500));
+    lane.set_max_age(Some(MaxAge::new(Duration::from_secs(100))), began + Duration::from_secs(500));
+    let mut told = Told::default();
+    for seconds in 501..=700 {
+        lane.end_old_flows(began + Duration::from_secs(seconds));
+        told.look(&entry, seconds);
+    }
+    let told = told.0.unwrap();
+    assert!(told.1 == End::Aged && (590..=615).contains(&told.0), "{told:?}");
 }

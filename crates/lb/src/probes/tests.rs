@@ -9,6 +9,7 @@ use tokio::time::{Instant, timeout};
 
 use super::*;
 use crate::config::{Backend, Check, CheckKind, Frontend, Limits, Listen, Policy, Timeouts};
+use crate::frontend::{Bells, Settings};
 use crate::health::Health;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -48,17 +49,12 @@ fn frontend(kind: CheckKind) -> Frontend {
 /// Swaps the one backend `swaps` times, each time until it has been judged, then takes it away.
 async fn churn(kind: CheckKind, swaps: usize) -> (Probes, Vec<Weak<Target>>) {
     let servers = [server().await, server().await, server().await];
-    let (frontend, review) = (frontend(kind), Arc::new(Notify::new()));
-    let shared = Arc::new(Shared::new(
-        &frontend,
-        Vec::new(),
-        Arc::clone(&review),
-        Arc::default(),
-        Instant::now().into_std(),
-    ));
+    let (frontend, bells) = (frontend(kind), Bells::default());
+    let settings = Arc::new(Settings::new(&frontend, Vec::new(), None));
+    let shared = Arc::new(Shared::new(1, &frontend, settings, bells.clone(), Instant::now().into_std()));
     let board = Rc::new(Board::new(vec![Arc::clone(&shared)].into()));
-    let plans = vec![Plan::new(&frontend).unwrap()];
-    let mut probes = Probes::start(board, plans, review, Rng::with_seed(1));
+    let mut probes = Probes::new(board, bells.review, Rng::with_seed(1));
+    probes.plan(&shared, Plan::new(&frontend).unwrap());
     let mut seen = Vec::new();
     for turn in 0..swaps {
         let now = Instant::now().into_std();

@@ -54,6 +54,14 @@ impl Table {
         Ok(Self { socket, name: name.to_owned() })
     }
 
+    /// Puts another of the same name in its place at once.
+    ///
+    /// # Errors
+    /// The kernel refuses it. The one that is there stays.
+    pub(crate) fn replace(&self, batch: impl Fn(Tie) -> Batch) -> Result<(), Error> {
+        carry_out(&self.socket, &self.name, batch).map(drop)
+    }
+
     /// Has something changed.
     pub(crate) fn change(&self, batch: &Batch) -> Result<(), Error> {
         self.socket.exchange(batch).map_err(|refusal| meaning(refusal, &self.name))

@@ -5,6 +5,7 @@
 #![expect(clippy::print_stderr, reason = "a skipped test says so")]
 #![expect(clippy::unwrap_used, reason = "a test's helpers fail the test")]
 
+mod changes;
 mod datagrams;
 mod ended;
 mod forwarded;

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "all of this is test code, helpers included")]
 
 mod ages;
+mod apply;
 mod backends;
 mod checks;
 mod choice;

@@ -44,6 +44,7 @@ pub(super) struct File {
     pub(super) health_check: Option<HealthCheck>,
     pub(super) workers: Option<usize>,
     pub(super) drain_timeout: Option<String>,
+    pub(super) reload_on_change: Option<bool>,
     pub(super) socket: Option<String>,
     #[serde(default, deserialize_with = "listener")]
     pub(super) metrics: Option<String>,

@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub(crate) use self::diagnostic::{Diagnostic, Severity};
+pub(crate) use self::source::Text;
 
 /// Where the status socket is, unless the file or the command line says otherwise.
 pub(crate) const SOCKET_DEFAULT: &str = "/run/vipd/vipd.sock";
@@ -51,6 +52,8 @@ pub(crate) struct Config {
     pub(crate) health: Option<SocketAddr>,
     /// How long open connections may go on after a stop was asked for.
     pub(crate) drain_timeout: Duration,
+    /// Whether the file is read again when it has changed, and not at SIGHUP alone.
+    pub(crate) reload_on_change: bool,
 }
 
 /// Virtual addresses that move together.
@@ -161,7 +164,18 @@ pub(crate) struct Overrides {
 /// # Errors
 /// Every finding (warnings too) where at least one of them is an error.
 pub(crate) fn load(file: &Path, overrides: Overrides) -> Result<(Config, Vec<Diagnostic>), Vec<Diagnostic>> {
-    let text = source::Text::read(file).map_err(|finding| vec![*finding])?;
+    let text = Text::read(file).map_err(|finding| vec![*finding])?;
+    load_text(text, overrides)
+}
+
+/// The same with a text that has been read.
+///
+/// # Errors
+/// As for [`load`].
+pub(crate) fn load_text(
+    text: Text,
+    overrides: Overrides,
+) -> Result<(Config, Vec<Diagnostic>), Vec<Diagnostic>> {
     let mirror = parse::parse(&text).map_err(|finding| vec![*finding])?;
     build::build(&source::Source::Text(text), mirror, overrides)
 }

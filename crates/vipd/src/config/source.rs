@@ -93,8 +93,8 @@ impl Names {
 }
 
 /// A configuration file's name and text.
-#[derive(Debug)]
-pub(super) struct Text {
+#[derive(Clone, Debug)]
+pub(crate) struct Text {
     pub(super) file: PathBuf,
     pub(super) text: String,
 }
@@ -104,7 +104,7 @@ impl Text {
     ///
     /// # Errors
     /// A finding that says why the file can't be read, and what to do.
-    pub(super) fn read(file: &Path) -> Result<Self, Box<Diagnostic>> {
+    pub(crate) fn read(file: &Path) -> Result<Self, Box<Diagnostic>> {
         let fail = |message: String, help: &str| Box::new(Diagnostic::about_file(file, message, help));
         let metadata = fs::metadata(file).map_err(|error| {
             let help = if error.kind() == io::ErrorKind::NotFound {
@@ -133,6 +133,11 @@ impl Text {
             )
         })?;
         Ok(Self { file: file.to_owned(), text })
+    }
+
+    /// The text.
+    pub(crate) fn as_str(&self) -> &str {
+        &self.text
     }
 
     /// Makes a finding at a place.

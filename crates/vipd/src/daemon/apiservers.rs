@@ -1,6 +1,7 @@
 //! The control plane's apiservers, where an election by Lease knows them: as backends of the balancer, or, without one, as a
 //! reason to leave the lead to a node whose apiserver is well.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
@@ -12,6 +13,9 @@ use tracing::warn;
 /// The name of the frontend that listens nowhere, and only judges.
 const CHECK: &str = "health check";
 
+/// The frontends whose backends are discovered, with the port of these and what they had beforehand.
+pub(super) type Discovered = BTreeMap<String, (u16, Vec<Backend>)>;
+
 /// What an election by Lease is told of apiservers, and by what names.
 pub(super) struct Apiservers {
     me: NodeId,
@@ -20,8 +24,8 @@ pub(super) struct Apiservers {
     known: Vec<SocketAddr>,
     /// The port of those that are discovered.
     port: u16,
-    /// The frontends whose backends are discovered, with the port of these and what they had beforehand.
-    discovered: BTreeMap<String, (u16, Vec<Backend>)>,
+    /// Of the event loop alone.
+    discovered: RefCell<Discovered>,
     prefers_ipv4: bool,
     /// Addresses that are no apiserver's own: the virtual ones.
     never: BTreeSet<IpAddr>,
@@ -42,17 +46,12 @@ impl Apiservers {
         balancer: Option<&crate::config::Balancer>,
         prefers_ipv4: bool,
     ) -> Self {
-        let before = |name: &String| -> Vec<Backend> {
-            let frontends = balancer.iter().flat_map(|balancer| &balancer.config.frontends);
-            frontends.filter(|frontend| frontend.name == *name).flat_map(|it| it.backends.clone()).collect()
-        };
-        let discovered = balancer.iter().flat_map(|balancer| &balancer.discovered);
         Self {
             me: config.me.clone(),
             own: config.access.own,
             known: config.access.servers.clone(),
             port: config.access.port,
-            discovered: discovered.map(|(name, port)| (name.clone(), (*port, before(name)))).collect(),
+            discovered: RefCell::new(balancer.map(discovered).unwrap_or_default()),
             prefers_ipv4,
             never: config.access.never.clone(),
         }
@@ -70,6 +69,22 @@ impl Apiservers {
         config
     }
 
+    /// Gives a configuration of the balancer, which isn't in force yet, the backends that follow from the control plane.
+    pub(super) fn fill(&self, balancer: &mut crate::config::Balancer, known: &ControlPlane) -> Discovered {
+        let discovered = discovered(balancer);
+        for frontend in &mut balancer.config.frontends {
+            if let Some((port, before)) = discovered.get(&frontend.name) {
+                frontend.backends = self.balanced(known, *port, before);
+            }
+        }
+        discovered
+    }
+
+    /// Notes whose backends are discovered from now on.
+    pub(super) fn discover(&self, discovered: Discovered) {
+        self.discovered.replace(discovered);
+    }
+
     /// Gives the balancer, or the check, the backends that follow from the control plane.
     pub(super) fn tell(
         &self,
@@ -78,12 +93,17 @@ impl Apiservers {
         check: Option<&lb::Balancer>,
     ) {
         if let Some(balancer) = balancer {
-            for (name, (port, before)) in &self.discovered {
-                set(balancer, name, self.balanced(known, *port, before));
-            }
+            self.tell_balancer(known, &balancer.backends());
         }
         if let Some(check) = check {
-            set(check, CHECK, self.judged(known));
+            set(&check.backends(), CHECK, self.judged(known));
+        }
+    }
+
+    /// Gives the balancer its backends.
+    pub(super) fn tell_balancer(&self, known: &ControlPlane, balancer: &lb::BackendsHandle) {
+        for (name, (port, before)) in &*self.discovered.borrow() {
+            set(balancer, name, self.balanced(known, *port, before));
         }
     }
 
@@ -151,8 +171,17 @@ fn judge() -> lb::Frontend {
     }
 }
 
-fn set(balancer: &lb::Balancer, frontend: &str, backends: Vec<Backend>) {
-    if let Err(error) = balancer.backends().set(frontend, backends) {
+/// What a file says of the frontends whose backends are discovered.
+fn discovered(balancer: &crate::config::Balancer) -> Discovered {
+    let before = |name: &String| -> Vec<Backend> {
+        let named = balancer.config.frontends.iter().filter(|frontend| frontend.name == *name);
+        named.flat_map(|frontend| frontend.backends.clone()).collect()
+    };
+    balancer.discovered.iter().map(|(name, port)| (name.clone(), (*port, before(name)))).collect()
+}
+
+fn set(balancer: &lb::BackendsHandle, frontend: &str, backends: Vec<Backend>) {
+    if let Err(error) = balancer.set(frontend, backends) {
         warn!(%error, frontend, "the control-plane nodes can't be its backends; those it has stay");
     }
 }

@@ -13,6 +13,7 @@
 mod apiservers;
 mod bootstrap;
 pub(crate) mod clients;
+mod file_watch;
 mod heart;
 pub(crate) mod interface;
 mod kube_vip;
@@ -261,8 +262,9 @@ async fn run(
     }
     let (heart, pulse) = Heart::new(config.vips.first().and_then(Vip::timing));
     let work = async {
+        let watch = config.reload_on_change;
         let mut parts = Parts::start(config, is_locked, pulse).await?;
-        let reloading = spawn_local(reload.follow(parts.backends()));
+        let reloading = spawn_local(reload.follow(parts.adjustable(), watch));
         let following = (!names.is_empty()).then(|| spawn_local(names::follow(names)));
         let outcome = wiring::run(&mut parts, &mut signals).await;
         for task in following.into_iter().chain([reloading]) {

@@ -1,8 +1,10 @@
 //! The running parts: started in an order in which each can fail without leaving anything behind, stopped in reverse.
 
-use std::collections::BTreeSet;
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -16,6 +18,7 @@ use super::apiservers::Apiservers;
 use super::clients::Ports;
 use super::clients::ended::Ended;
 use super::owner::{Farewell, Owner};
+use super::reload::{Adjustable, Running};
 use super::witness::Witness;
 use crate::command::{self, Desk};
 use crate::config::{Config, Election, Vip};
@@ -34,7 +37,7 @@ pub(crate) struct Parts {
     ended: Option<Ended>,
     pub(crate) health_check: Option<lb::Balancer>,
     /// What the election knows of apiservers, where it does.
-    pub(super) apiservers: Option<Apiservers>,
+    pub(super) apiservers: Option<Rc<Apiservers>>,
     /// Tells the balancer which addresses are on this node.
     pub(super) held: watch::Sender<BTreeSet<IpAddr>>,
     /// Whether this process's memory stays in RAM.
@@ -45,7 +48,9 @@ pub(crate) struct Parts {
     command_task: Option<JoinHandle<()>>,
     web: Option<web::Server>,
     socket: PathBuf,
-    drain_timeout: Duration,
+    drain_timeout: Rc<Cell<Duration>>,
+    /// From ports that the balancer listens on to those that clients connect to.
+    redirected: watch::Sender<BTreeMap<u16, u16>>,
 }
 
 impl Parts {
@@ -56,7 +61,9 @@ impl Parts {
     pub(super) async fn start(config: Config, memory_locked: bool, pulse: Pulse) -> anyhow::Result<Self> {
         let (held, held_seen) = watch::channel(BTreeSet::new());
         let node = config.node;
-        let ports = config.balancer.as_ref().map(ports).unwrap_or_default();
+        let redirected = watch::Sender::new(config.balancer.as_ref().map(redirected).unwrap_or_default());
+        let forwarded = config.balancer.as_ref().map(forwarded).unwrap_or_default();
+        let ports = Ports { redirected: redirected.subscribe(), forwarded };
         let mut apiservers = config.vips.first().and_then(|vip| apiservers(vip, config.balancer.as_ref()));
         let health_check = match &mut apiservers {
             Some(apiservers) if config.balancer.is_none() => Some(apiservers.check(config.health_check)),
@@ -94,7 +101,7 @@ impl Parts {
             balancer,
             ended,
             health_check,
-            apiservers,
+            apiservers: apiservers.map(Rc::new),
             held,
             memory_locked,
             stopping: watch::Sender::new(false),
@@ -102,7 +109,8 @@ impl Parts {
             command_task: None,
             web: None,
             socket: config.socket,
-            drain_timeout: config.drain_timeout,
+            drain_timeout: Rc::new(Cell::new(config.drain_timeout)),
+            redirected,
         };
         let desk = Desk::new(node.clone(), &parts.owners, parts.balancer.as_ref());
         let reporter = Reporter::new(node, &parts, pulse.clone());
@@ -140,9 +148,22 @@ impl Parts {
         }
     }
 
-    /// What changes the backends of the balancer, where there is one.
-    pub(super) fn backends(&self) -> Option<lb::BackendsHandle> {
-        self.balancer.as_ref().map(lb::Balancer::backends)
+    /// What of all this can change while it runs.
+    pub(super) fn adjustable(&self) -> Adjustable {
+        let control_plane = self.owners.first().and_then(|owner| owner.monitor.control_plane());
+        let running = |balancer: &lb::Balancer| Running {
+            configuration: balancer.configuration(),
+            backends: balancer.backends(),
+            discovery: self.apiservers.clone().zip(control_plane),
+        };
+        // Where an election by Lease says whose apiserver is asked, the file says the least of it.
+        let check = self.health_check.as_ref().filter(|_| self.apiservers.is_none());
+        Adjustable {
+            balancer: self.balancer.as_ref().map(running),
+            health_check: check.map(lb::Balancer::configuration),
+            drain_timeout: Rc::clone(&self.drain_timeout),
+            redirected: self.redirected.clone(),
+        }
     }
 
     /// Stops everything: the address has been given up before; open connections get their time; then the tasks end.
@@ -154,7 +175,7 @@ impl Parts {
         self.held.send_if_modified(|held| !std::mem::take(held).is_empty());
         let drain = async {
             for balancer in self.balancer.take().into_iter().chain(self.health_check.take()) {
-                let drained = balancer.drain(self.drain_timeout).await;
+                let drained = balancer.drain(self.drain_timeout.get()).await;
                 info!(reset = drained.reset, "connections drained");
             }
         };
@@ -181,19 +202,34 @@ impl Parts {
     }
 }
 
-/// The ports that the kernel does something with.
-fn ports(balancer: &crate::config::Balancer) -> Ports {
-    let mut ports = Ports::default();
-    for frontend in &balancer.config.frontends {
-        match &frontend.listen {
-            lb::Listen::Redirected { port, own, .. } => drop(ports.redirected.insert(*own, *port)),
-            // Clients of datagrams notice nothing of a move.
-            lb::Listen::Forwarded(forward) if forward.protocol == lb::forward::Protocol::Udp => {}
-            lb::Listen::Forwarded(forward) => ports.forwarded.push(forward.port),
-            lb::Listen::Any { .. } | lb::Listen::Addresses { .. } | lb::Listen::Nowhere => {}
-        }
-    }
-    ports
+/// The ports that the kernel redirects: from where the balancer listens to where clients connect.
+pub(super) fn redirected(balancer: &crate::config::Balancer) -> BTreeMap<u16, u16> {
+    let ports = balancer.config.frontends.iter().filter_map(|frontend| match frontend.listen {
+        lb::Listen::Redirected { port, own, .. } => Some((own, port)),
+        lb::Listen::Any { .. }
+        | lb::Listen::Addresses { .. }
+        | lb::Listen::Forwarded(_)
+        | lb::Listen::Nowhere => None,
+    });
+    ports.collect()
+}
+
+/// The ports whose connections the kernel leads to backends by itself. Clients of datagrams notice nothing of a move.
+fn forwarded(balancer: &crate::config::Balancer) -> Vec<u16> {
+    let ports = balancer.config.frontends.iter().filter_map(|frontend| match &frontend.listen {
+        lb::Listen::Forwarded(forward) if forward.protocol == lb::forward::Protocol::Udp => None,
+        lb::Listen::Forwarded(forward) => Some(forward.port),
+        lb::Listen::Any { .. }
+        | lb::Listen::Addresses { .. }
+        | lb::Listen::Redirected { .. }
+        | lb::Listen::Nowhere => None,
+    });
+    ports.collect()
+}
+
+/// The ports that it listens on.
+pub(super) fn listening(balancer: &crate::config::Balancer) -> BTreeSet<u16> {
+    balancer.config.frontends.iter().filter_map(|frontend| frontend.listen.own_port()).collect()
 }
 
 /// What an election by Lease will know of apiservers.

@@ -36,7 +36,7 @@ pub(super) async fn run(parts: &mut Parts, signals: &mut Signals) -> anyhow::Res
     let common = Common {
         balancer: balancer.as_ref(),
         health_check: health_check.as_ref(),
-        apiservers: apiservers.as_ref(),
+        apiservers: apiservers.as_deref(),
         held,
         stopping,
     };

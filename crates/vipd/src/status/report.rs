@@ -57,6 +57,9 @@ pub(crate) struct MainLoop {
 pub(crate) struct Frontend {
     /// Its name.
     pub(crate) name: String,
+    /// It is no part of the configuration any more; its connections go on.
+    #[serde(default)]
+    pub(crate) leaving: bool,
     /// Where it listens.
     pub(crate) listen: Vec<String>,
     /// The port of the same addresses that clients connect to, where the kernel redirects that.
@@ -212,6 +215,7 @@ fn main_loop(told: &Punctuality, realtime: bool) -> MainLoop {
 fn frontend(status: &lb::FrontendStatus, now: Instant) -> Frontend {
     Frontend {
         name: status.name.clone(),
+        leaving: status.leaving,
         listen: status.listen.iter().map(ToString::to_string).collect(),
         redirected: status.redirected,
         forwarded: status.forwarded,

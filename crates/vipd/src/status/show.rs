@@ -165,10 +165,13 @@ fn write_lease(out: &mut String, lease: &Lease) {
 }
 
 fn write_frontend(out: &mut String, frontend: &Frontend) {
-    let Frontend { name, listen, redirected, forwarded, connections, backends, .. } = frontend;
+    let Frontend { name, leaving, listen, redirected, forwarded, connections, backends, .. } = frontend;
     let from = redirected.map(|port| format!(", redirected from port {port}")).unwrap_or_default();
     let by = if *forwarded { " in the kernel" } else { "" };
-    let _ = writeln!(out, "balancer   {name} on {}{from}{by}: {connections} open", listen.join(", "));
+    let listen = listen.join(", ");
+    let at =
+        if *leaving { "no more in the configuration".to_owned() } else { format!("on {listen}{from}{by}") };
+    let _ = writeln!(out, "balancer   {name} {at}: {connections} open");
     for backend in backends {
         let Backend { name, address, health, share_percent, drained, cordoned, .. } = backend;
         let Backend { connections, total, last_error, .. } = backend;

@@ -1,19 +1,15 @@
 //! An owner that is held (SIGSTOP) beyond its lease, and goes on: it says nothing of the address before it has asked its peers.
 
-use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::fd::AsFd;
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::time::Instant;
 use vip::arp;
 
-use super::rig::{Daemon, Enclosed, PATIENCE};
+use super::rig::{Daemon, Enclosed, PATIENCE, Place};
 
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 162);
 
@@ -26,67 +22,13 @@ const ANNOUNCED: Duration = Duration::from_secs(5);
 /// How long an answer is waited for, three times asked.
 const ANSWER: Duration = Duration::from_millis(200);
 
-/// A network namespace that lives as long as this.
-struct Place {
-    keeper: Child,
-}
-
-impl Place {
-    fn new() -> Self {
-        let mut keeper = Command::new("unshare")
-            .args(["--net", "sh", "-c", "echo; exec cat"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        // What it says, it says inside.
-        keeper.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
-        Self { keeper }
-    }
-
-    fn pid(&self) -> String {
-        self.keeper.id().to_string()
-    }
-
-    fn ip(&self, words: &str) {
-        let mut command = Command::new("nsenter");
-        command.args(["--net", "--target", &self.pid(), "ip"]).args(words.split(' '));
-        assert!(command.status().unwrap().success(), "ip {words}");
-    }
-
-    /// Runs this on a thread of its own inside.
-    fn enter<R: Send>(&self, inside: impl FnOnce() -> R + Send) -> R {
-        let namespace = File::open(format!("/proc/{}/ns/net", self.pid())).unwrap();
-        std::thread::scope(|scope| {
-            let thread = scope.spawn(|| {
-                move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
-                inside()
-            });
-            thread.join().unwrap()
-        })
-    }
-
-    /// Whether anybody on the other end of the wire answers for the address.
-    fn is_answered(&self) -> bool {
-        self.enter(|| {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            let owner = vip::probe::owner_of("eth0", IpAddr::V4(VIP), ANSWER);
-            runtime.block_on(owner).unwrap().is_some()
-        })
-    }
-
-    fn launch(&self, name: &str, config: &str) -> Daemon {
-        let mut command = Command::new("nsenter");
-        command.args(["--net", "--target", &self.pid(), env!("CARGO_BIN_EXE_vipd")]);
-        Daemon::run(command, name, config, &[])
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let _ = self.keeper.kill();
-        let _ = self.keeper.wait();
-    }
+/// Whether anybody on the other end of the wire answers for the address.
+fn is_answered(place: &Place) -> bool {
+    place.enter(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let owner = vip::probe::owner_of("eth0", IpAddr::V4(VIP), ANSWER);
+        runtime.block_on(owner).unwrap().is_some()
+    })
 }
 
 /// The ARP frames that come in.
@@ -157,13 +99,13 @@ fn an_owner_that_was_held_beyond_its_lease_says_nothing_of_the_address_before_it
     owner.read_until("peer heard");
     voter.read_until("follows");
     let mut ears = Ears::at(far);
-    assert!(far.is_answered(), "the owner answers");
+    assert!(is_answered(far), "the owner answers");
     assert!(!ears.claims().is_empty(), "and is heard");
 
     signal(&owner, Signal::STOP);
     let held = Instant::now();
     // The kernel falls silent at the lease's end; announcements become due that nobody sends.
-    while far.is_answered() || claimed.elapsed() < ANNOUNCED + ANSWER {
+    while is_answered(far) || claimed.elapsed() < ANNOUNCED + ANSWER {
         assert!(held.elapsed() < PATIENCE, "a held owner answers on and on");
     }
     // Whom it would ask is held, too: until that one goes on, there is no new lease.
@@ -173,7 +115,7 @@ fn an_owner_that_was_held_beyond_its_lease_says_nothing_of_the_address_before_it
     owner.read_until("released the virtual IP");
     let went_on = Instant::now();
     while went_on.elapsed() < Duration::from_secs(2) {
-        assert!(!far.is_answered(), "it answers without a lease");
+        assert!(!is_answered(far), "it answers without a lease");
         assert_eq!(state(&owner), "standby");
     }
     assert_eq!(ears.claims(), []);

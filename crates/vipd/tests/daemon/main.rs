@@ -17,6 +17,7 @@ mod memory;
 mod openmetrics;
 mod reload;
 mod rig;
+mod traffic;
 mod unfit;
 mod unread;
 mod web;

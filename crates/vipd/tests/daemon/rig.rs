@@ -1,12 +1,15 @@
 //! Starting a vipd and its backends, and asking it by HTTP.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::thread;
 use std::time::Duration;
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// Longer than anything here takes on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -152,6 +155,60 @@ impl Enclosed {
         }
         command.arg(env!("CARGO_BIN_EXE_vipd"));
         Daemon::run(command, name, config, &[])
+    }
+}
+
+/// A network namespace that lives as long as this.
+pub(crate) struct Place {
+    keeper: Child,
+}
+
+impl Place {
+    pub(crate) fn new() -> Self {
+        let mut keeper = Command::new("unshare")
+            .args(["--net", "sh", "-c", "echo; exec cat"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // What it says, it says inside.
+        keeper.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+        Self { keeper }
+    }
+
+    pub(crate) fn pid(&self) -> String {
+        self.keeper.id().to_string()
+    }
+
+    pub(crate) fn ip(&self, words: &str) {
+        let mut command = Command::new("nsenter");
+        command.args(["--net", "--target", &self.pid(), "ip"]).args(words.split(' '));
+        assert!(command.status().unwrap().success(), "ip {words}");
+    }
+
+    /// Runs this on a thread of its own inside.
+    pub(crate) fn enter<R: Send>(&self, inside: impl FnOnce() -> R + Send) -> R {
+        let namespace = File::open(format!("/proc/{}/ns/net", self.pid())).unwrap();
+        thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+                inside()
+            });
+            thread.join().unwrap()
+        })
+    }
+
+    pub(crate) fn launch(&self, name: &str, config: &str) -> Daemon {
+        let mut command = Command::new("nsenter");
+        command.args(["--net", "--target", &self.pid(), env!("CARGO_BIN_EXE_vipd")]);
+        Daemon::run(command, name, config, &[])
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = self.keeper.kill();
+        let _ = self.keeper.wait();
     }
 }
 

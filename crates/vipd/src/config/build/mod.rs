@@ -77,10 +77,19 @@ pub(super) fn build(
         return Err(findings);
     }
     let web::Web { metrics, health } = web;
-    Ok((
-        Config { node, vips, witnesses, balancer, health_check, socket, metrics, health, drain_timeout },
-        findings,
-    ))
+    let config = Config {
+        node,
+        vips,
+        witnesses,
+        balancer,
+        health_check,
+        socket,
+        metrics,
+        health,
+        drain_timeout,
+        reload_on_change: file.reload_on_change == Some(true),
+    };
+    Ok((config, findings))
 }
 
 /// What this host is in each election: one that may have the addresses, or a witness.

@@ -60,10 +60,10 @@ pub(crate) struct Done {
 }
 
 /// Ports of the balancer, as the kernel has them.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Ports {
     /// From those that the balancer listens on to those that clients connect to and the kernel redirects.
-    pub(super) redirected: BTreeMap<u16, u16>,
+    pub(super) redirected: watch::Receiver<BTreeMap<u16, u16>>,
     /// Those whose connections the kernel leads to backends by itself.
     pub(super) forwarded: Vec<u16>,
 }
@@ -139,7 +139,7 @@ const UNLISTED: &str = "the kernel doesn't tell who is connected (CONFIG_INET_DI
 struct View {
     vips: Vec<IpAddr>,
     /// From the port of the balancer's socket to the one that the kernel redirects there.
-    ports: BTreeMap<u16, u16>,
+    ports: watch::Receiver<BTreeMap<u16, u16>>,
 }
 
 impl View {
@@ -148,8 +148,9 @@ impl View {
         if self.vips.contains(&found.client().ip()) {
             return None;
         }
-        let Some(port) = self.ports.get(&found.server().port()) else { return Some(found) };
-        Connection::new(found.client(), SocketAddr::new(found.server().ip(), *port))
+        let port = self.ports.borrow().get(&found.server().port()).copied();
+        let Some(port) = port else { return Some(found) };
+        Connection::new(found.client(), SocketAddr::new(found.server().ip(), port))
     }
 
     /// What a predecessor told: only what concerns the virtual addresses is believed.
@@ -283,7 +284,7 @@ mod tests {
 
     fn view() -> View {
         let vips = ["10.0.0.162", "fd00::162"].map(|vip| vip.parse().unwrap());
-        View { vips: vips.to_vec(), ports: BTreeMap::from([(16443, 6443)]) }
+        View { vips: vips.to_vec(), ports: watch::Sender::new(BTreeMap::from([(16443, 6443)])).subscribe() }
     }
 
     #[test]

@@ -27,6 +27,7 @@ fn frontend(name: &str, port: u16) -> Frontend {
     };
     Frontend {
         name: name.to_owned(),
+        leaving: false,
         listen: vec![format!("[::]:{port}")],
         redirected: None,
         forwarded: false,
