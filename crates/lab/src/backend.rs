@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -27,7 +27,7 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What every connection needs to know.
 #[derive(Debug)]
-struct Answers {
+pub(crate) struct Answers {
     node: String,
     ready: AtomicBool,
 }
@@ -40,7 +40,7 @@ pub async fn serve(listen: SocketAddr, node: String, certificates: &Path) -> Res
     let tls = TlsAcceptor::from(Pki::open(certificates).server()?);
     let listener =
         TcpListener::bind(listen).await.with_context(|| format!("failed to listen on {listen}"))?;
-    let answers = Arc::new(Answers { node, ready: AtomicBool::new(true) });
+    let answers = Arc::new(Answers::new(node));
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut toggle = signal(SignalKind::user_defined1())?;
     let mut end = Signals::new()?;
@@ -54,6 +54,7 @@ pub async fn serve(listen: SocketAddr, node: String, certificates: &Path) -> Res
                     let (tls, answers) = (tls.clone(), Arc::clone(&answers));
                     connections.spawn(async move {
                         let _place = place;
+                        stream.set_nodelay(true).ok();
                         if let Err(error) = converse(stream, &tls, &answers).await {
                             debug!(%error, "connection ended early");
                         }
@@ -62,18 +63,21 @@ pub async fn serve(listen: SocketAddr, node: String, certificates: &Path) -> Res
                 Err(error) => warn!(%error, "failed to accept"),
             },
             Some(_) = connections.join_next() => {}
-            _ = toggle.recv() => {
-                let ready = !answers.ready.fetch_xor(true, Ordering::Relaxed);
-                info!(ready, "readiness changed");
-            }
+            _ = toggle.recv() => answers.toggle(),
             _ = end.next() => return Ok(()),
         }
     }
 }
 
 /// Answers the requests of one connection until the client closes it or asks for its end.
-async fn converse(stream: TcpStream, tls: &TlsAcceptor, answers: &Answers) -> Result<()> {
-    stream.set_nodelay(true)?;
+///
+/// # Errors
+/// If the client breaks it off, or does not speak TLS.
+pub(crate) async fn converse(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    tls: &TlsAcceptor,
+    answers: &Answers,
+) -> Result<()> {
     let mut stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await??;
     let mut head = Vec::with_capacity(1024);
     loop {
@@ -97,6 +101,17 @@ async fn converse(stream: TcpStream, tls: &TlsAcceptor, answers: &Answers) -> Re
 }
 
 impl Answers {
+    /// Those of a node that is ready.
+    pub(crate) fn new(node: String) -> Self {
+        Self { node, ready: AtomicBool::new(true) }
+    }
+
+    /// Changes whether it is ready.
+    pub(crate) fn toggle(&self) {
+        let ready = !self.ready.fetch_xor(true, Ordering::Relaxed);
+        info!(ready, "readiness changed");
+    }
+
     fn answer(&self, request: &str, last: bool) -> String {
         let mut words = request.split_ascii_whitespace();
         let (method, target) = (words.next().unwrap_or(""), words.next().unwrap_or(""));

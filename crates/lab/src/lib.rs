@@ -10,6 +10,7 @@
 //! vipd-lab storm                faults in a row, drawn from a seed: never two owners, always one again
 //! vipd-lab starve               eight busy loops beside it: does the address stay?
 //! vipd-lab balance              loads for vipd's balancer, haproxy, nginx and the kernel's DNAT in one run
+//! vipd-lab soak                 mixed load for hours while backends come and go: books that add up, flat memory
 //! vipd-lab clocks               steps the wall clock of vipd alone: does anything come of it?
 //! vipd-lab exec -- CMD ARGS…    runs a command on the client, with the control socket in LAB_SOCKET
 //! vipd-lab shell                keeps the lab up and says how to enter its namespaces
@@ -36,6 +37,7 @@ pub mod ownership;
 pub mod pki;
 pub mod prober;
 pub mod process;
+pub mod soak;
 pub mod starve;
 pub mod storm;
 pub mod system;

@@ -104,6 +104,21 @@ enum Command {
         #[command(flatten)]
         places: Places,
     },
+    /// Mixed load through vipd's balancer for long while backends come and go, every byte checked: what everybody counted is to add up,
+    /// memory to stay flat and no descriptor to be left
+    Soak {
+        /// How long, in minutes
+        #[arg(long, default_value_t = 120.0, value_parser = minutes)]
+        minutes: f64,
+        /// The seed that everything is drawn from [default: a new one]
+        #[arg(long)]
+        seed: Option<u64>,
+        /// How many questions a second are asked on each kept connection
+        #[arg(long, default_value_t = 2.0, value_parser = rate)]
+        rate: f64,
+        #[command(flatten)]
+        places: Places,
+    },
     /// Step the wall clock of one vipd after the other by an hour, forwards and back: nothing is to come of it. It takes a vipd that is
     /// linked dynamically, by default the one beside this program
     Clocks {
@@ -149,6 +164,34 @@ enum Command {
         #[arg(long)]
         certificates: PathBuf,
     },
+    #[command(hide = true)]
+    SoakBackend {
+        #[arg(long)]
+        listen: SocketAddr,
+        #[arg(long)]
+        name: String,
+        #[arg(long)]
+        certificates: PathBuf,
+        #[arg(long)]
+        ledger: PathBuf,
+        #[arg(long)]
+        seed: u64,
+    },
+}
+
+/// How long a soak lasts: at least so long that each kind of stream comes to its end, and at most a month.
+fn minutes(text: &str) -> Result<f64, String> {
+    within(text, 0.5, 43_200.0)
+}
+
+/// How many questions a second a soak's kept connections ask.
+fn rate(text: &str) -> Result<f64, String> {
+    within(text, 0.1, 100.0)
+}
+
+fn within(text: &str, least: f64, most: f64) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|number| (least..=most).contains(number));
+    number.ok_or_else(|| format!("it is a number from {least} to {most}"))
 }
 
 /// What runs in the lab.
@@ -222,11 +265,16 @@ async fn run(command: Command) -> Result<u8> {
         Command::Backend { listen, node, certificates } => {
             lab::backend::serve(listen, node, &certificates).await.map(|()| 0)
         }
+        Command::SoakBackend { listen, name, certificates, ledger, seed } => {
+            let backend = lab::soak::Backend { listen, name, certificates, ledger, seed };
+            lab::soak::serve(&backend).await.map(|()| 0)
+        }
         Command::Demo { .. }
         | Command::Compare { .. }
         | Command::Storm { .. }
         | Command::Starve { .. }
         | Command::Balance { .. }
+        | Command::Soak { .. }
         | Command::Clocks { .. }
         | Command::Exec { .. }
         | Command::Shell { .. } => {
@@ -281,6 +329,13 @@ async fn inside(command: Command, enclosure: &Enclosure) -> Result<u8> {
             let programs = Programs { vipd: places.vipd };
             lab::balance::run(enclosure, &programs, &plan).await.map(|()| 0)
         }
+        Command::Soak { minutes, seed, rate, places } => {
+            let lasts = std::time::Duration::from_secs_f64(minutes * 60.0);
+            let seed = seed.unwrap_or_else(|| fastrand::u64(..));
+            let plan = lab::soak::Plan { lasts, seed, rate };
+            let passed = lab::soak::run(enclosure, &Programs { vipd: places.vipd }, &plan).await?;
+            Ok(u8::from(!passed))
+        }
         Command::Clocks { setup } => {
             let mut lab = build(enclosure, &setup.places, setup.kubernetes).await?;
             let passed = lab::wall_clock::run(&mut lab, setup.system()).await;
@@ -302,7 +357,10 @@ async fn inside(command: Command, enclosure: &Enclosure) -> Result<u8> {
             explain_entry(enclosure);
             Control::open()?.run(&mut lab).await.map(|()| 0)
         }
-        Command::Init { .. } | Command::Isolated { .. } | Command::Backend { .. } => {
+        Command::Init { .. }
+        | Command::Isolated { .. }
+        | Command::Backend { .. }
+        | Command::SoakBackend { .. } => {
             unreachable!("they need no lab and were handled before")
         }
     }

@@ -1,14 +1,14 @@
 //! A process of the lab: started in a namespace, with its output in a file, signalled by its handle.
 
 use std::ffi::OsString;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStderr, Command};
 
 use crate::namespace::Namespace;
 
@@ -46,6 +46,24 @@ impl Launch {
     /// # Errors
     /// If the program cannot be run.
     pub fn start(&self, namespace: &Namespace, folder: &Path) -> Result<Process> {
+        let (mut command, log, output) = self.prepare(folder)?;
+        command.stdout(output.try_clone()?).stderr(output);
+        self.spawn(command, namespace, log)
+    }
+
+    /// The same, but what it says on standard error is for whoever reads it from what is returned.
+    ///
+    /// # Errors
+    /// If the program cannot be run.
+    pub fn start_heard(&self, namespace: &Namespace, folder: &Path) -> Result<(Process, ChildStderr)> {
+        let (mut command, log, output) = self.prepare(folder)?;
+        command.stdout(output).stderr(Stdio::piped());
+        let mut process = self.spawn(command, namespace, log)?;
+        let said = process.child.stderr.take().context("standard error is piped")?;
+        Ok((process, said))
+    }
+
+    fn prepare(&self, folder: &Path) -> Result<(Command, PathBuf, File)> {
         for file in &self.leftovers {
             std::fs::remove_file(file).ok();
         }
@@ -57,10 +75,12 @@ impl Launch {
             .envs(self.env.iter().map(|(name, value)| (name, value)))
             .current_dir(folder)
             .stdin(Stdio::null())
-            .stdout(output.try_clone()?)
-            .stderr(output)
             .process_group(0)
             .kill_on_drop(true);
+        Ok((command, log, output))
+    }
+
+    fn spawn(&self, mut command: Command, namespace: &Namespace, log: PathBuf) -> Result<Process> {
         let child = namespace
             .within(|| Ok(command.spawn()?))
             .with_context(|| format!("failed to start {}", self.program.display()))?;
