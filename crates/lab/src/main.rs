@@ -343,10 +343,7 @@ async fn inside(command: Command, enclosure: &Enclosure) -> Result<u8> {
             Ok(u8::from(!passed?))
         }
         Command::Exec { setup, bare, shutdown_delay, command } => {
-            let delay = std::time::Duration::from_secs(shutdown_delay);
-            let kubernetes = setup.kubernetes.then(Kubernetes::find).transpose()?;
-            let kubernetes = kubernetes.map(|it| it.with_shutdown_delay(delay));
-            let mut lab = build_on(enclosure, &setup.places, kubernetes).await?;
+            let mut lab = build_with_delay(enclosure, &setup, shutdown_delay).await?;
             let code = exec(&mut lab, (!bare).then(|| setup.system()), &command).await;
             save_logs(&lab, &setup.places)?;
             code
@@ -368,6 +365,13 @@ async fn inside(command: Command, enclosure: &Enclosure) -> Result<u8> {
 
 async fn build(enclosure: &Enclosure, places: &Places, kubernetes: bool) -> Result<Lab> {
     build_on(enclosure, places, kubernetes.then(Kubernetes::find).transpose()?).await
+}
+
+/// With apiservers that go on serving for so many seconds when they are told to end.
+async fn build_with_delay(enclosure: &Enclosure, setup: &Setup, seconds: u64) -> Result<Lab> {
+    let delay = std::time::Duration::from_secs(seconds);
+    let kubernetes = setup.kubernetes.then(Kubernetes::find).transpose()?;
+    build_on(enclosure, &setup.places, kubernetes.map(|it| it.with_shutdown_delay(delay))).await
 }
 
 async fn build_on(enclosure: &Enclosure, places: &Places, kubernetes: Option<Kubernetes>) -> Result<Lab> {

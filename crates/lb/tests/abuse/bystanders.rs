@@ -40,6 +40,10 @@ impl Elsewhere {
         Self { handle, _end: end }
     }
 
+    pub(crate) fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
     /// Runs it there; what it spawns stays there.
     pub(crate) async fn run<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> T {
         self.handle.spawn(future).await.unwrap()
@@ -262,16 +266,15 @@ impl Bystanders {
 
     /// Waits until they have made so many more requests of each kind: they have felt what goes on now.
     pub(crate) async fn go_on(&mut self, requests: usize) {
-        let before = *self.made.borrow();
-        let enough =
-            |made: &Made| made.lasting >= before.lasting + requests && made.anew >= before.anew + requests;
-        self.made.wait_for(enough).await.unwrap();
+        self.go_on_by(requests, requests).await;
     }
 
-    /// The same of those with a connection that lasts: the others may wait until they are let in.
-    pub(crate) async fn last_on(&mut self, requests: usize) {
-        let before = self.made.borrow().lasting;
-        self.made.wait_for(|made| made.lasting >= before + requests).await.unwrap();
+    /// The same, of so many over lasting connections and so many over new ones.
+    pub(crate) async fn go_on_by(&mut self, lasting: usize, anew: usize) {
+        let before = *self.made.borrow();
+        let enough =
+            |made: &Made| made.lasting >= before.lasting + lasting && made.anew >= before.anew + anew;
+        self.made.wait_for(enough).await.unwrap();
     }
 
     /// Asks them what they felt, and says it aloud.

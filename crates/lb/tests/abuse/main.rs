@@ -8,9 +8,11 @@
 mod bystanders;
 mod floods;
 mod headers;
+mod killed;
 mod ledger;
 mod moods;
 mod phases;
+mod processes;
 mod resets;
 mod silence;
 mod slow;

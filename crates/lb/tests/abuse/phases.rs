@@ -157,7 +157,7 @@ async fn in_every_phase(resets_client: bool, of: &str) {
     let (puppet, elsewhere) = (Puppet::new().await, Elsewhere::start());
     let server = echo_server(&elsewhere).await;
     let rig = Rig::start_all(vec![alone(puppet.address), frontend(vec![backend("b", server.address)])]);
-    let mut others = Bystanders::start(&echoes(rig.address_of(1)));
+    let mut others = Bystanders::start(&echoes(rig.balancer.status().frontends[1].listen[0]));
     others.go_on(1).await;
     let before = files();
     for phase in Phase::ALL {

@@ -4,12 +4,14 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
+use lb::CheckKind;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 
 use crate::bystanders::{Bystanders, Elsewhere};
-use crate::rig::{Rig, backend, frontend, soon};
+use crate::ledger::Ledger;
+use crate::rig::{Rig, Server, backend, frontend, soon, until};
 use crate::{ONE_AT_A_TIME, echo_server, echoes};
 
 /// Slow clients of each kind.
@@ -85,4 +87,29 @@ async fn a_host_that_opens_what_it_can_and_says_nothing_takes_no_place_from_othe
 
     others.stop("a host that opens 300 connections where it may have 80 of 100").await.was_nothing();
     rig.wait(|status| status.connections == 80 && status.rejected == 220).await;
+}
+
+/// Its kernel answers that there is no room, again and again; that counts like no answer.
+#[tokio::test]
+async fn a_client_that_never_reads_what_it_is_sent_is_given_up() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let ledger = Ledger::open();
+    let elsewhere = Elsewhere::start();
+    let flood =
+        Server::start(|mut stream| async move { while stream.write_all(&[b'x'; 65536]).await.is_ok() {} });
+    let (flood, server) = (elsewhere.run(flood).await, echo_server(&elsewhere).await);
+    let mut config = frontend(vec![backend("a", flood.address)]);
+    (config.check.kind, config.access_log) = (CheckKind::None, true);
+    config.timeouts.user_timeout = Duration::from_secs(2);
+    let rig = Rig::start_all(vec![config, frontend(vec![backend("b", server.address)])]);
+    let mut others = Bystanders::start(&echoes(rig.balancer.status().frontends[1].listen[0]));
+
+    let clients = [connect(&rig).await.unwrap(), connect(&rig).await.unwrap()];
+    let owns = clients.each_ref().map(|client| client.local_addr().unwrap());
+    others.go_on(MEANWHILE).await;
+    until(|| owns.iter().all(|own| ledger.end_of(*own).is_some())).await;
+
+    others.stop("2 clients that are given up since they never read").await.was_nothing();
+    assert_eq!(owns.map(|own| ledger.end_of(own).unwrap()), ["client", "client"]);
+    rig.wait(|status| status.connections == 0).await;
 }

@@ -364,11 +364,6 @@ impl Rig {
         rig
     }
 
-    /// Where a frontend listens.
-    pub(crate) fn address_of(&self, frontend: usize) -> SocketAddr {
-        self.balancer.status().frontends[frontend].listen[0]
-    }
-
     pub(crate) async fn connect(&self) -> TcpStream {
         soon(TcpStream::connect(self.address)).await.unwrap()
     }

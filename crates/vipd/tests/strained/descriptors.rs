@@ -82,7 +82,7 @@ async fn twenty_thousand_descriptors_are_used_up_and_those_who_are_in_feel_nothi
     let crowd = crowd(port, CONNECTIONS + BEYOND);
     eventually("all places are taken", || open(metrics) == CONNECTIONS);
     let took = began.elapsed();
-    others.last_on(MEANWHILE).await;
+    others.go_on_by(MEANWHILE, 0).await;
 
     // All else works: who asks is answered, and a backend that comes is found.
     let files = metric(metrics, "process_open_fds") as u64;
@@ -129,7 +129,7 @@ async fn without_a_descriptor_left_connections_wait_or_are_refused_and_no_backen
     let crowd = crowd(port, 500);
     daemon.read_until("out of file descriptors");
     let (began, used) = (Instant::now(), processor_time(&daemon));
-    others.last_on(5 * MEANWHILE).await;
+    others.go_on_by(5 * MEANWHILE, 0).await;
     let (lasted, used) = (began.elapsed(), processor_time(&daemon) - used);
     // Whoever waits for a descriptor doesn't ask for it all the time.
     assert!(used < lasted / 2, "{used:?} of a processor in {lasted:?}");

@@ -54,6 +54,18 @@ pub(super) fn listen(
     if on_vip && !has_vip {
         return forwarded();
     }
+    places(reader, base, backends, (on_vip, vips, port));
+    forwarded()
+}
+
+/// Complains of backends that the kernel can't lead anybody to, and of circles.
+fn places(
+    reader: &mut Reader<'_>,
+    base: &[Step],
+    backends: &[lb::Backend],
+    (on_vip, vips, port): (bool, &[IpAddr], u16),
+) {
+    let at = |key: &'static str| [base, &[Step::Key(key)]].concat();
     for (place, backend) in backends.iter().enumerate() {
         let of_backend = [base, &["backends".into(), place.into(), "address".into()]].concat();
         let address = backend.address;
@@ -92,7 +104,6 @@ pub(super) fn listen(
             );
         }
     }
-    forwarded()
 }
 
 /// The keys that say something about connections, and whether each is there.
