@@ -20,6 +20,7 @@ use tokio_rustls::client::TlsStream;
 use crate::Error;
 use crate::config::{Check, CheckKind, Frontend, Timeouts};
 use crate::control::Board;
+use crate::forward::Protocol;
 use crate::frontend::Shared;
 use crate::health::{Answer, Health, Machine, Observation};
 use crate::http::{self, Progress};
@@ -54,6 +55,8 @@ pub(crate) struct Plan {
     check: Check,
     method: Method,
     told: Arc<Told>,
+    /// See [`Timeouts::closing`]. Zero: flows end at once.
+    closing: Duration,
 }
 
 #[derive(Clone)]
@@ -77,7 +80,12 @@ impl Plan {
             CheckKind::Auto { path, ca } => request(path, ca, true)?,
             CheckKind::Https { path, ca } => request(path, ca, false)?,
         };
-        Ok(Self { check: frontend.check.clone(), method, told: Arc::default() })
+        // Nobody has begun anything with datagrams.
+        let closing = match frontend.listen.protocol() {
+            Protocol::Tcp => frontend.timeouts.closing,
+            Protocol::Udp => Duration::ZERO,
+        };
+        Ok(Self { check: frontend.check.clone(), method, told: Arc::default(), closing })
     }
 }
 
@@ -145,6 +153,7 @@ pub(crate) struct Prober {
     /// Options of its own connections: a host that vanished is noticed after as long as failing checks would
     /// take.
     timeouts: Timeouts,
+    closing: Duration,
     /// When the flows to a backend are reset whose port was found closed.
     burial: Option<Instant>,
     /// The backend has spoken TLS: silence in a handshake is then a failure, not another protocol.
@@ -181,6 +190,7 @@ impl Prober {
             held: Held::Nothing,
             chatter: CHATTER,
             lost: false,
+            closing: plan.closing,
             burial: None,
             spoke_tls: false,
             spoke_http: false,
@@ -277,9 +287,9 @@ impl Prober {
                 reason = %flip.reason,
                 "backend health changed"
             );
-            let closed = observation.answer == Answer::Refused;
+            let closed = observation.answer == Answer::Refused && !self.closing.is_zero();
             if flip.to == Health::Dead {
-                self.burial = closed.then(|| Instant::now() + self.shared.timeouts.closing);
+                self.burial = closed.then(|| Instant::now() + self.closing);
             }
             self.board.publish(&self.shared, target, &flip, closed);
         }
@@ -302,7 +312,7 @@ impl Prober {
                 observing.await
             }
         };
-        say(observation.answer == Answer::Nothing);
+        say(matches!(observation.answer, Answer::Nothing | Answer::Refused));
         observation
     }
 
