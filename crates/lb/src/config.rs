@@ -8,7 +8,7 @@ use rustix::process::{Resource, getrlimit};
 
 use crate::Error;
 use crate::client::Network;
-use crate::forward::Forward;
+use crate::forward::{Forward, Protocol};
 use crate::proxy_protocol::ProxyProtocol;
 use crate::roster::{Flaw, Roster};
 
@@ -115,6 +115,16 @@ impl Listen {
             | Self::Redirected { port, .. }
             | Self::Forwarded(Forward { port, .. }) => Some(*port),
             Self::Nowhere => None,
+        }
+    }
+
+    /// What clients send.
+    pub(crate) fn protocol(&self) -> Protocol {
+        match self {
+            Self::Forwarded(Forward { protocol, .. }) => *protocol,
+            Self::Any { .. } | Self::Addresses { .. } | Self::Redirected { .. } | Self::Nowhere => {
+                Protocol::Tcp
+            }
         }
     }
 

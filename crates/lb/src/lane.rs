@@ -133,8 +133,6 @@ pub(crate) struct Record {
     quiet: Silence,
     /// Likewise.
     listening: Listening,
-    /// How it was at the last look.
-    rest: Cell<Rest>,
     /// In looks whether it may end, since it is old.
     old: Silence,
     /// When it came, where that counts.
@@ -148,18 +146,6 @@ impl fmt::Debug for Record {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("Record").field("backend", &self.backend).finish_non_exhaustive()
     }
-}
-
-/// How far a flow may be moved to another backend.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-enum Rest {
-    /// Its client may be waiting for an answer.
-    #[default]
-    None,
-    /// Its client only listens, and is told things.
-    Listening,
-    /// Nobody says anything.
-    Silent,
 }
 
 impl Record {
@@ -192,14 +178,8 @@ impl Record {
 
     /// Takes a look whether it may be moved.
     fn look(&self) {
-        let (quiet, listening) = (self.quiet.count(), self.listening.count());
-        self.rest.set(if quiet >= SILENT_LOOKS {
-            Rest::Silent
-        } else if listening >= LISTENING_LOOKS {
-            Rest::Listening
-        } else {
-            Rest::None
-        });
+        self.quiet.count();
+        self.listening.count();
     }
 
     /// Ready once the flow is to end; the order is taken by it.
@@ -392,14 +372,22 @@ impl Lane {
     }
 
     /// Ends flows to a backend that has more than its share, as many as are to be: silent ones, and where they are too few, those whose
-    /// clients only listen.
+    /// clients only listen. Of both, those that have just become so go first: it takes longest until their clients ask again.
     pub(crate) fn shed(&self, shed: &Shed) {
         // A look counts for all flows: the next one may be at another backend.
         self.flows.borrow().values().for_each(|record| record.look());
-        for rest in [Rest::Silent, Rest::Listening] {
+        let silent = |record: &Record| record.quiet.counted().checked_sub(SILENT_LOOKS);
+        let listening = |record: &Record| record.listening.counted().checked_sub(LISTENING_LOOKS);
+        let turns: [&dyn Fn(&Record) -> bool; 4] = [
+            &|record| silent(record) == Some(0),
+            &|record| silent(record) > Some(0),
+            &|record| silent(record).is_none() && listening(record) == Some(0),
+            &|record| silent(record).is_none() && listening(record) > Some(0),
+        ];
+        for is_its_turn in turns {
             self.end_where(End::Rebalanced, |record| {
                 let backend = record.backend.borrow();
-                record.rest.get() == rest
+                is_its_turn(record)
                     && backend.as_ref().is_some_and(|backend| shed.is_from(&backend.target))
                     && shed.take()
             });

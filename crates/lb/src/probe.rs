@@ -20,6 +20,7 @@ use tokio_rustls::client::TlsStream;
 use crate::Error;
 use crate::board::Board;
 use crate::config::{Check, CheckKind, Frontend, Timeouts};
+use crate::forward::Protocol;
 use crate::frontend::Shared;
 use crate::health::{Answer, Health, Machine, Observation};
 use crate::http::{self, Progress};
@@ -56,6 +57,8 @@ pub(crate) struct Plan {
     proxy_protocol: Option<ProxyProtocol>,
     method: Method,
     told: Arc<Told>,
+    /// See [`Timeouts::closing`]. Zero: flows end at once.
+    closing: Duration,
 }
 
 #[derive(Clone)]
@@ -80,12 +83,18 @@ impl Plan {
             CheckKind::Https { path, ca } => request(path, ca, false)?,
         };
         let (check, proxy_protocol) = (frontend.check.clone(), frontend.proxy_protocol);
-        Ok(Self { check, proxy_protocol, method, told: Arc::default() })
+        // Nobody has begun anything with datagrams.
+        let closing = match frontend.listen.protocol() {
+            Protocol::Tcp => frontend.timeouts.closing,
+            Protocol::Udp => Duration::ZERO,
+        };
+        Ok(Self { check, proxy_protocol, method, told: Arc::default(), closing })
     }
 
     /// Whether it asks the same in the same way.
     pub(crate) fn is_like(&self, other: &Self) -> bool {
-        self.check == other.check && self.proxy_protocol == other.proxy_protocol
+        let of = |plan: &Self| (plan.proxy_protocol, plan.closing);
+        self.check == other.check && of(self) == of(other)
     }
 }
 
@@ -153,6 +162,7 @@ pub(crate) struct Prober {
     /// Options of its own connections: a host that vanished is noticed after as long as failing checks would
     /// take.
     timeouts: Timeouts,
+    closing: Duration,
     /// When the flows to a backend are reset whose port was found closed.
     burial: Option<Instant>,
     proxy_protocol: Option<ProxyProtocol>,
@@ -194,6 +204,7 @@ impl Prober {
             held: Held::Nothing,
             chatter: CHATTER,
             lost: false,
+            closing: plan.closing,
             burial: None,
             spoke_tls: false,
             spoke_http: false,
@@ -291,9 +302,9 @@ impl Prober {
                 reason = %flip.reason,
                 "backend health changed"
             );
-            let closed = observation.answer == Answer::Refused;
+            let closed = observation.answer == Answer::Refused && !self.closing.is_zero();
             if flip.to == Health::Dead {
-                self.burial = closed.then(|| Instant::now() + self.shared.settings().timeouts.closing);
+                self.burial = closed.then(|| Instant::now() + self.closing);
             }
             self.board.publish(&self.shared, target, &flip, closed);
         }
@@ -316,7 +327,7 @@ impl Prober {
                 observing.await
             }
         };
-        say(observation.answer == Answer::Nothing);
+        say(matches!(observation.answer, Answer::Nothing | Answer::Refused));
         observation
     }
 

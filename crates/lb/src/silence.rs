@@ -16,6 +16,11 @@ impl Silence {
     pub(crate) fn count(&self) -> u8 {
         self.0.replace(self.0.get().saturating_add(1))
     }
+
+    /// The same as of the last count.
+    pub(crate) fn counted(&self) -> u8 {
+        self.0.get().saturating_sub(1)
+    }
 }
 
 /// How many bytes a client is told for each that it says by way of acknowledgement, at least. The flow control of HTTP/2 takes some:
@@ -61,6 +66,11 @@ impl Listening {
     pub(crate) fn count(&self) -> u8 {
         self.silence.count()
     }
+
+    /// The same as of the last count.
+    pub(crate) fn counted(&self) -> u8 {
+        self.silence.counted()
+    }
 }
 
 #[cfg(test)]
@@ -74,7 +84,9 @@ mod tests {
     fn the_first_count_after_something_happened_is_none() {
         let silence = Silence::default();
         assert_eq!([silence.count(), silence.count(), silence.count()], [0, 1, 2]);
+        assert_eq!(silence.counted(), 2);
         silence.end();
+        assert_eq!(silence.counted(), 0);
         assert_eq!([silence.count(), silence.count()], [0, 1]);
         silence.0.set(u8::MAX);
         assert_eq!([silence.count(), silence.count()], [u8::MAX; 2]);

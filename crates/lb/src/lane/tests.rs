@@ -1,6 +1,11 @@
+use std::num::NonZeroUsize;
+
 use super::*;
-use crate::config::{Check, CheckKind, Frontend, Limits, Listen, Policy, Timeouts};
+use crate::config::{Backend, Check, CheckKind, Frontend, Limits, Listen, Policy, Timeouts};
 use crate::frontend::Bells;
+use crate::health::Health;
+use crate::rebalance::shed;
+use crate::target::Open;
 
 /// With its two counts of references it makes 96 bytes of an idle connection's memory.
 #[test]
@@ -132,4 +137,46 @@ async fn an_age_that_did_not_count_before_counts_from_now_on() {
     }
     let told = told.0.unwrap();
     assert!(told.1 == End::Aged && (590..=615).contains(&told.0), "{told:?}");
+}
+
+/// The place of the one that is moved of these, for whose client's last word so many looks have passed, and which the backend tells
+/// things meanwhile or doesn't.
+fn moved_of(flows: &[(u8, bool)]) -> Option<usize> {
+    let (lane, _) = lane(1);
+    let backend =
+        |port| Backend { name: "x".into(), address: ([127, 0, 0, 1], port).into(), cordoned: false };
+    lane.shared.set_backends(vec![backend(1), backend(2)], Instant::now().into_std());
+    let roster = lane.shared.roster();
+    let [full, empty] = roster.present() else { panic!("there are two") };
+    full.member.set_health(Health::Ready);
+    empty.member.set_health(Health::Ready);
+    let _open: Vec<_> = (0..20).map(|_| Open::enter(full)).collect();
+    let candidate = lane.candidates(None).find(|candidate| Arc::ptr_eq(&candidate.target, full)).unwrap();
+    let mut entries = Vec::new();
+    for (looks, is_told) in flows {
+        let entry = lane.enter(None, None);
+        entry.record.set_backend(candidate.clone());
+        entry.record.said(1);
+        // The last one is the one that moves.
+        (0..*looks).for_each(|_| entry.record.look());
+        if *is_told {
+            entry.record.told(1);
+        }
+        entries.push(entry);
+    }
+    lane.shed(&shed(lane.shared.id, &roster, NonZeroUsize::MIN, |_| true).unwrap());
+    let mut moved = entries.iter().map(|entry| entry.record.end.get() == Some(End::Rebalanced));
+    let first = moved.position(|moved| moved);
+    assert!(!moved.any(|moved| moved), "no more than one was to be moved");
+    first
+}
+
+#[tokio::test]
+async fn silent_flows_are_moved_first_then_those_that_listen_and_of_both_those_that_have_just_begun_to() {
+    const LONG: u8 = 100;
+    assert_eq!(moved_of(&[(LONG, true), (LONG, false), (SILENT_LOOKS, false)]), Some(2));
+    assert_eq!(moved_of(&[(LONG, true), (LISTENING_LOOKS, true), (LONG, false)]), Some(2));
+    assert_eq!(moved_of(&[(LONG, true), (LISTENING_LOOKS, true)]), Some(1));
+    assert_eq!(moved_of(&[(0, true), (0, false), (LONG, true)]), Some(2));
+    assert_eq!(moved_of(&[(SILENT_LOOKS - 1, false), (LISTENING_LOOKS - 1, true), (0, true)]), None);
 }

@@ -5,10 +5,12 @@ use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use lb::forward::{Forward, Protocol};
-use lb::{Check, CheckKind, Frontend, Listen};
+use lb::{Check, CheckKind, Frontend, Listen, Timeouts};
 
-use crate::forwarded::backend;
-use crate::segment::{Namespace, Node, PATIENCE, PORT, Segment, eventually, frontend, serve, virtual_port};
+use crate::forwarded::forwarded;
+use crate::segment::{
+    Namespace, Node, PATIENCE, PORT, Segment, eventually, serve, serve_until_told, virtual_port,
+};
 
 /// A host's own server: it answers each datagram with its name and where that came from.
 fn answer(station: &Namespace, name: char) {
@@ -44,6 +46,27 @@ fn ask(end: &UdpSocket) -> (char, String) {
     (name.parse().unwrap(), seen.to_owned())
 }
 
+/// A frontend of datagrams over these stations' servers, whose dead are found soon.
+fn datagrams(backends: &[u8]) -> Frontend {
+    let known = forwarded(backends);
+    Frontend {
+        listen: Listen::Forwarded(Forward {
+            protocol: Protocol::Udp,
+            ips: known.virtual_ips.clone(),
+            port: PORT,
+            keep_source: false,
+        }),
+        check: Check {
+            kind: CheckKind::Tcp,
+            interval: Duration::from_millis(100),
+            timeout: Duration::from_secs(1),
+            rise: 1,
+            fall: 1,
+        },
+        ..known
+    }
+}
+
 #[test]
 fn the_same_two_ends_have_the_same_backend_until_it_is_dead() {
     let Some(segment) = Segment::new(3) else { return };
@@ -54,26 +77,7 @@ fn the_same_two_ends_have_the_same_backend_until_it_is_dead() {
         serve(station, name);
     }
     a.pass_packets_on();
-    let known = frontend(&[1, 2]);
-    let ipv6 = [1, 2].map(|n| backend(SocketAddr::new(format!("fd00::{n}").parse().unwrap(), PORT)));
-    let frontend = Frontend {
-        listen: Listen::Forwarded(Forward {
-            protocol: Protocol::Udp,
-            ips: known.virtual_ips.clone(),
-            port: PORT,
-            keep_source: false,
-        }),
-        backends: known.backends.iter().cloned().chain(ipv6).collect(),
-        check: Check {
-            kind: CheckKind::Tcp,
-            interval: Duration::from_millis(100),
-            timeout: Duration::from_secs(1),
-            rise: 1,
-            fall: 1,
-        },
-        ..known
-    };
-    let node = Node::start(a, frontend);
+    let node = Node::start(a, datagrams(&[1, 2]));
     crate::forwarded::settled(&node, a);
     assert!(a.ruleset().contains("table inet vipd-10.0.0.9-6443-udp {"), "{}", a.ruleset());
     segment.move_to(0);
@@ -111,5 +115,32 @@ fn the_same_two_ends_have_the_same_backend_until_it_is_dead() {
             end.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
             end.recv(&mut [0; 64]).is_ok()
         });
+    }
+}
+
+#[test]
+fn nobody_waits_for_a_backend_that_has_closed_the_port_that_is_checked() {
+    let Some(segment) = Segment::new(3) else { return };
+    let [a, b, client] = &segment.stations[..] else { unreachable!("there are three") };
+    answer(a, 'a');
+    answer(b, 'b');
+    serve(a, 'a');
+    let close = serve_until_told(b, 'b');
+    a.pass_packets_on();
+    let mut frontend = datagrams(&[1, 2]);
+    // What connections would have.
+    frontend.timeouts = Timeouts { closing: Duration::from_secs(3600), ..frontend.timeouts };
+    let node = Node::start(a, frontend);
+    crate::forwarded::settled(&node, a);
+    segment.move_to(0);
+    let ends: Vec<_> =
+        virtual_port().into_iter().flat_map(|vip| [end(client, vip), end(client, vip)]).collect();
+    let names: BTreeSet<_> = ends.iter().map(|end| ask(end).0).collect();
+    assert_eq!(names, BTreeSet::from(['a', 'b']));
+
+    close();
+
+    for end in &ends {
+        eventually("it goes on with the other", || ask(end).0 == 'a');
     }
 }

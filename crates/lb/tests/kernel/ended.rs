@@ -5,10 +5,12 @@ use std::io::{ErrorKind, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use lb::{Check, CheckKind, Ended, Frontend, Health};
+use lb::{Check, CheckKind, Ended, Frontend, Health, Timeouts};
 
 use crate::forwarded::{forwarded, settled};
-use crate::segment::{Namespace, Node, Segment, echo, eventually, name, serve, virtual_port};
+use crate::segment::{
+    Namespace, Node, Segment, echo, eventually, name, serve, serve_until_told, virtual_port,
+};
 
 /// Backends that are found dead soon.
 fn soon_dead(backends: &[u8]) -> Frontend {
@@ -79,6 +81,46 @@ fn who_sends_to_a_backend_whose_host_is_gone_is_reset_and_the_others_go_on() {
         }
     }
     eventually("what is left is counted", || node.balancer.status().frontends[0].connections == 2);
+}
+
+#[test]
+fn a_backend_that_has_closed_its_port_answers_what_it_has_begun_for_a_while() {
+    let Some(segment) = Segment::new(3) else { return };
+    let [a, b, client] = &segment.stations[..] else { unreachable!("there are three") };
+    serve(a, 'a');
+    let end = serve_until_told(b, 'b');
+    a.pass_packets_on();
+    let closing = Duration::from_secs(5);
+    let mut frontend = soon_dead(&[1, 2]);
+    frontend.timeouts = Timeouts { closing, ..frontend.timeouts };
+    let mut node = Node::start(a, frontend);
+    settled(&node, a);
+    segment.move_to(0);
+    let mut flows = virtual_port().map(|vip| to_both(client, vip));
+    flows.iter_mut().flatten().for_each(|flow| echo(flow).unwrap());
+
+    end();
+    let dead = |node: &Node| {
+        let status = node.balancer.status();
+        status.frontends[0].backends.iter().filter(|backend| backend.health == Health::Dead).count()
+    };
+    eventually("the backend is dead", || dead(&node) == 2);
+
+    for vip in virtual_port() {
+        let served_by_other = || client.connect(vip).is_ok_and(|mut stream| name(&mut stream) == 'a');
+        eventually("new ones go to the other", served_by_other);
+    }
+    // For far longer than it took to lead the new ones away.
+    for _ in 0..20 {
+        flows.iter_mut().flatten().for_each(|flow| echo(flow).unwrap());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    heard(&mut node, &flows.each_ref().map(|[_, b]| b.local_addr().unwrap()).into());
+    for [alive, gone] in &mut flows {
+        let error = echo(gone).expect_err("its time is over");
+        assert!(matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "{error}");
+        echo(alive).unwrap();
+    }
 }
 
 #[test]

@@ -1,12 +1,12 @@
 //! A segment for the tests: a switch and stations, each in a network namespace of its own that ends with the process.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::process::{Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use lb::{Backend, Balancer, Check, CheckKind, Config, Frontend, Health, Limits, Listen, Policy, Timeouts};
@@ -223,6 +223,41 @@ pub(crate) fn serve(station: &Namespace, name: char) {
             });
         }
     });
+}
+
+/// A server like that one, which ends as a kube-apiserver does when the result is called: its port is closed, and so are connections on
+/// which nothing was said, such as a check's; others go on.
+pub(crate) fn serve_until_told(station: &Namespace, name: char) -> impl FnOnce() + use<> {
+    let listener = station.enter(|| TcpListener::bind(("::", PORT)).unwrap());
+    let closer = listener.try_clone().unwrap();
+    let unused = Arc::new(Mutex::new(BTreeMap::new()));
+    let kept = Arc::clone(&unused);
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let peer = stream.peer_addr().unwrap();
+            kept.lock().unwrap().insert(peer, stream.try_clone().unwrap());
+            let kept = Arc::clone(&kept);
+            std::thread::spawn(move || {
+                stream.write_all(&[u8::try_from(name).unwrap_or(b'?')])?;
+                let mut word = [0; 64];
+                loop {
+                    let length = stream.read(&mut word)?;
+                    kept.lock().unwrap().remove(&peer);
+                    if length == 0 {
+                        return io::Result::Ok(());
+                    }
+                    stream.write_all(&word[..length])?;
+                }
+            });
+        }
+    });
+    move || {
+        rustix::net::shutdown(&closer, rustix::net::Shutdown::Both).unwrap();
+        for stream in unused.lock().unwrap().values() {
+            let _ = stream.shutdown(std::net::Shutdown::Both); // gone already, if its peer has ended it
+        }
+    }
 }
 
 /// A frontend at the port of the virtual addresses, over these stations' servers.
