@@ -10,7 +10,7 @@ use crate::moods::{Mood, Moody, https};
 use crate::rig::{Rig, Server, auto, backend, closed_address, frontend, readyz};
 
 /// Requests of each kind that others make meanwhile.
-const MEANWHILE: usize = 100;
+const MEANWHILE: usize = 50;
 
 /// When a backend resets that never serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use crate::rig::{Rig, auto, backend, frontend, readyz};
 use crate::{ONE_AT_A_TIME, echo_server, echoes};
 
 /// Requests of each kind that others make meanwhile.
-const MEANWHILE: usize = 100;
+const MEANWHILE: usize = 50;
 
 /// How long a client waits for an answer that doesn't come.
 const GIVEN_UP: Duration = Duration::from_millis(1500);
