@@ -1,6 +1,6 @@
 //! What a client sees: a new HTTPS request to the virtual IP every few milliseconds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -129,6 +129,26 @@ impl Target {
         let head = String::from_utf8_lossy(&answer).into_owned();
         let node = head.lines().find_map(|line| line.strip_prefix("server: "));
         node.map(str::to_owned).with_context(|| format!("nobody's name in {head}"))
+    }
+
+    /// Makes so many requests from a host, one after the other, and says whose servers answered.
+    ///
+    /// # Errors
+    /// Those of [`Target::answering_node`], at the first that fails.
+    pub async fn answering_nodes(
+        self,
+        from: &Arc<Namespace>,
+        requests: usize,
+        limit: Duration,
+    ) -> Result<BTreeSet<String>> {
+        let ask = async move || {
+            let mut nodes = BTreeSet::new();
+            for _ in 0..requests {
+                nodes.insert(self.answering_node(limit).await?);
+            }
+            Ok(nodes)
+        };
+        from.run(ask).await
     }
 
     async fn attempt_counted(&self, limit: Duration, standing: &AtomicUsize) -> Attempt {

@@ -37,15 +37,7 @@ fn address() -> SocketAddr {
 /// The nodes whose apiservers answer requests from this host.
 async fn answering(from: &Host, lab: &Lab) -> Result<BTreeSet<String>> {
     let target = Target { address: address(), tls: lab.pki.client()? };
-    from.namespace
-        .run(async move || {
-            let mut nodes = BTreeSet::new();
-            for _ in 0..ENOUGH {
-                nodes.insert(target.answering_node(ANSWER).await?);
-            }
-            Ok(nodes)
-        })
-        .await
+    target.answering_nodes(&from.namespace, ENOUGH, ANSWER).await
 }
 
 /// What `vipd status --json` says of the backends: how many connections each has, and its health.

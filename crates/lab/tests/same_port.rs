@@ -46,15 +46,7 @@ async fn settle(lab: &mut Lab) -> Result<usize> {
 /// The nodes whose servers answer requests from this host.
 async fn answering(from: &Host, address: SocketAddr, lab: &Lab) -> Result<BTreeSet<String>> {
     let target = Target { address, tls: lab.pki.client()? };
-    from.namespace
-        .run(async move || {
-            let mut nodes = BTreeSet::new();
-            for _ in 0..ENOUGH {
-                nodes.insert(target.answering_node(ANSWER).await?);
-            }
-            Ok(nodes)
-        })
-        .await
+    target.answering_nodes(&from.namespace, ENOUGH, ANSWER).await
 }
 
 /// What `vipd status --json` says of the balancer.
