@@ -205,7 +205,8 @@ impl Prober {
             chatter: CHATTER,
             lost: false,
             closing: plan.closing,
-            burial: None,
+            // Of the check before this one.
+            burial: target.member.is_closing().then(|| now + plan.closing),
             spoke_tls: false,
             spoke_http: false,
             next_reconnect: now,

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -46,9 +47,19 @@ async fn greeted(address: SocketAddr) -> (TcpStream, String) {
     (stream, name)
 }
 
-/// A port that is free on every address of this host.
+/// A port that is free on every address of this host, and none that the kernel gives to connections meanwhile: there are many.
 async fn free_port() -> u16 {
-    TcpListener::bind("[::]:0").await.unwrap().local_addr().unwrap().port()
+    const FIRST: u32 = 10_000;
+    const COUNT: u32 = 20_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        // Each process begins elsewhere.
+        let place = std::process::id().wrapping_mul(97).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        let port = u16::try_from(FIRST + place % COUNT).unwrap();
+        if TcpListener::bind(("::", port)).await.is_ok() {
+            return port;
+        }
+    }
 }
 
 /// Waits until nobody listens there.
