@@ -21,7 +21,7 @@ mod slow;
 #[path = "../proxy/rig.rs"]
 mod rig;
 
-#[expect(dead_code, reason = "the segment of tests/redirect, likewise")]
+#[expect(dead_code, reason = "the segment of tests/kernel, likewise")]
 #[path = "../kernel/segment.rs"]
 mod segment;
 

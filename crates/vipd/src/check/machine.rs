@@ -1,5 +1,6 @@
 //! What a machine needs to run a configuration, looked at one thing after another.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 
@@ -7,7 +8,7 @@ use rustix::thread::CapabilitySet;
 
 use super::{Finding, segment};
 use crate::config::{Config, Election, Vip};
-use crate::daemon::interface;
+use crate::daemon::{interface, resolution};
 use crate::{exit, memory, punctuality, scheduling, status, web};
 
 /// Looks at everything the configuration needs.
@@ -61,6 +62,24 @@ pub(super) async fn examine(config: &Config) -> Vec<Finding> {
     if !running {
         findings.extend(frontends(config));
         findings.extend(web_ports(config));
+    }
+    findings.extend(names(config).await);
+    findings
+}
+
+/// Whether the names of backends resolve. One that doesn't is no obstacle: vipd goes on asking.
+async fn names(config: &Config) -> Vec<Finding> {
+    let listed = config.balancer.iter().flat_map(|balancer| balancer.named.values().flatten());
+    let hosts: BTreeSet<&str> = listed.filter_map(resolution::host).collect();
+    let mut findings = Vec::new();
+    for host in hosts {
+        findings.push(match resolution::look_up(host).await {
+            Ok(found) => Finding::good(format!("the backend {host} is {}", crate::listed(found))),
+            Err(error) => Finding::doubtful(
+                format!("the backend {host} has no address: {error}"),
+                "mend its records or this host's resolver (/etc/resolv.conf); vipd starts without it, and asks until it has one",
+            ),
+        });
     }
     findings
 }

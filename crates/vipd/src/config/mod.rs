@@ -146,6 +146,28 @@ pub(crate) struct Balancer {
     /// The frontends, by name, whose backends are the control-plane nodes that the API tells, and the port that these
     /// are reached at. Backends that `config` gives them are the ones known beforehand; there may be none.
     pub(crate) discovered: BTreeMap<String, u16>,
+    /// The frontends, by name, of which some backends are known by a name only, and all of their backends. `config` gives them
+    /// the others.
+    pub(crate) named: Named,
+}
+
+/// All backends of the frontends that have some by name, by the frontend's name.
+pub(crate) type Named = BTreeMap<String, Vec<Listed>>;
+
+/// A server behind a load balancer, as the file lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Listed {
+    /// By its address.
+    Known(lb::Backend),
+    /// By a DNS name: each address of it is a backend.
+    Named {
+        /// What they are called.
+        name: String,
+        /// The name to be looked up.
+        host: String,
+        /// Where they listen.
+        port: u16,
+    },
 }
 
 /// Command-line overrides, as kube-vip 0.1's `start` had them.

@@ -42,6 +42,14 @@ pub(super) fn is_subdomain(name: &str) -> bool {
     name.len() <= SUBDOMAIN_LENGTH_MAX && name.split('.').all(is_label)
 }
 
+/// Whether a text is a host's DNS name, in upper or lower case, with or without a dot at its end. One whose last label is a number is an
+/// address that was written wrongly.
+pub(super) fn is_host(name: &str) -> bool {
+    let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+    let last = name.rsplit('.').next().unwrap_or_default();
+    is_subdomain(&name) && !last.bytes().all(|byte| byte.is_ascii_digit())
+}
+
 /// Whether a text is a DNS label of RFC 1123, in lower case.
 pub(crate) fn is_label(label: &str) -> bool {
     let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
@@ -54,6 +62,18 @@ pub(crate) fn is_label(label: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_host_has_a_name_whose_end_is_no_number() {
+        for good in ["master-1", "Master-1.Example.COM", "a.b.", "1.example", "0x7f.example"] {
+            assert!(is_host(good), "{good}");
+        }
+        for bad in
+            ["", ".", "10.0.0.1633", "10.0.0", "a..b", "-a", "a_b", "a:6443", "fd00::g", "ä.example", "a b"]
+        {
+            assert!(!is_host(bad), "{bad}");
+        }
+    }
 
     #[test]
     fn durations_have_units() {

@@ -21,6 +21,7 @@ mod names;
 pub(crate) mod owner;
 pub(crate) mod parts;
 mod reload;
+pub(crate) mod resolution;
 pub(crate) mod tie_break;
 mod transitions;
 mod wiring;
@@ -29,6 +30,8 @@ pub(crate) mod witness;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::process::ExitCode;
+use std::rc::Rc;
+use std::time::Duration;
 
 use anyhow::Context;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -47,6 +50,10 @@ pub(crate) use heart::Pulse;
 use heart::Heart;
 use parts::Parts;
 use reload::Reload;
+use resolution::Resolution;
+
+/// How long files and names that are just being read or looked up keep the process from ending.
+const SHUTDOWN_MAX: Duration = Duration::from_secs(1);
 
 /// `vipd start`: runs until a signal asks for a stop.
 pub(crate) fn start(options: &Start) -> ExitCode {
@@ -142,7 +149,10 @@ fn block_on(running: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
             return fail(exit::OSERR, &anyhow::Error::new(error).context("failed to start the event loop"));
         }
     };
-    match LocalSet::new().block_on(&runtime, running) {
+    let ended = LocalSet::new().block_on(&runtime, running);
+    // A name server may be silent for longer than anybody waits for this process to end.
+    runtime.shutdown_timeout(SHUTDOWN_MAX);
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(code_of(&error), &error),
     }
@@ -234,7 +244,7 @@ fn code_of(error: &anyhow::Error) -> u8 {
 
 /// Runs until a signal. `door` names what the configuration came from; `names` are those that addresses were taken from.
 async fn run(
-    config: Config,
+    mut config: Config,
     door: &str,
     names: Vec<names::Followed>,
     mut signals: Signals,
@@ -263,11 +273,22 @@ async fn run(
     let (heart, pulse) = Heart::new(config.vips.first().and_then(Vip::timing));
     let work = async {
         let watch = config.reload_on_change;
+        let resolution = tokio::select! {
+            resolution = Resolution::begin(config.balancer.as_mut()) => resolution,
+            signal = signals.next() => {
+                info!(signal, "vipd stopped");
+                return Ok(());
+            }
+        };
         let mut parts = Parts::start(config, is_locked, pulse).await?;
-        let reloading = spawn_local(reload.follow(parts.adjustable(), watch));
+        let resolving = parts
+            .balancer
+            .as_ref()
+            .map(|balancer| spawn_local(Rc::clone(&resolution).follow(balancer.backends())));
+        let reloading = spawn_local(reload.follow(parts.adjustable(resolution), watch));
         let following = (!names.is_empty()).then(|| spawn_local(names::follow(names)));
         let outcome = wiring::run(&mut parts, &mut signals).await;
-        for task in following.into_iter().chain([reloading]) {
+        for task in following.into_iter().chain(resolving).chain([reloading]) {
             task.abort();
             let _ = task.await;
         }

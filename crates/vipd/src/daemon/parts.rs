@@ -19,6 +19,7 @@ use super::clients::Ports;
 use super::clients::ended::Ended;
 use super::owner::{Farewell, Owner};
 use super::reload::{Adjustable, Running};
+use super::resolution::Resolution;
 use super::witness::Witness;
 use crate::command::{self, Desk};
 use crate::config::{Config, Election, Vip};
@@ -149,12 +150,13 @@ impl Parts {
     }
 
     /// What of all this can change while it runs.
-    pub(super) fn adjustable(&self) -> Adjustable {
+    pub(super) fn adjustable(&self, resolution: Rc<Resolution>) -> Adjustable {
         let control_plane = self.owners.first().and_then(|owner| owner.monitor.control_plane());
         let running = |balancer: &lb::Balancer| Running {
             configuration: balancer.configuration(),
             backends: balancer.backends(),
             discovery: self.apiservers.clone().zip(control_plane),
+            resolution,
         };
         // Where an election by Lease says whose apiserver is asked, the file says the least of it.
         let check = self.health_check.as_ref().filter(|_| self.apiservers.is_none());

@@ -19,6 +19,7 @@ use tracing::{error, info, warn};
 use super::apiservers::Apiservers;
 use super::file_watch::FileWatch;
 use super::parts::{listening, redirected};
+use super::resolution::Resolution;
 use crate::config::{self, Config, Diagnostic, Overrides, Text};
 use crate::{listed, tell};
 
@@ -58,6 +59,8 @@ pub(super) struct Running {
     pub(super) backends: lb::BackendsHandle,
     /// Who is told of the control plane, and what is known of it.
     pub(super) discovery: Option<(Rc<Apiservers>, watch::Receiver<ControlPlane>)>,
+    /// Who looks up names.
+    pub(super) resolution: Rc<Resolution>,
 }
 
 /// What made the file be read.
@@ -226,7 +229,10 @@ impl Adjustable {
                 let discovered = apiservers.fill(&mut balancer, &known.borrow());
                 (apiservers, known, discovered)
             });
+            let names = running.resolution.fill(&mut balancer).await;
             running.configuration.apply(balancer.config).await?;
+            running.resolution.want(names);
+            running.resolution.tell(&running.backends);
             if let Some((apiservers, known, discovered)) = prepared {
                 apiservers.discover(discovered);
                 // Whatever has been heard meanwhile.

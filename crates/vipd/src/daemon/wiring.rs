@@ -290,8 +290,9 @@ impl<'a> Wiring<'a> {
         self.refused_until = self.refused_until.filter(|until| Instant::now() < *until);
         let Some(seat) = &self.seat else { return };
         let link = *seat.link.borrow();
-        let usable =
-            self.usable.as_ref().is_none_or(|usable| *usable.borrow()) || is_empty(self.common.balancer);
+        let discovers = self.common.apiservers.is_some();
+        let usable = self.usable.as_ref().is_none_or(|usable| *usable.borrow())
+            || (discovers && is_empty(self.common.balancer));
         let ready = match (self.common.health_check, self.common.apiservers) {
             (Some(check), Some(apiservers)) => {
                 let fitness = apiservers.fitness(&check.status());

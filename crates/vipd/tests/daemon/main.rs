@@ -14,6 +14,7 @@ mod health;
 mod held;
 mod late;
 mod memory;
+mod names;
 mod openmetrics;
 mod reload;
 mod rig;

@@ -200,8 +200,13 @@ impl Place {
     }
 
     pub(crate) fn launch(&self, name: &str, config: &str) -> Daemon {
+        self.launch_by(&[], name, config)
+    }
+
+    /// The same by a command that runs its arguments.
+    pub(crate) fn launch_by(&self, prefix: &[&str], name: &str, config: &str) -> Daemon {
         let mut command = Command::new("nsenter");
-        command.args(["--net", "--target", &self.pid(), env!("CARGO_BIN_EXE_vipd")]);
+        command.args(["--net", "--target", &self.pid()]).args(prefix).arg(env!("CARGO_BIN_EXE_vipd"));
         Daemon::run(command, name, config, &[])
     }
 }

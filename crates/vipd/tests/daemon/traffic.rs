@@ -24,7 +24,12 @@ const BULK: usize = 64 * 1024;
 
 /// A backend that says its name to each client, and then repeats what it hears.
 pub(crate) fn named(name: u8) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    named_at(name, "127.0.0.1:0".parse().unwrap())
+}
+
+/// The same at an address.
+pub(crate) fn named_at(name: u8, address: SocketAddr) -> SocketAddr {
+    let listener = TcpListener::bind(address).unwrap();
     let address = listener.local_addr().unwrap();
     thread::spawn(move || {
         for stream in listener.incoming() {

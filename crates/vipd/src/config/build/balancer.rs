@@ -6,14 +6,14 @@ use std::num::{NonZero, NonZeroUsize};
 use std::time::Duration;
 
 use super::check::check;
-use super::{choice, clients, kernel_path};
+use super::{backends, choice, clients, kernel_path};
 use crate::config::Balancer;
 use crate::config::file::{Election, File, LoadBalancer, Mode, Protocol};
 use crate::config::reader::Reader;
 use crate::config::source::Step;
 
 /// The port of an apiserver, unless `backendPort` says otherwise.
-const BACKEND_PORT_DEFAULT: u16 = 6443;
+pub(super) const BACKEND_PORT_DEFAULT: u16 = 6443;
 
 /// What is added to the port of clients, or taken from a high one, for the port that a load balancer with `samePort`
 /// listens on: out of the way of node ports (30000 to 32767) and of the ports of outgoing connections (32768 to 60999)
@@ -44,7 +44,7 @@ pub(super) fn balancer(
     let has_vip = file.vip.is_some() || file.vips.is_some();
     let mut ports = BTreeMap::new();
     let mut frontends = Vec::new();
-    let mut discovered = BTreeMap::new();
+    let (mut discovered, mut named) = (BTreeMap::new(), BTreeMap::new());
     let mut names = BTreeSet::new();
     for (index, balancer) in listed.iter().enumerate() {
         let base = [Step::Key("loadBalancers"), Step::Index(index)];
@@ -62,21 +62,29 @@ pub(super) fn balancer(
                 );
             }
         }
-        if !names.insert(name.clone()) && listed.iter().any(|balancer| balancer.discover == Some(true)) {
+        let finds =
+            |balancer: &LoadBalancer| balancer.discover == Some(true) || backends::has_names(balancer);
+        if !names.insert(name.clone()) && listed.iter().any(finds) {
             reader.error(
                 &[&base[..], &["name".into()]].concat(),
                 format!("two load balancers are called `{name}`"),
-                "where backends are discovered, every load balancer needs a name of its own",
+                "where backends are discovered, or named, every load balancer needs a name of its own",
             );
         }
         if balancer.discover == Some(true) {
             check_discovery(reader, &base, balancer, file, has_vip);
             discovered.insert(name.clone(), balancer.backend_port.unwrap_or(BACKEND_PORT_DEFAULT));
         }
-        frontends.extend(frontend(reader, &base, balancer, name, (vips, has_vip, local, listed.len())));
+        let servers = backends::listed(reader, &base, balancer);
+        let known = backends::known(&servers);
+        if known.len() < servers.len() {
+            named.insert(name.clone(), servers);
+        }
+        let common = (vips, has_vip, local, listed.len());
+        frontends.extend(frontend(reader, &base, balancer, (name, known), common));
     }
     let config = lb::Config { frontends, workers: workers(reader, file) };
-    Some(Balancer { config, discovered })
+    Some(Balancer { config, discovered, named })
 }
 
 /// Whether there is an API to discover backends with, and this host's own apiserver leaves the port free.
@@ -126,13 +134,12 @@ fn frontend(
     reader: &mut Reader<'_>,
     base: &[Step],
     balancer: &LoadBalancer,
-    name: String,
+    (name, backends): (String, Vec<lb::Backend>),
     (vips, has_vip, local, frontends): (&[IpAddr], bool, Option<IpAddr>, usize),
 ) -> Option<lb::Frontend> {
     let at = |key: &'static str| [base, &[Step::Key(key)]].concat();
     unsupported(reader, base, balancer);
     let port = reader.port(&at("port"), balancer.port);
-    let backends = backends(reader, base, balancer);
     let by_kernel = balancer.mode == Some(Mode::Kernel);
     let same_port = if by_kernel { None } else { same_port(reader, base, balancer, &backends, vips) };
     let bind_to_vip = balancer.bind_to_vip == Some(true) || balancer.same_port == Some(true);
@@ -298,13 +305,11 @@ fn same_port(
     }
     let circles =
         |address: &SocketAddr| vips.contains(&address.ip()) && [balancer.port, own].contains(&address.port());
-    if let Some(place) = backends.iter().position(|backend| circles(&backend.address)) {
+    if let Some(address) = backends.iter().map(|backend| backend.address).find(circles) {
+        let place = backends::place(balancer, address);
         reader.error(
             &[base, &["backends".into(), place.into(), "address".into()]].concat(),
-            format!(
-                "{} is this load balancer itself: its connections would go in circles",
-                backends[place].address
-            ),
+            format!("{address} is this load balancer itself: its connections would go in circles"),
             "write the apiserver's own address, not the virtual one",
         );
     }
@@ -336,47 +341,4 @@ fn unsupported(reader: &mut Reader<'_>, base: &[Step], balancer: &LoadBalancer) 
         ),
         Some(Protocol::Tcp | Protocol::Udp) | None => {}
     }
-}
-
-fn backends(reader: &mut Reader<'_>, base: &[Step], balancer: &LoadBalancer) -> Vec<lb::Backend> {
-    let listed = balancer.backends.as_deref().unwrap_or_default();
-    let discover = balancer.discover.unwrap_or(false);
-    if listed.is_empty() && !discover {
-        reader.error(
-            &[base, &["backends".into()]].concat(),
-            "a load balancer without backends serves nobody",
-            "list the apiservers: `backends: [{address: 10.0.0.163, port: 6443}, …]`",
-        );
-    }
-    let mut seen = BTreeSet::new();
-    let mut backends = Vec::new();
-    for (index, backend) in listed.iter().enumerate() {
-        let at = |key: &'static str| [base, &["backends".into(), index.into(), key.into()]].concat();
-        if backend.url.is_some() {
-            reader.warn(
-                &at("url"),
-                "`url` is obsolete: it belonged to HTTP load balancers",
-                "remove the key; `address` and `port` say all",
-            );
-        }
-        let ip = reader.ip(&at("address"), &backend.address);
-        let default = balancer.backend_port.or_else(|| discover.then_some(BACKEND_PORT_DEFAULT));
-        let Some(port) = backend.port.or(default) else {
-            reader.error(
-                &[base, &["backends".into(), index.into()]].concat(),
-                "the key `port` is missing",
-                "write the port that the apiserver listens on: `port: 6443` here, or `backendPort: 6443` for all of them",
-            );
-            continue;
-        };
-        let port = reader.port(&at("port"), port);
-        let (Some(ip), Some(port)) = (ip, port) else { continue };
-        let address = SocketAddr::new(ip, port);
-        if !seen.insert(address) {
-            reader.error(&at("address"), format!("{address} is listed twice"), "list every backend once");
-        }
-        let name = backend.name.clone().unwrap_or_else(|| address.to_string());
-        backends.push(lb::Backend { name, address, cordoned: false });
-    }
-    backends
 }

@@ -54,7 +54,7 @@ pub(super) fn listen(
     if on_vip && !has_vip {
         return forwarded();
     }
-    places(reader, base, backends, (on_vip, vips, port));
+    places(reader, base, balancer, backends, (on_vip, vips, port));
     forwarded()
 }
 
@@ -62,13 +62,15 @@ pub(super) fn listen(
 fn places(
     reader: &mut Reader<'_>,
     base: &[Step],
+    balancer: &LoadBalancer,
     backends: &[lb::Backend],
     (on_vip, vips, port): (bool, &[IpAddr], u16),
 ) {
     let at = |key: &'static str| [base, &[Step::Key(key)]].concat();
-    for (place, backend) in backends.iter().enumerate() {
-        let of_backend = [base, &["backends".into(), place.into(), "address".into()]].concat();
+    for backend in backends {
         let address = backend.address;
+        let place = super::backends::place(balancer, address);
+        let of_backend = [base, &["backends".into(), place.into(), "address".into()]].concat();
         if !on_vip && address.port() == port {
             reader.error(
                 &at("port"),

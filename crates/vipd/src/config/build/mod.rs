@@ -2,6 +2,7 @@
 //!
 //! Everything wrong is collected before anything is refused, so that a file is mended in one round.
 
+mod backends;
 mod balancer;
 mod check;
 mod choice;
