@@ -113,7 +113,7 @@ impl Board {
         self.frontends.borrow().iter().any(|frontend| frontend.settings().rebalance.is_some())
     }
 
-    /// Has connections moved to backends that have fewer than their share, where that is wanted.
+    /// Has connections moved to backends that have fewer than their share, where that is wanted; and looked at, even if none is moved.
     pub(crate) fn rebalance(&self) {
         let now = Instant::now().into_std();
         let wanted = |frontend: &Arc<Shared>| {
@@ -121,9 +121,7 @@ impl Board {
             rebalance::shed(frontend.id, &frontend.roster(), frontend.settings().rebalance?, whole_share)
         };
         let shed: Arc<[Shed]> = self.frontends.borrow().iter().filter_map(wanted).collect();
-        if !shed.is_empty() {
-            self.orders.send_modify(|orders| (orders.shed, orders.sheds) = (shed, orders.sheds + 1));
-        }
+        self.orders.send_modify(|orders| (orders.shed, orders.sheds) = (shed, orders.sheds + 1));
     }
 
     /// Tells whoever asks that a health or a set of backends has changed.

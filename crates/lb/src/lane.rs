@@ -21,7 +21,7 @@ use crate::drain::End;
 use crate::frontend::{Settings, Shared};
 use crate::pool::{Candidate, Candidates, Pool};
 use crate::reactor::Reactor;
-use crate::rebalance::{LISTENING_LOOKS, SILENT_LOOKS, Shed};
+use crate::rebalance::{self, LISTENING_LOOKS, SILENT_LOOKS, Shed};
 use crate::roster::Roster;
 use crate::silence::{Listening, Silence};
 use crate::sources::Place;
@@ -371,23 +371,23 @@ impl Lane {
         self.end_where(End::VirtualIpLost, |record| record.virtual_ip.is_some_and(|ip| !held.contains(&ip)));
     }
 
-    /// Ends flows to a backend that has more than its share, as many as are to be: silent ones, and where they are too few, those whose
-    /// clients only listen. Of both, those that have just become so go first: it takes longest until their clients ask again.
-    pub(crate) fn shed(&self, shed: &Shed) {
-        // A look counts for all flows: the next one may be at another backend.
+    /// Looks who is silent, who only listens, and for how long.
+    pub(crate) fn look(&self) {
         self.flows.borrow().values().for_each(|record| record.look());
-        let silent = |record: &Record| record.quiet.counted().checked_sub(SILENT_LOOKS);
-        let listening = |record: &Record| record.listening.counted().checked_sub(LISTENING_LOOKS);
-        let turns: [&dyn Fn(&Record) -> bool; 4] = [
-            &|record| silent(record) == Some(0),
-            &|record| silent(record) > Some(0),
-            &|record| silent(record).is_none() && listening(record) == Some(0),
-            &|record| silent(record).is_none() && listening(record) > Some(0),
-        ];
-        for is_its_turn in turns {
+    }
+
+    /// Ends flows to a backend that has more than its share, as many as are to be: silent ones, and where they are too few, those whose
+    /// clients only listen.
+    pub(crate) fn shed(&self, shed: &Shed) {
+        let is_silent = |record: &Record| rebalance::is_due(record.quiet.counted(), SILENT_LOOKS);
+        let listens = |record: &Record| {
+            record.quiet.counted() < SILENT_LOOKS
+                && rebalance::is_due(record.listening.counted(), LISTENING_LOOKS)
+        };
+        for may_be_moved in [&is_silent as &dyn Fn(&Record) -> bool, &listens] {
             self.end_where(End::Rebalanced, |record| {
                 let backend = record.backend.borrow();
-                is_its_turn(record)
+                may_be_moved(record)
                     && backend.as_ref().is_some_and(|backend| shed.is_from(&backend.target))
                     && shed.take()
             });

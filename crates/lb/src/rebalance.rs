@@ -26,6 +26,17 @@ pub(crate) const SILENT_LOOKS: u8 = 3;
 /// it hears.
 pub(crate) const LISTENING_LOOKS: u8 = 5;
 
+/// Looks in a row after which a client speaks so seldom that it may be moved at any time. Many speak every ten seconds: kubelets, for
+/// instance, that renew their Leases.
+const SELDOM_LOOKS: u8 = 15;
+
+/// Whether a connection whose client has said nothing for so many looks may be ended now, where `needed` are needed: right then, or when
+/// it seldom speaks. In between, it is ever likelier that it speaks just when its connection is being closed, and what it begins to
+/// send then is lost.
+pub(crate) fn is_due(looks: u8, needed: u8) -> bool {
+    (needed..=needed + 1).contains(&looks) || looks >= SELDOM_LOOKS
+}
+
 /// Part of the fair share that one backend may have more than it, and another less.
 const TOLERANCE: usize = 10;
 
@@ -87,6 +98,14 @@ mod tests {
     use super::*;
     use crate::config::Backend;
     use crate::target::Open;
+
+    #[test]
+    fn who_has_just_spoken_and_who_seldom_speaks_is_moved_and_who_may_be_about_to_speak_is_not() {
+        let due = |needed| (0..=u8::MAX).filter(move |looks| is_due(*looks, needed));
+        let seldom = SELDOM_LOOKS..=u8::MAX;
+        assert!(due(SILENT_LOOKS).eq([3, 4].into_iter().chain(seldom.clone())));
+        assert!(due(LISTENING_LOOKS).eq([5, 6].into_iter().chain(seldom)));
+    }
 
     #[test]
     fn what_is_even_enough_is_left_alone() {

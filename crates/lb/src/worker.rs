@@ -167,7 +167,8 @@ async fn watch_sockets(reactor: Rc<Reactor>) {
 /// Tells the flows what has changed between two orders.
 fn obey(floor: &Floor, before: &Orders, now: &Orders) {
     for lane in floor.lanes() {
-        if now.sheds != before.sheds {
+        if now.sheds != before.sheds && lane.settings().rebalance.is_some() {
+            lane.look();
             let own = now.shed.iter().filter(|shed| shed.frontend == lane.shared.id);
             own.for_each(|shed| lane.shed(shed));
         }

@@ -31,7 +31,7 @@ const (
 
 // One apiserver after the other is restarted, as for an upgrade, while each of 200 clients informs itself and writes now and then. Where
 // vipd is told to rebalance, each apiserver has its share of them soon after the last restart; no informer is behind for longer than it
-// takes to connect anew, and no write fails but, at worst, one in a hundred moves, which its client began as its connection was closed.
+// takes to connect anew, and no write fails but, at worst, one in fifty moves, which its client began as its connection was closed.
 func TestInformersAreSpreadEvenlyAfterEachApiserverWasRestarted(t *testing.T) {
 	c := open(t, "vipd-relaxed-rebalance")
 	ctx, cancel := context.WithCancel(context.Background())
@@ -93,7 +93,7 @@ func TestInformersAreSpreadEvenlyAfterEachApiserverWasRestarted(t *testing.T) {
 	t.Logf("writes of informers that failed: %d", crossed.count)
 	faults.report(t)
 	// What a client begins to write in the instant in which its connection is closed is lost, whoever closes it.
-	if crossed.count*100 > int(status.Rebalanced) {
+	if crossed.count*50 > int(status.Rebalanced) {
 		crossed.report(t)
 	}
 	if len(reconnects) == 0 {

@@ -139,8 +139,8 @@ async fn an_age_that_did_not_count_before_counts_from_now_on() {
     assert!(told.1 == End::Aged && (590..=615).contains(&told.0), "{told:?}");
 }
 
-/// The place of the one that is moved of these, for whose client's last word so many looks have passed, and which the backend tells
-/// things meanwhile or doesn't.
+/// The place of the one that is moved of these, since whose client's last word so many looks have passed, and which the backend tells
+/// things all the time or doesn't.
 fn moved_of(flows: &[(u8, bool)]) -> Option<usize> {
     let (lane, _) = lane(1);
     let backend =
@@ -157,13 +157,14 @@ fn moved_of(flows: &[(u8, bool)]) -> Option<usize> {
         let entry = lane.enter(None, None);
         entry.record.set_backend(candidate.clone());
         entry.record.said(1);
-        // The last one is the one that moves.
+        // One more comes for all.
         (0..*looks).for_each(|_| entry.record.look());
         if *is_told {
             entry.record.told(1);
         }
         entries.push(entry);
     }
+    lane.look();
     lane.shed(&shed(lane.shared.id, &roster, NonZeroUsize::MIN, |_| true).unwrap());
     let mut moved = entries.iter().map(|entry| entry.record.end.get() == Some(End::Rebalanced));
     let first = moved.position(|moved| moved);
@@ -172,11 +173,13 @@ fn moved_of(flows: &[(u8, bool)]) -> Option<usize> {
 }
 
 #[tokio::test]
-async fn silent_flows_are_moved_first_then_those_that_listen_and_of_both_those_that_have_just_begun_to() {
-    const LONG: u8 = 100;
-    assert_eq!(moved_of(&[(LONG, true), (LONG, false), (SILENT_LOOKS, false)]), Some(2));
-    assert_eq!(moved_of(&[(LONG, true), (LISTENING_LOOKS, true), (LONG, false)]), Some(2));
-    assert_eq!(moved_of(&[(LONG, true), (LISTENING_LOOKS, true)]), Some(1));
-    assert_eq!(moved_of(&[(0, true), (0, false), (LONG, true)]), Some(2));
-    assert_eq!(moved_of(&[(SILENT_LOOKS - 1, false), (LISTENING_LOOKS - 1, true), (0, true)]), None);
+async fn silent_flows_are_moved_and_then_those_that_listen_and_none_that_may_be_about_to_speak() {
+    assert_eq!(moved_of(&[(LISTENING_LOOKS, true), (SILENT_LOOKS, false)]), Some(1));
+    assert_eq!(moved_of(&[(0, false), (2, true), (LISTENING_LOOKS, true)]), Some(2));
+    assert_eq!(moved_of(&[(100, true), (100, false)]), Some(1));
+    assert_eq!(moved_of(&[(0, true), (10, true), (10, false), (100, true)]), Some(3));
+    assert_eq!(
+        moved_of(&[(SILENT_LOOKS - 1, false), (LISTENING_LOOKS - 1, true), (10, true), (10, false)]),
+        None
+    );
 }
