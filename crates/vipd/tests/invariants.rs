@@ -12,6 +12,7 @@ const LINES_MAX: usize = 560;
 const PURE: &[&str] = &[
     "leader/src/clients",
     "leader/src/dice.rs",
+    "leader/src/kubernetes/endpoints.rs",
     "leader/src/kubernetes/object.rs",
     "leader/src/kubernetes/servers.rs",
     "leader/src/leadership.rs",

@@ -39,8 +39,13 @@ impl Failure {
         Self { kind: Kind::Credentials, text: format!("the credentials make no client: {}", chain(error)) }
     }
 
-    /// What an error of the client means.
+    /// What an error of the client means, for who takes part in an election.
     pub(super) fn of(error: &Error) -> Self {
+        Self::explained(error, "`vipd manifest rbac` prints what is needed")
+    }
+
+    /// What it means, and where it is said which rights are needed.
+    pub(super) fn explained(error: &Error, rights: &str) -> Self {
         if let Error::Api(status) = error {
             let message = status.message.trim();
             return match status.code {
@@ -50,10 +55,9 @@ impl Failure {
                         "401, the server doesn't know these credentials ({message}): renew them (`kubeadm certs renew admin.conf`)"
                     ),
                 },
-                403 => Self {
-                    kind: Kind::Credentials,
-                    text: format!("403, not allowed: {message} (`vipd manifest rbac` prints what is needed)"),
-                },
+                403 => {
+                    Self { kind: Kind::Credentials, text: format!("403, not allowed: {message} ({rights})") }
+                }
                 code => Self { kind: Kind::Server, text: format!("{code}: {message}") },
             };
         }

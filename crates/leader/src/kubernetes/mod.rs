@@ -17,6 +17,8 @@
 //! | `watcher` | What changes meanwhile? |
 //! | `telling` | What does an operator read of it? |
 //! | `nodes` | Where are the control-plane nodes? |
+//! | `endpoints`, `discovery` | Where are the apiservers, for who takes no part in an election? |
+//! | `memory` | What was known before the start? |
 
 use std::net::SocketAddr;
 
@@ -26,7 +28,9 @@ use crate::{NodeId, lease::Timing};
 
 pub use self::{
     config::{Access, Config},
+    discovery::Discovery,
     driver::Driver,
+    endpoints::Endpoints,
     nodes::ControlPlane,
 };
 
@@ -34,8 +38,11 @@ mod access;
 mod config;
 mod connect;
 mod credentials;
+mod discovery;
 mod driver;
+mod endpoints;
 mod failure;
+mod memory;
 mod nodes;
 mod object;
 mod servers;

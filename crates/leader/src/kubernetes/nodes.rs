@@ -2,9 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::{self, Write as _},
     net::{IpAddr, SocketAddr},
-    path::Path,
 };
 
 use k8s_openapi::api::core::v1::Node;
@@ -23,9 +21,6 @@ pub struct ControlPlane {
     #[serde(skip)]
     pub cordoned: BTreeSet<String>,
 }
-
-/// The file that remembers them is this long at most; a control plane of thirty nodes needs a tenth.
-const MEMORY_BYTES_MAX: u64 = 64 * 1024;
 
 impl ControlPlane {
     /// The label that kubeadm, k3s, RKE2 and others put on control-plane nodes.
@@ -89,39 +84,6 @@ impl ControlPlane {
         }
         changed
     }
-
-    /// Reads what was remembered; nothing, if there is no such file.
-    ///
-    /// # Errors
-    ///
-    /// The file is there and can't be read, or isn't one of ours.
-    pub(super) fn recall(file: &Path) -> io::Result<Self> {
-        match std::fs::metadata(file) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
-            Err(error) => return Err(error),
-            Ok(metadata) if metadata.len() > MEMORY_BYTES_MAX => {
-                return Err(io::Error::other(format!("is {} bytes long", metadata.len())));
-            }
-            Ok(_) => {}
-        }
-        Ok(serde_json::from_slice(&std::fs::read(file)?)?)
-    }
-
-    /// Writes it down, whole or not at all.
-    ///
-    /// # Errors
-    ///
-    /// The folder or file can't be written; what was remembered stays.
-    pub(super) fn remember(&self, file: &Path) -> io::Result<()> {
-        if let Some(folder) = file.parent() {
-            std::fs::create_dir_all(folder)?;
-        }
-        let part = file.with_extension("part");
-        let mut out = std::fs::File::create(&part)?;
-        out.write_all(&serde_json::to_vec_pretty(self)?)?;
-        out.sync_all()?;
-        std::fs::rename(part, file)
-    }
 }
 
 fn internal_addresses(node: &Node) -> Vec<IpAddr> {
@@ -132,6 +94,7 @@ fn internal_addresses(node: &Node) -> Vec<IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::memory::{recall, remember};
     use super::*;
 
     fn node(name: &str, addresses: &[&str]) -> Node {
@@ -199,15 +162,15 @@ mod tests {
     fn it_is_remembered_whole_or_not_at_all() {
         let folder = std::env::temp_dir().join(format!("vipd-nodes-{}", std::process::id()));
         let file = folder.join("deeper/control-plane.json");
-        assert_eq!(ControlPlane::recall(&file).unwrap(), ControlPlane::default());
+        assert_eq!(recall::<ControlPlane>(&file).unwrap(), ControlPlane::default());
         let mut known = ControlPlane::default();
         known.put(&node("a", &["10.0.0.1", "fd00::1"]));
-        known.remember(&file).unwrap();
-        assert_eq!(ControlPlane::recall(&file).unwrap(), known);
+        remember(&known, &file).unwrap();
+        assert_eq!(recall::<ControlPlane>(&file).unwrap(), known);
         std::fs::write(&file, "{\"nodes\": 3}").unwrap();
-        assert!(ControlPlane::recall(&file).is_err());
+        assert!(recall::<ControlPlane>(&file).is_err());
         std::fs::write(&file, vec![b' '; 100_000]).unwrap();
-        assert!(ControlPlane::recall(&file).unwrap_err().to_string().contains("bytes long"));
+        assert!(recall::<ControlPlane>(&file).unwrap_err().to_string().contains("bytes long"));
         std::fs::remove_dir_all(&folder).unwrap();
     }
 }

@@ -31,7 +31,7 @@ pub(super) async fn examine(config: &Config) -> Vec<Finding> {
             match &vip.election {
                 Election::Peers(election) if !running => findings.extend(peer_port(election)),
                 Election::Peers(_) => {}
-                Election::Kubernetes(election) => findings.push(credentials(election)),
+                Election::Kubernetes(election) => findings.push(credentials(&election.access)),
             }
         }
         if !running {
@@ -63,6 +63,7 @@ pub(super) async fn examine(config: &Config) -> Vec<Finding> {
         findings.extend(frontends(config));
         findings.extend(web_ports(config));
     }
+    findings.extend(config.discovery.as_ref().map(credentials_alone));
     findings.extend(names(config).await);
     findings
 }
@@ -222,8 +223,8 @@ fn fence() -> Finding {
 }
 
 /// A kubeconfig that appears later (`kubeadm init` writes it after the static Pods) is found then.
-fn credentials(election: &leader::kubernetes::Config) -> Finding {
-    let named = &election.access.kubeconfigs;
+fn credentials(access: &leader::kubernetes::Access) -> Finding {
+    let named = &access.kubeconfigs;
     match named.iter().find(|file| std::fs::File::open(file).is_ok()) {
         Some(file) => Finding::good(format!("{} can be read, for the Lease", file.display())),
         None => {
@@ -235,6 +236,21 @@ fn credentials(election: &leader::kubernetes::Config) -> Finding {
                 "before `kubeadm init` that is as it should be; otherwise correct `kubernetes.kubeconfig`",
             )
         }
+    }
+}
+
+/// What the apiservers are asked with where no Lease is held. The rights of a node's own kubelet are not enough.
+fn credentials_alone(access: &leader::kubernetes::Access) -> Finding {
+    let named = &access.kubeconfigs;
+    match named.iter().find(|file| std::fs::File::open(file).is_ok()) {
+        Some(file) => Finding::good(format!("{} can be read, to discover the apiservers", file.display())),
+        None => Finding::doubtful(
+            format!(
+                "no kubeconfig can be read (tried {}): in a pod, its ServiceAccount is used; elsewhere, nothing is discovered",
+                crate::listed(named.iter().map(|file| file.display()))
+            ),
+            "docs/balancer-alone.md has a ServiceAccount and its Role; write its kubeconfig to `kubernetes.kubeconfig`",
+        ),
     }
 }
 
@@ -264,21 +280,34 @@ fn frontends(config: &Config) -> Vec<Finding> {
         if let lb::Listen::Redirected { port, .. } = frontend.listen {
             findings.push(redirect(&frontend.name, port));
         }
-        let all = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
-        // Without IPv6 there is no `::`.
-        let without_ipv6 = |error: &io::Error| {
-            matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::AddrNotAvailable)
-        };
-        let bound = match TcpListener::bind(all) {
-            Err(error) if without_ipv6(&error) => TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)),
-            bound => bound,
-        };
-        findings.push(match bound {
-            Ok(_) => Finding::good(format!("port {port} is free, for `{}`", frontend.name)),
-            Err(error) => frontend_failed(frontend, all, &error),
+        findings.push(match bind(&frontend.listen, port) {
+            Ok(()) => Finding::good(format!("port {port} is free, for `{}`", frontend.name)),
+            Err((address, error)) => frontend_failed(frontend, address, &error),
         });
     }
     findings
+}
+
+/// Tries whether a port is free: on the addresses that are wanted, if they are here, or else on all.
+fn bind(listen: &lb::Listen, port: u16) -> Result<(), (SocketAddr, io::Error)> {
+    let absent = |error: &io::Error| {
+        matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::AddrNotAvailable)
+    };
+    if let lb::Listen::Addresses { ips, .. } = listen {
+        let mut tried = ips.iter().map(|ip| (SocketAddr::new(*ip, port), TcpListener::bind((*ip, port))));
+        match tried.find_map(|(address, bound)| Some((address, bound.err()?))) {
+            None => return Ok(()),
+            Some((_, error)) if absent(&error) => {}
+            Some(refused) => return Err(refused),
+        }
+    }
+    let all = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+    let bound = match TcpListener::bind(all) {
+        // Without IPv6 there is no `::`.
+        Err(error) if absent(&error) => TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)),
+        bound => bound,
+    };
+    bound.map(drop).map_err(|error| (all, error))
 }
 
 /// May backends be shown the clients' own addresses? Whether their answers come back, the network decides.

@@ -118,6 +118,7 @@ pub(super) struct LoadBalancer {
     #[serde(rename = "type")]
     pub(super) kind: Option<Protocol>,
     pub(super) port: u16,
+    pub(super) bind: Option<Vec<String>>,
     pub(super) bind_to_vip: Option<bool>,
     pub(super) same_port: Option<bool>,
     pub(super) listen_port: Option<u16>,

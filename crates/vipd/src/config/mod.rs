@@ -42,6 +42,8 @@ pub(crate) struct Config {
     pub(crate) witnesses: Vec<Witness>,
     /// The load balancers; `None` where vipd only holds an address.
     pub(crate) balancer: Option<Balancer>,
+    /// How the API is reached, where it tells backends and no election asks it.
+    pub(crate) discovery: Option<leader::kubernetes::Access>,
     /// The check of this host's own apiserver, where there is an address and no balancer.
     pub(crate) health_check: Option<lb::Config>,
     /// The status socket.

@@ -13,6 +13,7 @@
 mod apiservers;
 mod bootstrap;
 pub(crate) mod clients;
+mod endpoints;
 mod file_watch;
 mod heart;
 pub(crate) mod interface;
@@ -47,6 +48,7 @@ use crate::{check, exit, fail, listed, logging, memory, punctuality, scheduling,
 
 pub(crate) use heart::Pulse;
 
+use endpoints::ApiBackends;
 use heart::Heart;
 use parts::Parts;
 use reload::Reload;
@@ -280,15 +282,21 @@ async fn run(
                 return Ok(());
             }
         };
+        let access = config.discovery.take().zip(config.balancer.as_mut());
+        let (endpoints, asking) =
+            access.map(|(access, balancer)| ApiBackends::start(access, balancer)).unzip();
         let mut parts = Parts::start(config, is_locked, pulse).await?;
-        let resolving = parts
-            .balancer
-            .as_ref()
-            .map(|balancer| spawn_local(Rc::clone(&resolution).follow(balancer.backends())));
-        let reloading = spawn_local(reload.follow(parts.adjustable(resolution), watch));
-        let following = (!names.is_empty()).then(|| spawn_local(names::follow(names)));
+        let mut tasks = Vec::from_iter(asking);
+        if let Some(balancer) = &parts.balancer {
+            tasks.push(spawn_local(Rc::clone(&resolution).follow(balancer.backends())));
+            tasks.extend(endpoints.clone().map(|known| spawn_local(known.follow(balancer.backends()))));
+        }
+        tasks.push(spawn_local(reload.follow(parts.adjustable(resolution, endpoints), watch)));
+        if !names.is_empty() {
+            tasks.push(spawn_local(names::follow(names)));
+        }
         let outcome = wiring::run(&mut parts, &mut signals).await;
-        for task in following.into_iter().chain(resolving).chain([reloading]) {
+        for task in tasks {
             task.abort();
             let _ = task.await;
         }

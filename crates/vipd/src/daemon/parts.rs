@@ -17,6 +17,7 @@ use super::Pulse;
 use super::apiservers::Apiservers;
 use super::clients::Ports;
 use super::clients::ended::Ended;
+use super::endpoints::ApiBackends;
 use super::owner::{Farewell, Owner};
 use super::reload::{Adjustable, Running};
 use super::resolution::Resolution;
@@ -150,13 +151,18 @@ impl Parts {
     }
 
     /// What of all this can change while it runs.
-    pub(super) fn adjustable(&self, resolution: Rc<Resolution>) -> Adjustable {
+    pub(super) fn adjustable(
+        &self,
+        resolution: Rc<Resolution>,
+        endpoints: Option<Rc<ApiBackends>>,
+    ) -> Adjustable {
         let control_plane = self.owners.first().and_then(|owner| owner.monitor.control_plane());
         let running = |balancer: &lb::Balancer| Running {
             configuration: balancer.configuration(),
             backends: balancer.backends(),
             discovery: self.apiservers.clone().zip(control_plane),
-            resolution,
+            resolution: Rc::clone(&resolution),
+            endpoints: endpoints.clone(),
         };
         // Where an election by Lease says whose apiserver is asked, the file says the least of it.
         let check = self.health_check.as_ref().filter(|_| self.apiservers.is_none());

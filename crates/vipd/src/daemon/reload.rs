@@ -17,6 +17,7 @@ use tokio::task::spawn_blocking;
 use tracing::{error, info, warn};
 
 use super::apiservers::Apiservers;
+use super::endpoints::ApiBackends;
 use super::file_watch::FileWatch;
 use super::parts::{listening, redirected};
 use super::resolution::Resolution;
@@ -59,6 +60,8 @@ pub(super) struct Running {
     pub(super) backends: lb::BackendsHandle,
     /// Who is told of the control plane, and what is known of it.
     pub(super) discovery: Option<(Rc<Apiservers>, watch::Receiver<ControlPlane>)>,
+    /// Who asks the API, where no election does.
+    pub(super) endpoints: Option<Rc<ApiBackends>>,
     /// Who looks up names.
     pub(super) resolution: Rc<Resolution>,
 }
@@ -218,6 +221,11 @@ impl Adjustable {
             "healthCheck" => !check,
             key => !CHANGEABLE.contains(&key),
         });
+        let asks = self.balancer.as_ref().is_some_and(|running| running.endpoints.is_some());
+        if config.discovery.is_some() && !asks {
+            // Nobody asks the API yet.
+            found.insert("discover".to_owned());
+        }
         found
     }
 
@@ -229,8 +237,13 @@ impl Adjustable {
                 let discovered = apiservers.fill(&mut balancer, &known.borrow());
                 (apiservers, known, discovered)
             });
+            let told = running.endpoints.as_ref().map(|endpoints| (endpoints, endpoints.fill(&mut balancer)));
             let names = running.resolution.fill(&mut balancer).await;
             running.configuration.apply(balancer.config).await?;
+            if let Some((endpoints, discovered)) = told {
+                endpoints.discover(discovered);
+                endpoints.tell(&running.backends);
+            }
             running.resolution.want(names);
             running.resolution.tell(&running.backends);
             if let Some((apiservers, known, discovered)) = prepared {

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 mod access_log;
+mod alone;
 mod commands;
 mod health;
 mod held;

@@ -116,7 +116,7 @@ impl Site {
 
 fn config(host: &str) -> String {
     format!(
-        "loadBalancers:\n- name: api\n  port: {PORT}\n  check: {{type: none}}\n  backends: [{{address: {host}, port: {BACKENDS}}}]\n"
+        "loadBalancers:\n- name: api\n  port: {PORT}\n  check: {{type: none}}\n  policy: roundRobin\n  slowStart: none\n  backends: [{{address: {host}, port: {BACKENDS}}}]\n"
     )
 }
 

@@ -9,6 +9,7 @@ use super::{
         Config, ControlPlane,
         access::Access,
         credentials::{Credentials, CredentialsError},
+        memory,
         servers::Servers,
         telling::told,
     },
@@ -79,7 +80,7 @@ impl Driver {
         info!(nodes = names.join(", "), "the control plane");
         let Some(file) = self.config.access.memory.clone() else { return };
         tokio::task::spawn_blocking(move || {
-            if let Err(error) = known.remember(&file) {
+            if let Err(error) = memory::remember(&known, &file) {
                 warn!(file = %file.display(), %error, "failed to remember the control-plane nodes: a start without an API won't know them");
             }
         });
@@ -89,7 +90,7 @@ impl Driver {
 /// What an earlier process remembered; nothing, where that can't be read.
 pub(super) fn recall(config: &Config) -> ControlPlane {
     let Some(file) = &config.access.memory else { return ControlPlane::default() };
-    ControlPlane::recall(file).unwrap_or_else(|error| {
+    memory::recall(file).unwrap_or_else(|error| {
         warn!(file = %file.display(), %error, "failed to read the remembered control-plane nodes; they are looked up again");
         ControlPlane::default()
     })

@@ -6,7 +6,7 @@ use std::num::{NonZero, NonZeroUsize};
 use std::time::Duration;
 
 use super::check::check;
-use super::{backends, choice, clients, kernel_path};
+use super::{backends, bind, choice, clients, kernel_path};
 use crate::config::Balancer;
 use crate::config::file::{Election, File, LoadBalancer, Mode, Protocol};
 use crate::config::reader::Reader;
@@ -96,15 +96,19 @@ fn check_discovery(
     has_vip: bool,
 ) {
     let at = |key: &'static str| [base, &[Step::Key(key)]].concat();
-    if file.election != Some(Election::Kubernetes) || !has_vip {
-        reader.error(
-            &at("discover"),
-            "`discover: true` asks the Kubernetes API, which only `election: kubernetes` with a `vip` reaches",
-            "add both, or remove the key and list the apiservers under `backends`",
-        );
-    }
     let backend_port = balancer.backend_port.unwrap_or(BACKEND_PORT_DEFAULT);
     reader.port(&at("backendPort"), backend_port);
+    // Without an address, no election is needed to ask the API.
+    if !has_vip {
+        return;
+    }
+    if file.election != Some(Election::Kubernetes) {
+        reader.error(
+            &at("discover"),
+            "`discover: true` asks the Kubernetes API, which beside a `vip` only `election: kubernetes` does",
+            "add `election: kubernetes`, or remove the key and list the apiservers under `backends`",
+        );
+    }
     let shares = balancer.bind_to_vip == Some(true) || balancer.same_port == Some(true);
     if balancer.port == backend_port && !shares {
         reader.error(
@@ -144,7 +148,8 @@ fn frontend(
     let same_port = if by_kernel { None } else { same_port(reader, base, balancer, &backends, vips) };
     let bind_to_vip = balancer.bind_to_vip == Some(true) || balancer.same_port == Some(true);
     without_vip(reader, base, balancer, has_vip);
-    if !bind_to_vip && !by_kernel {
+    bind::contradicts(reader, base, balancer);
+    if !bind_to_vip && !by_kernel && balancer.bind.is_none() {
         let own = backends.iter().position(|backend| {
             backend.address.port() == balancer.port
                 && local
@@ -179,7 +184,10 @@ fn frontend(
         _ if by_kernel => kernel_path::listen(reader, base, balancer, &backends, (vips, has_vip, port)),
         Some(own) => lb::Listen::Redirected { ips: vips.to_vec(), port, own },
         None if bind_to_vip => lb::Listen::Addresses { ips: vips.to_vec(), port },
-        None => lb::Listen::Any { port },
+        None => match bind::addresses(reader, base, balancer, &backends) {
+            Some(ips) => lb::Listen::Addresses { ips, port },
+            None => lb::Listen::Any { port },
+        },
     };
     Some(lb::Frontend {
         name,

@@ -31,6 +31,9 @@ pub(in crate::config) const PORT_DEFAULT: u16 = 6443;
 /// The file that remembers the control-plane nodes.
 pub(in crate::config) const MEMORY_DEFAULT: &str = "/var/lib/vipd/control-plane.json";
 
+/// The same where no election runs: it is the apiservers by their own word then.
+const MEMORY_ALONE_DEFAULT: &str = "/var/lib/vipd/apiservers.json";
+
 /// More apiservers than any cluster has control-plane nodes; each is tried in turn.
 const SERVERS_MAX: usize = 64;
 
@@ -43,7 +46,7 @@ pub(super) fn election(reader: &mut Reader<'_>, file: &File, node: &str, vips: &
     let timing = timing(reader, wanted);
     let lease = lease(reader, wanted.lease.as_deref().unwrap_or(LEASE_DEFAULT));
     let annotations = annotations(reader, wanted.annotations.as_ref());
-    let access = access(reader, wanted, vips);
+    let access = access(reader, wanted, vips, MEMORY_DEFAULT);
     let (namespace, name) = lease?;
     Some(Config {
         me: me?,
@@ -208,11 +211,38 @@ fn annotations(
     valid.then_some(annotations)
 }
 
-fn access(reader: &mut Reader<'_>, wanted: &Kubernetes, vips: &[IpAddr]) -> Option<Access> {
+/// How the API is reached where no Lease decides. Complains of keys that say how one does.
+pub(super) fn access_alone(reader: &mut Reader<'_>, file: &File) -> Option<Access> {
+    let nothing = Kubernetes::default();
+    let wanted = file.kubernetes.as_ref().unwrap_or(&nothing);
+    let keys = [
+        ("lease", wanted.lease.is_some()),
+        ("leaseDuration", wanted.lease_duration.is_some()),
+        ("renewDeadline", wanted.renew_deadline.is_some()),
+        ("retryPeriod", wanted.retry_period.is_some()),
+        ("preserve", wanted.preserve.is_some()),
+        ("annotations", wanted.annotations.is_some()),
+    ];
+    for (key, _) in keys.into_iter().filter(|(_, there)| *there) {
+        reader.warn(
+            &["kubernetes".into(), key.into()],
+            format!("`{key}` has no effect without a `vip`: no Lease is held"),
+            "remove the key",
+        );
+    }
+    access(reader, wanted, &[], MEMORY_ALONE_DEFAULT)
+}
+
+fn access(
+    reader: &mut Reader<'_>,
+    wanted: &Kubernetes,
+    vips: &[IpAddr],
+    memory_default: &str,
+) -> Option<Access> {
     let at = |key: &'static str| [Step::Key("kubernetes"), Step::Key(key)];
     let port = reader.port(&at("port"), wanted.port.unwrap_or(PORT_DEFAULT));
     let kubeconfig = absolute(reader, &at("kubeconfig"), wanted.kubeconfig.as_deref(), KUBECONFIG_DEFAULT);
-    let memory = absolute(reader, &at("memory"), wanted.memory.as_deref(), MEMORY_DEFAULT);
+    let memory = absolute(reader, &at("memory"), wanted.memory.as_deref(), memory_default);
     let port = port?;
     let own = match wanted.server.as_deref() {
         None => Some(SocketAddr::from((Ipv4Addr::LOCALHOST, port))),

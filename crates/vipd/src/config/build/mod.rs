@@ -4,6 +4,7 @@
 
 mod backends;
 mod balancer;
+mod bind;
 mod check;
 mod choice;
 mod clients;
@@ -22,7 +23,7 @@ use super::diagnostic::Diagnostic;
 use super::file::{self, File};
 use super::reader::Reader;
 use super::source::Source;
-use super::{Config, Election, Overrides, SOCKET_DEFAULT, Vip, Witness};
+use super::{Balancer, Config, Election, Overrides, SOCKET_DEFAULT, Vip, Witness};
 
 /// How long open connections may go on after a stop, unless the file says otherwise: half of a pod's grace period.
 const DRAIN_TIMEOUT_DEFAULT: Duration = Duration::from_secs(15);
@@ -51,6 +52,7 @@ pub(super) fn build(
     if !wants_vip {
         without_vip(&mut reader, &file);
     }
+    let discovery = (!wants_vip).then(|| discovery(&mut reader, &file, balancer.as_ref())).flatten();
     let health_check = check::health_check(&mut reader, &file).filter(|_| !file.is_of_witness());
 
     if !wants_vip && file.load_balancers.as_ref().is_none_or(Vec::is_empty) {
@@ -83,6 +85,7 @@ pub(super) fn build(
         vips,
         witnesses,
         balancer,
+        discovery,
         health_check,
         socket,
         metrics,
@@ -197,7 +200,7 @@ fn without_vip(reader: &mut Reader<'_>, file: &File) {
         ("remotePeers", file.remote_peers.is_some()),
         ("startAsLeader", file.start_as_leader == Some(true)),
         ("election", matches!(file.election, Some(file::Election::Peers | file::Election::Kubernetes))),
-        ("kubernetes", file.kubernetes.is_some()),
+        ("kubernetes", file.kubernetes.is_some() && !discovers(file)),
         ("timing", file.timing.is_some()),
         ("tieBreak", file.tie_break.is_some()),
         ("spread", file.spread == Some(true)),
@@ -213,6 +216,32 @@ fn without_vip(reader: &mut Reader<'_>, file: &File) {
             );
         }
     }
+}
+
+/// Whether any load balancer's backends are discovered.
+fn discovers(file: &File) -> bool {
+    file.load_balancers.iter().flatten().any(|balancer| balancer.discover == Some(true))
+}
+
+/// How the API is reached that tells the backends, where no election does; those that are known beforehand are asked too.
+fn discovery(
+    reader: &mut Reader<'_>,
+    file: &File,
+    balancer: Option<&Balancer>,
+) -> Option<leader::kubernetes::Access> {
+    if !discovers(file) {
+        return None;
+    }
+    let mut access = kubernetes::access_alone(reader, file)?;
+    let balancer = balancer?;
+    let frontends = balancer.config.frontends.iter();
+    let discovered = frontends.filter(|frontend| balancer.discovered.contains_key(&frontend.name));
+    for backend in discovered.flat_map(|frontend| &frontend.backends) {
+        if !access.servers.contains(&backend.address) {
+            access.servers.push(backend.address);
+        }
+    }
+    Some(access)
 }
 
 fn hostname() -> String {
