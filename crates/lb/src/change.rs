@@ -1,7 +1,7 @@
 //! From one configuration to another: which frontend goes on as which, what is bound anew. Nothing of it is in force yet.
 
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -27,6 +27,14 @@ impl Station {
         if self.forward().is_some() { &[] } else { &self.at }
     }
 
+    /// Whether the kernel leads its connections somewhere by tables that belong to this process.
+    pub(crate) fn is_tied(&self) -> bool {
+        match self.listen {
+            Listen::Redirected { .. } | Listen::Forwarded(_) => true,
+            Listen::Any { .. } | Listen::Addresses { .. } | Listen::Nowhere => false,
+        }
+    }
+
     /// What the kernel leads to its backends, if it does.
     pub(crate) fn forward(&self) -> Option<&Forward> {
         forward(&self.listen)
@@ -42,7 +50,12 @@ pub(crate) struct Standing {
     pub(crate) leaving: Vec<Arc<Shared>>,
     /// The number that the next new frontend gets.
     next: u64,
+    /// Listening sockets of another process, by their address, for the first configuration.
+    inherited: Inherited,
 }
+
+/// Listening sockets that are there already.
+type Inherited = BTreeMap<SocketAddr, Vec<TcpListener>>;
 
 /// A frontend as it is to be.
 pub(crate) struct Part {
@@ -62,6 +75,18 @@ pub(crate) struct Change {
 }
 
 impl Standing {
+    /// Nothing yet, beside listening sockets of another process.
+    pub(crate) fn inheriting(listeners: Vec<TcpListener>) -> Self {
+        let mut inherited = Inherited::new();
+        for listener in listeners {
+            // One that has no address is none.
+            if let Ok(address) = listener.local_addr() {
+                inherited.entry(address).or_default().push(listener);
+            }
+        }
+        Self { inherited, ..Self::default() }
+    }
+
     /// The frontend of each address that is listened on.
     pub(crate) fn posts(&self) -> BTreeMap<SocketAddr, u64> {
         let of = |station: &Station| {
@@ -123,6 +148,8 @@ impl Standing {
     pub(crate) fn prepare(&mut self, config: Config, bells: &Bells, now: Instant) -> Result<Change, Error> {
         config.validate()?;
         refuse_overlaps(&config)?;
+        // What of it nobody wants is closed at the end.
+        let mut inherited = std::mem::take(&mut self.inherited);
         let posts = self.posts();
         let mut listeners: Vec<Vec<_>> = (0..config.workers).map(|_| Vec::new()).collect();
         let mut namesakes: Vec<_> = self.stations.iter().map(Some).collect();
@@ -139,7 +166,7 @@ impl Standing {
             let known = known.or_else(|| take(&mut leaving, |shared| shared.name == frontend.name));
             let at = match namesake.filter(|station| station.listen == frontend.listen) {
                 Some(station) => station.at.clone(),
-                None => at(&frontend, &posts, &mut listeners)?,
+                None => at(&frontend, &posts, &mut inherited, &mut listeners)?,
             };
             let before = known.map(|shared| shared.settings());
             let sources = before.as_ref().and_then(|settings| settings.sources.as_ref());
@@ -188,6 +215,7 @@ fn take<'a, T>(from: &mut [Option<&'a T>], is_meant: impl Fn(&T) -> bool) -> Opt
 fn at(
     frontend: &Frontend,
     posts: &BTreeMap<SocketAddr, u64>,
+    inherited: &mut Inherited,
     listeners: &mut [Vec<TcpListener>],
 ) -> Result<Vec<SocketAddr>, Error> {
     if let Some(forward) = forward(&frontend.listen) {
@@ -197,9 +225,12 @@ fn at(
     for wanted in listen::addresses(&frontend.listen) {
         if !posts.contains_key(&wanted) {
             let overlaps = |post: &SocketAddr| listen::covers(wanted, *post) || listen::covers(*post, wanted);
-            let beside = wanted.port() != 0 && posts.keys().any(overlaps);
-            let Bound { address, listeners: bound } =
-                listen::bind(frontend, wanted, listeners.len(), beside)?;
+            let beside = wanted.port() != 0 && posts.keys().chain(inherited.keys()).any(overlaps);
+            let Bound { address, listeners: bound } = match inherited.get_mut(&inheritable(wanted, inherited))
+            {
+                Some(there) => listen::join(frontend, std::mem::take(there), listeners.len())?,
+                None => listen::bind(frontend, wanted, listeners.len(), beside)?,
+            };
             at.push(address);
             if posts.contains_key(&address) {
                 // That of IPv4 in place of every address, where there is no IPv6.
@@ -216,6 +247,13 @@ fn at(
         at.extend(covered);
     }
     Ok(at)
+}
+
+/// The address under which an inherited socket does what is wanted: every address is that of IPv4, where there is no IPv6.
+fn inheritable(wanted: SocketAddr, inherited: &Inherited) -> SocketAddr {
+    let every = SocketAddr::from((Ipv6Addr::UNSPECIFIED, wanted.port()));
+    let of_ipv4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, wanted.port()));
+    if wanted == every && !inherited.contains_key(&every) { of_ipv4 } else { wanted }
 }
 
 fn forward(listen: &Listen) -> Option<&Forward> {

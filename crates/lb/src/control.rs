@@ -39,6 +39,7 @@ const ENDED: usize = 64;
 #[derive(Debug)]
 pub(crate) enum Command {
     Apply { config: Config, reply: oneshot::Sender<Result<(), Error>> },
+    Share { reply: oneshot::Sender<Result<Vec<TcpListener>, Error>> },
     Drain { deadline: Duration, reply: oneshot::Sender<Drained> },
 }
 
@@ -80,6 +81,21 @@ impl ConfigHandle {
         }
         applied.await.unwrap_or(Err(Error::Ending))
     }
+
+    /// Duplicates of the listening sockets, for a process that takes over: see [`Balancer::succeed`](crate::Balancer::succeed). The balancer goes
+    /// on accepting; drained, it closes its own ones, and those that wait in a queue that another has too are that one's.
+    ///
+    /// # Errors
+    ///
+    /// The kernel leads connections by tables that belong to this process, a file descriptor is missing, or the balancer ends.
+    pub async fn listeners(&self) -> Result<Vec<TcpListener>, Error> {
+        let (reply, shared) = oneshot::channel();
+        {
+            let commands = self.commands.as_ref().and_then(mpsc::WeakSender::upgrade).ok_or(Error::Ending)?;
+            commands.send(Command::Share { reply }).await.map_err(|_| Error::Ending)?;
+        }
+        shared.await.unwrap_or(Err(Error::Ending))
+    }
 }
 
 /// A bound balancer whose threads do not run yet.
@@ -105,9 +121,10 @@ impl Control {
     pub(crate) fn prepare(
         config: Config,
         held: watch::Receiver<BTreeSet<IpAddr>>,
+        inherited: Vec<TcpListener>,
     ) -> Result<(mpsc::Sender<Command>, Self), Error> {
         let bells = Bells::default();
-        let mut standing = Standing::default();
+        let mut standing = Standing::inheriting(inherited);
         let now = Instant::now().into_std();
         let Change { parts, listeners } = standing.prepare(config, &bells, now)?;
         let mut redirects = Redirects::default();

@@ -120,6 +120,22 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// The kernel leads a frontend's connections by tables that belong to this process.
+    #[error(
+        "failed to hand the listeners over: where the kernel leads connections for frontend {frontend} (`samePort`, `mode: kernel`) belongs to this process; \
+         restart it"
+    )]
+    Tied {
+        /// Name of the frontend.
+        frontend: String,
+    },
+    /// The listeners can't be duplicated.
+    #[error("failed to duplicate the listeners")]
+    Share {
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
     /// The balancer drains, or is gone.
     #[error("failed to change the configuration: the balancer ends")]
     Ending,

@@ -184,6 +184,15 @@ impl Floor {
         }
     }
 
+    /// Duplicates of its listening sockets, for another process.
+    ///
+    /// # Errors
+    /// No file descriptor is left.
+    pub(crate) fn share(&self) -> io::Result<Vec<TcpListener>> {
+        let posts = self.posts.values().filter_map(|standing| standing.post.upgrade());
+        posts.map(|post| post.duplicate()).collect()
+    }
+
     /// When flows are looked at next.
     pub(crate) fn next_sweep(&self) -> Option<Instant> {
         self.rows.iter().filter_map(Row::next).min()

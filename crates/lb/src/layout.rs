@@ -33,6 +33,8 @@ pub(crate) struct Layout {
 pub(crate) enum Turn {
     /// Has listeners watched until a layout names them, in place of those that were prepared before.
     Prepare { listeners: Vec<TcpListener>, done: oneshot::Sender<io::Result<()>> },
+    /// Gives duplicates of its listeners.
+    Share { done: oneshot::Sender<io::Result<Vec<TcpListener>>> },
     /// Accepts by this layout.
     Follow { layout: Arc<Layout>, done: oneshot::Sender<()> },
 }
@@ -63,6 +65,20 @@ impl Crew {
     pub(crate) async fn forget(&self) {
         // Nothing to watch can't fail, and a worker that has ended has nothing.
         let _ = self.prepare(self.0.iter().map(|_| Vec::new()).collect()).await;
+    }
+
+    /// Duplicates of the listeners of all workers.
+    ///
+    /// # Errors
+    /// A worker's: no file descriptor is left, or it has ended.
+    pub(crate) async fn share(&self) -> io::Result<Vec<TcpListener>> {
+        let mut listeners = Vec::new();
+        for worker in &self.0 {
+            let (done, answer) = oneshot::channel();
+            worker.send(Turn::Share { done }).await.map_err(|_| ended())?;
+            listeners.extend(answer.await.map_err(|_| ended())??);
+        }
+        Ok(listeners)
     }
 
     /// Has all workers accept by a layout.

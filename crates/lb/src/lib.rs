@@ -67,7 +67,7 @@ pub mod transparent;
 mod worker;
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, TcpListener};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -113,7 +113,22 @@ impl Balancer {
     /// An address that can't be bound, a configuration that can't work, or a thread that can't be started.
     /// Nothing is left running or bound.
     pub fn start(config: Config, held: watch::Receiver<BTreeSet<IpAddr>>) -> Result<Self, Error> {
-        let (commands, control) = Control::prepare(config, held)?;
+        Self::succeed(config, held, Vec::new())
+    }
+
+    /// The same in the place of a balancer of another process, from which these listening sockets are
+    /// ([`ConfigHandle::listeners`]). Those at addresses that the configuration names are used, and lose no connection; the others are
+    /// closed.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Balancer::start`].
+    pub fn succeed(
+        config: Config,
+        held: watch::Receiver<BTreeSet<IpAddr>>,
+        listeners: Vec<TcpListener>,
+    ) -> Result<Self, Error> {
+        let (commands, control) = Control::prepare(config, held, listeners)?;
         let (monitor, usable) = (control.board().monitor(), control.board().usable());
         // On an error in here the returned parts are dropped: workers stop because nobody commands them.
         let (threads, ended) = control.spawn()?;

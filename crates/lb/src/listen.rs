@@ -74,6 +74,14 @@ impl Listener {
         socket::tune(&self.socket, timeouts)
     }
 
+    /// A duplicate, for another process.
+    ///
+    /// # Errors
+    /// No file descriptor is left.
+    pub(crate) fn duplicate(&self) -> io::Result<TcpListener> {
+        self.socket.try_clone()
+    }
+
     /// Where it listens.
     ///
     /// # Errors
@@ -94,7 +102,8 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        self.reactor.deregister(self.key);
+        // Another process may have a duplicate, with which it would stay watched when it is closed.
+        self.reactor.unwatch(self.key, &self.socket);
     }
 }
 
@@ -118,6 +127,34 @@ pub(crate) fn bind(
 ) -> Result<Bound, Error> {
     let error = |source| Error::listen(&frontend.name, &frontend.listen, address, source);
     group(address, frontend, workers, beside).map_err(error)
+}
+
+/// Takes over the sockets of one address from another process, and adds those that are missing. Nobody else can have it: those were bound
+/// alone.
+///
+/// # Errors
+/// The kernel refuses another.
+pub(crate) fn join(
+    frontend: &Frontend,
+    mut listeners: Vec<TcpListener>,
+    workers: usize,
+) -> Result<Bound, Error> {
+    let first = listeners.first().and_then(|listener| listener.local_addr().ok());
+    let Some(address) = first else {
+        return Ok(Bound { address: SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)), listeners: Vec::new() });
+    };
+    if listeners.len() > workers {
+        tracing::warn!(
+            frontend = frontend.name, %address, workers, listeners = listeners.len(),
+            "fewer workers than before: clients that are just connecting at the other listeners may be reset"
+        );
+        listeners.truncate(workers);
+    }
+    while listeners.len() < workers {
+        let error = |source| Error::listen(&frontend.name, &frontend.listen, address, source);
+        listeners.push(member(address, frontend).map_err(error)?.into());
+    }
+    Ok(Bound { address, listeners })
 }
 
 /// The addresses that a frontend asks for.
@@ -153,13 +190,18 @@ fn group(address: SocketAddr, frontend: &Frontend, workers: usize, beside: bool)
     first.set_reuse_port(true)?;
     let mut group = vec![first];
     while group.len() < workers {
-        let member = socket_for(bound, frontend)?;
-        member.set_reuse_port(true)?;
-        member.bind(&bound.into())?;
-        member.listen(BACKLOG)?;
-        group.push(member);
+        group.push(member(bound, frontend)?);
     }
     Ok(Bound { address: bound, listeners: group.into_iter().map(Into::into).collect() })
+}
+
+/// One more of a group that is open.
+fn member(address: SocketAddr, frontend: &Frontend) -> io::Result<Socket> {
+    let member = socket_for(address, frontend)?;
+    member.set_reuse_port(true)?;
+    member.bind(&address.into())?;
+    member.listen(BACKLOG)?;
+    Ok(member)
 }
 
 /// A socket that listens on `address`, and proves by it that nobody else does, unless it comes `beside` one of our own.

@@ -93,6 +93,13 @@ impl Reactor {
         self.slots.borrow_mut().remove(key);
     }
 
+    /// Forgets a socket that may have duplicates.
+    pub(crate) fn unwatch(&self, key: usize, socket: impl AsFd) {
+        // It is watched: the kernel has no reason to refuse.
+        let _ = epoll::delete(self.epoll.get_ref(), socket);
+        self.deregister(key);
+    }
+
     /// Tells what may be tried on a socket; whoever finds nothing is woken when there is more.
     pub(crate) fn readiness(&self, key: usize, context: &Context<'_>) -> Readiness {
         let slot = &mut self.slots.borrow_mut()[key];

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -110,6 +110,10 @@ impl Supervisor {
                     // Who asked may have stopped waiting.
                     let _ = reply.send(applied);
                 }
+                Event::Command(Command::Share { reply }) => {
+                    let shared = if ending.reply.is_none() { self.share().await } else { Err(Error::Ending) };
+                    let _ = reply.send(shared);
+                }
                 Event::Command(Command::Drain { deadline, reply }) => {
                     (ending.deadline, ending.reply) = (Some(Instant::now() + deadline), Some(reply));
                     // Before the listeners close: what comes now finds who else has the port.
@@ -165,6 +169,20 @@ impl Supervisor {
         }
         self.put_in_force(parts).await;
         Ok(())
+    }
+
+    /// Duplicates of all listening sockets.
+    ///
+    /// # Errors
+    /// The kernel has a part in it that belongs to this process, or a descriptor is missing.
+    async fn share(&mut self) -> Result<Vec<TcpListener>, Error> {
+        let tied = self.standing.stations.iter().find(|station| station.is_tied());
+        if let Some(station) = tied {
+            return Err(Error::Tied { frontend: station.shared.name.clone() });
+        }
+        // What is no more wanted is nobody's.
+        self.end_last_call().await;
+        self.crew.share().await.map_err(|source| Error::Share { source })
     }
 
     async fn put_in_force(&mut self, parts: Vec<Part>) {

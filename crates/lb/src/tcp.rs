@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
+use std::net::TcpListener;
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
@@ -46,6 +47,14 @@ impl Post {
         if let Err(error) = self.listener.tune(&lane.settings().timeouts) {
             warn!(frontend = lane.shared.name, %error, "connections keep the timeouts of before: the kernel refuses others");
         }
+    }
+
+    /// A duplicate of its socket.
+    ///
+    /// # Errors
+    /// No file descriptor is left.
+    pub(crate) fn duplicate(&self) -> io::Result<TcpListener> {
+        self.listener.duplicate()
     }
 
     /// Has it left, once what waits in its queue has been taken over.

@@ -148,6 +148,7 @@ impl Worker {
                     floor.follow(&layout).await;
                     let _ = done.send(());
                 }
+                Event::Turn(Turn::Share { done }) => drop(done.send(floor.share())),
                 Event::Sweep => floor.sweep(Instant::now()),
             }
         }

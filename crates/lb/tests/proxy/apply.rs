@@ -36,19 +36,19 @@ fn listening(balancer: &Balancer, name: &str) -> Vec<SocketAddr> {
     of(&balancer.status().frontends, name).listen.clone()
 }
 
-async fn echoed(stream: &mut TcpStream) {
+pub(crate) async fn echoed(stream: &mut TcpStream) {
     stream.write_all(b"x").await.unwrap();
     assert_eq!(soon(stream.read_u8()).await.unwrap(), b'x');
 }
 
-async fn greeted(address: SocketAddr) -> (TcpStream, String) {
+pub(crate) async fn greeted(address: SocketAddr) -> (TcpStream, String) {
     let mut stream = soon(TcpStream::connect(address)).await.unwrap();
     let name = read_name(&mut stream).await.unwrap();
     (stream, name)
 }
 
 /// A port that is free on every address of this host, and none that the kernel gives to connections meanwhile: there are many.
-async fn free_port() -> u16 {
+pub(crate) async fn free_port() -> u16 {
     const FIRST: u32 = 10_000;
     const COUNT: u32 = 20_000;
     static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -63,7 +63,7 @@ async fn free_port() -> u16 {
 }
 
 /// Waits until nobody listens there.
-async fn until_refused(address: SocketAddr) {
+pub(crate) async fn until_refused(address: SocketAddr) {
     let look = async {
         while TcpStream::connect(address).await.is_ok() {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -88,14 +88,14 @@ async fn converse(address: SocketAddr, done: mpsc::Sender<()>, stop: watch::Rece
 }
 
 /// Traffic to an address while something changes.
-struct Traffic {
+pub(crate) struct Traffic {
     tasks: JoinSet<usize>,
     conversations: mpsc::Receiver<()>,
     stop: watch::Sender<bool>,
 }
 
 impl Traffic {
-    fn to(address: SocketAddr) -> Self {
+    pub(crate) fn to(address: SocketAddr) -> Self {
         let (done, conversations) = mpsc::channel(CLIENTS);
         let stop = watch::Sender::new(false);
         let mut tasks = JoinSet::new();
@@ -106,14 +106,14 @@ impl Traffic {
     }
 
     /// Waits until as many have been had as there are clients: all of them have begun anew.
-    async fn goes_on(&mut self) {
+    pub(crate) async fn goes_on(&mut self) {
         for _ in 0..=CLIENTS {
             soon(self.conversations.recv()).await.unwrap();
         }
     }
 
     /// Ends it, and fails where one of its connections did; gives their number.
-    async fn end(mut self) -> usize {
+    pub(crate) async fn end(mut self) -> usize {
         self.stop.send_replace(true);
         drop(self.conversations);
         let mut conversations = 0;

@@ -14,3 +14,4 @@ mod introductions;
 mod lifecycle;
 mod rebalance;
 mod rig;
+mod succession;

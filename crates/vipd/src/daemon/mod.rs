@@ -15,14 +15,17 @@ mod bootstrap;
 pub(crate) mod clients;
 mod endpoints;
 mod file_watch;
+mod handing;
 mod heart;
 pub(crate) mod interface;
 mod kube_vip;
 mod names;
 pub(crate) mod owner;
 pub(crate) mod parts;
+mod predecessor;
 mod reload;
 pub(crate) mod resolution;
+mod successor;
 pub(crate) mod tie_break;
 mod transitions;
 mod wiring;
@@ -37,6 +40,7 @@ use std::time::Duration;
 use anyhow::Context;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime;
+use tokio::sync::oneshot;
 use tokio::task::{LocalSet, spawn_local};
 use tracing::{debug, info, warn};
 
@@ -47,12 +51,15 @@ use crate::signals::Signals;
 use crate::{check, exit, fail, listed, logging, memory, punctuality, scheduling, tell};
 
 pub(crate) use heart::Pulse;
+pub(crate) use successor::Successor;
 
 use endpoints::ApiBackends;
 use heart::Heart;
 use parts::Parts;
+use predecessor::Predecessor;
 use reload::Reload;
 use resolution::Resolution;
+use successor::Succession;
 
 /// How long files and names that are just being read or looked up keep the process from ending.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(1);
@@ -253,6 +260,9 @@ async fn run(
     reload: Reload,
 ) -> anyhow::Result<()> {
     announce(&config, door);
+    let predecessor = Predecessor::find()?;
+    let succession =
+        signals.succession().map(Succession::new).transpose().context("failed to find this program")?;
     let mut is_locked = false;
     if let Some(vip) = config.vips.first() {
         // A node that leads and can't hold the address would keep it from all others.
@@ -285,13 +295,18 @@ async fn run(
         let access = config.discovery.take().zip(config.balancer.as_mut());
         let (endpoints, asking) =
             access.map(|(access, balancer)| ApiBackends::start(access, balancer)).unzip();
-        let mut parts = Parts::start(config, is_locked, pulse).await?;
+        let mut parts = Parts::start(config, is_locked, pulse, predecessor).await?;
         let mut tasks = Vec::from_iter(asking);
         if let Some(balancer) = &parts.balancer {
             tasks.push(spawn_local(Rc::clone(&resolution).follow(balancer.backends())));
             tasks.extend(endpoints.clone().map(|known| spawn_local(known.follow(balancer.backends()))));
         }
         tasks.push(spawn_local(reload.follow(parts.adjustable(resolution, endpoints), watch)));
+        if let Some(succession) = succession {
+            let (taken, taking) = oneshot::channel();
+            signals.expect_successor(taking);
+            tasks.push(spawn_local(succession.follow(parts.listeners(), taken)));
+        }
         if !names.is_empty() {
             tasks.push(spawn_local(names::follow(names)));
         }
@@ -300,7 +315,8 @@ async fn run(
             task.abort();
             let _ = task.await;
         }
-        parts.stop(&mut signals).await;
+        let successor = signals.successor();
+        parts.stop(&mut signals, successor).await;
         outcome
     };
     heart.beat_during(work).await

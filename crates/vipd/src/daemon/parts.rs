@@ -19,8 +19,10 @@ use super::clients::Ports;
 use super::clients::ended::Ended;
 use super::endpoints::ApiBackends;
 use super::owner::{Farewell, Owner};
+use super::predecessor::Predecessor;
 use super::reload::{Adjustable, Running};
 use super::resolution::Resolution;
+use super::successor::Successor;
 use super::witness::Witness;
 use crate::command::{self, Desk};
 use crate::config::{Config, Election, Vip};
@@ -60,7 +62,12 @@ impl Parts {
     ///
     /// # Errors
     /// The first part that could not start; what was started before it has been stopped again.
-    pub(super) async fn start(config: Config, memory_locked: bool, pulse: Pulse) -> anyhow::Result<Self> {
+    pub(super) async fn start(
+        config: Config,
+        memory_locked: bool,
+        pulse: Pulse,
+        mut predecessor: Option<Predecessor>,
+    ) -> anyhow::Result<Self> {
         let (held, held_seen) = watch::channel(BTreeSet::new());
         let node = config.node;
         let redirected = watch::Sender::new(config.balancer.as_ref().map(redirected).unwrap_or_default());
@@ -73,9 +80,15 @@ impl Parts {
         };
         let mut balancer = config
             .balancer
-            .map(|balancer| lb::Balancer::start(balancer.config, held_seen.clone()))
+            .map(|balancer| {
+                let listeners = predecessor.as_mut().map(Predecessor::listeners).unwrap_or_default();
+                lb::Balancer::succeed(balancer.config, held_seen.clone(), listeners)
+            })
             .transpose()
             .context("failed to start the balancer")?;
+        if let Some(predecessor) = predecessor {
+            predecessor.replace().await?;
+        }
         let ended = (!ports.forwarded.is_empty()).then(|| balancer.as_mut()?.take_ended()).flatten();
         let ended = ended.map(Ended::start).transpose()?;
         let health_check = health_check
@@ -150,6 +163,11 @@ impl Parts {
         }
     }
 
+    /// Who gives the listening sockets to a successor, where there are any.
+    pub(super) fn listeners(&self) -> Option<lb::ConfigHandle> {
+        self.balancer.as_ref().map(lb::Balancer::configuration)
+    }
+
     /// What of all this can change while it runs.
     pub(super) fn adjustable(
         &self,
@@ -175,12 +193,18 @@ impl Parts {
     }
 
     /// Stops everything: the address has been given up before; open connections get their time; then the tasks end.
-    pub(super) async fn stop(mut self, signals: &mut Signals) {
+    /// Where a `successor` has taken over, it gets all the rest before that.
+    pub(super) async fn stop(mut self, signals: &mut Signals, successor: Option<Successor>) {
         self.stopping.send_replace(true);
         let mut farewells = join_all(std::mem::take(&mut self.owners).into_iter().map(Owner::stop)).await;
         join_all(farewells.iter_mut().map(Farewell::respite)).await;
         std::mem::take(&mut self.witnesses).into_iter().for_each(Witness::stop);
         self.held.send_if_modified(|held| !std::mem::take(held).is_empty());
+        if let Some(mut successor) = successor {
+            join_all(std::mem::take(&mut farewells).into_iter().map(Farewell::end)).await;
+            self.close().await;
+            successor.release().await;
+        }
         let drain = async {
             for balancer in self.balancer.take().into_iter().chain(self.health_check.take()) {
                 let drained = balancer.drain(self.drain_timeout.get()).await;
@@ -194,19 +218,24 @@ impl Parts {
         drop(self.ended.take());
         // Beside the drain, and seldom longer.
         join_all(farewells.into_iter().map(Farewell::end)).await;
+        // Last, so that status, metrics and liveness are there while connections drain.
+        self.close().await;
+        info!("vipd stopped");
+    }
+
+    /// Closes the sockets on which it is asked.
+    async fn close(&mut self) {
         if let Some(task) = self.command_task.take() {
             task.abort();
             let _ = task.await;
             let _ = std::fs::remove_file(command::socket(&self.socket));
         }
-        // Last, so that status, metrics and liveness are there while connections drain.
         if let Some(task) = self.status_task.take() {
             task.abort();
             let _ = task.await;
             let _ = std::fs::remove_file(&self.socket);
         }
         drop(self.web.take());
-        info!("vipd stopped");
     }
 }
 
