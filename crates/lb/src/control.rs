@@ -74,12 +74,7 @@ impl ConfigHandle {
     /// Those of [`Balancer::start`](crate::Balancer::start), another number of workers, or a balancer that ends. The configuration is
     /// then what it was.
     pub async fn apply(&self, config: Config) -> Result<(), Error> {
-        let (reply, applied) = oneshot::channel();
-        {
-            let commands = self.commands.as_ref().and_then(mpsc::WeakSender::upgrade).ok_or(Error::Ending)?;
-            commands.send(Command::Apply { config, reply }).await.map_err(|_| Error::Ending)?;
-        }
-        applied.await.unwrap_or(Err(Error::Ending))
+        self.ask(|reply| Command::Apply { config, reply }).await
     }
 
     /// Duplicates of the listening sockets, for a process that takes over: see [`Balancer::succeed`](crate::Balancer::succeed). The balancer goes
@@ -89,12 +84,21 @@ impl ConfigHandle {
     ///
     /// The kernel leads connections by tables that belong to this process, a file descriptor is missing, or the balancer ends.
     pub async fn listeners(&self) -> Result<Vec<TcpListener>, Error> {
-        let (reply, shared) = oneshot::channel();
+        self.ask(|reply| Command::Share { reply }).await
+    }
+
+    /// Has the control thread do something, and waits for its answer.
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<Result<T, Error>>) -> Command,
+    ) -> Result<T, Error> {
+        let (reply, answer) = oneshot::channel();
         {
+            // Not kept while it waits: a balancer ends when nobody commands it any more.
             let commands = self.commands.as_ref().and_then(mpsc::WeakSender::upgrade).ok_or(Error::Ending)?;
-            commands.send(Command::Share { reply }).await.map_err(|_| Error::Ending)?;
+            commands.send(command(reply)).await.map_err(|_| Error::Ending)?;
         }
-        shared.await.unwrap_or(Err(Error::Ending))
+        answer.await.unwrap_or(Err(Error::Ending))
     }
 }
 

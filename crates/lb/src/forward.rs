@@ -148,14 +148,14 @@ impl Table {
         let elements: Vec<Element> = numbered
             .map(|(slot, backend)| (slot.to_ne_bytes().to_vec(), Some(with_port(*backend))))
             .collect();
-        let kind = if family.is_ipv4() { Kind::Ipv4Port } else { Kind::Ipv6Port };
-        let map = batch.add_unnamed(&self.names.rules, Kind::Number, Some(kind), &elements);
+        let kind = Some(Kind::address_and_port(family));
+        let map = batch.add_unnamed(&self.names.rules, Kind::Number, kind, &elements);
         let below = u32::try_from(slots.len()).unwrap_or(u32::MAX);
         let rule = to_port(family, self.forward.protocol, self.forward.port, |packets| {
             let (offset, length) = destination(family);
             if !ips.is_empty() {
                 let packets = packets.load_header(Header::Network, offset, length);
-                return self.must_be_of(batch, packets, ips);
+                return self.must_be_of(batch, packets, family, ips);
             }
             // From elsewhere, no answer comes to an address that every host has for itself.
             match family {
@@ -190,7 +190,7 @@ impl Table {
         }
         let rule = self.ours(batch, family, ips, &distinct).load_source_kind();
         self.names.rule(batch, LEAVING, &rule.must_equal(&LOCAL.to_ne_bytes()).masquerade());
-        let kind = if family.is_ipv4() { Kind::Ipv4Pair } else { Kind::Ipv6Pair };
+        let kind = Kind::two_addresses(family);
         let hosts: BTreeSet<IpAddr> = distinct.iter().map(SocketAddr::ip).collect();
         let itself: Vec<Element> = hosts.iter().map(|ip| (octets(*ip).repeat(2), None)).collect();
         let itself = batch.add_unnamed(&self.names.rules, kind, None, &itself);
@@ -217,24 +217,23 @@ impl Table {
             .must_equal(&self.forward.port.to_be_bytes());
         let rule = if ips.is_empty() {
             // Others lead connections of this port elsewhere, too.
-            let kind = if family.is_ipv4() { Kind::Ipv4Port } else { Kind::Ipv6Port };
+            let kind = Kind::address_and_port(family);
             let backends: Vec<Element> = backends.iter().map(|backend| (with_port(*backend), None)).collect();
             let set = batch.add_unnamed(&self.names.rules, kind, None, &backends);
             rule.load_answering(family).must_be_in(set)
         } else {
-            self.must_be_of(batch, rule.load_connection(Connection::wanted_address(family)), ips)
+            self.must_be_of(batch, rule.load_connection(Connection::wanted_address(family)), family, ips)
         };
         rule.load_meta(Meta::LeavesBy).must_differ(&LOOPBACK.to_ne_bytes())
     }
 
-    /// Only if the address that was loaded is one of these, of one family, go on.
-    fn must_be_of(&self, batch: &mut Batch, rule: Attributes, ips: &[IpAddr]) -> Attributes {
+    /// Only if the address that was loaded is one of these, all of this family, go on.
+    fn must_be_of(&self, batch: &mut Batch, rule: Attributes, family: IpAddr, ips: &[IpAddr]) -> Attributes {
         if let [ip] = ips {
             return rule.must_equal(&octets(*ip));
         }
-        let kind = if ips.iter().all(IpAddr::is_ipv4) { Kind::Ipv4 } else { Kind::Ipv6 };
         let elements: Vec<Element> = ips.iter().map(|ip| (octets(*ip), None)).collect();
-        rule.must_be_in(batch.add_unnamed(&self.names.rules, kind, None, &elements))
+        rule.must_be_in(batch.add_unnamed(&self.names.rules, Kind::address(family), None, &elements))
     }
 }
 

@@ -3,6 +3,8 @@
 //! The held connection is the fastest news there is: when a process is killed, its kernel closes it within a
 //! millisecond. Then a new connect is tried at once, and a refusal is proof that nobody listens.
 
+mod plan;
+
 use std::io;
 use std::pin::pin;
 use std::rc::Rc;
@@ -17,10 +19,8 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::Error;
 use crate::board::Board;
-use crate::config::{Check, CheckKind, Frontend, Timeouts};
-use crate::forward::Protocol;
+use crate::config::{Check, Timeouts};
 use crate::frontend::Shared;
 use crate::health::{Answer, Health, Machine, Observation};
 use crate::http::{self, Progress};
@@ -29,6 +29,10 @@ use crate::readiness::{Reading, Told};
 use crate::socket;
 use crate::target::Target;
 use crate::tls::{self, Failure};
+
+use plan::Method;
+
+pub(crate) use plan::Plan;
 
 /// Least time between two checks that failing flows ask for: a burst of refused connections is one question.
 const DOUBT_SPACING: Duration = Duration::from_millis(100);
@@ -50,53 +54,6 @@ const OVERDUE: Duration = Duration::from_millis(300);
 /// Beyond it the rest waits in the kernel, and so does the news of the connection's end, until the next
 /// check.
 const CHATTER: usize = 64 * 1024;
-
-/// How the backends of one frontend are checked.
-pub(crate) struct Plan {
-    check: Check,
-    proxy_protocol: Option<ProxyProtocol>,
-    method: Method,
-    told: Arc<Told>,
-    /// See [`Timeouts::closing`]. Zero: flows end at once.
-    closing: Duration,
-}
-
-#[derive(Clone)]
-enum Method {
-    Nothing,
-    Connect,
-    Request { connector: TlsConnector, path: String, auto: bool },
-}
-
-impl Plan {
-    /// Prepares TLS.
-    pub(crate) fn new(frontend: &Frontend) -> Result<Self, Error> {
-        let request = |path: &str, ca, auto| {
-            let connector =
-                tls::connector(ca).map_err(|reason| Error::Ca { frontend: frontend.name.clone(), reason })?;
-            Ok(Method::Request { connector, path: path.to_owned(), auto })
-        };
-        let method = match &frontend.check.kind {
-            CheckKind::None => Method::Nothing,
-            CheckKind::Tcp => Method::Connect,
-            CheckKind::Auto { path, ca } => request(path, ca, true)?,
-            CheckKind::Https { path, ca } => request(path, ca, false)?,
-        };
-        let (check, proxy_protocol) = (frontend.check.clone(), frontend.proxy_protocol);
-        // Nobody has begun anything with datagrams.
-        let closing = match frontend.listen.protocol() {
-            Protocol::Tcp => frontend.timeouts.closing,
-            Protocol::Udp => Duration::ZERO,
-        };
-        Ok(Self { check, proxy_protocol, method, told: Arc::default(), closing })
-    }
-
-    /// Whether it asks the same in the same way.
-    pub(crate) fn is_like(&self, other: &Self) -> bool {
-        let of = |plan: &Self| (plan.proxy_protocol, plan.closing);
-        self.check == other.check && of(self) == of(other)
-    }
-}
 
 /// The connection held between two checks.
 #[derive(Debug, Default)]

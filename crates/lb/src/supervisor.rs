@@ -22,6 +22,7 @@ use crate::layout::{Crew, Layout};
 use crate::probes::Probes;
 use crate::rebalance;
 use crate::redirects::Redirects;
+use crate::worker::until;
 
 /// How long a listener that is no more wanted goes on: a client that sent its SYN there before is connected by then, also if an
 /// answer was lost and came again (after 1 s, RFC 6298 §2).
@@ -98,9 +99,9 @@ impl Supervisor {
                 changed = held.changed(), if watched => {
                     Event::VirtualIps(changed.is_ok().then(|| held.borrow_and_update().clone()))
                 }
-                () = reached(ending.deadline) => Event::Stop,
+                () = until(ending.deadline) => Event::Stop,
                 () = self.probes.review() => Event::Backends,
-                () = reached(self.last_call) => Event::LastCall,
+                () = until(self.last_call) => Event::LastCall,
                 _ = looks.tick(), if rebalances => Event::Look,
             };
             match event {
@@ -249,12 +250,4 @@ impl Supervisor {
 
 fn listed(addresses: &[SocketAddr]) -> String {
     addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(", ")
-}
-
-/// That instant; for ever pending where there is none.
-async fn reached(instant: Option<Instant>) {
-    match instant {
-        Some(instant) => tokio::time::sleep_until(instant).await,
-        None => std::future::pending().await,
-    }
 }

@@ -185,7 +185,8 @@ fn obey(floor: &Floor, before: &Orders, now: &Orders) {
     }
 }
 
-async fn until(deadline: Option<Instant>) {
+/// Waits until then; for ever where there is no such instant. Cancel-safe.
+pub(crate) async fn until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,

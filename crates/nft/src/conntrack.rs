@@ -5,11 +5,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
-use rustix::net::netlink::{NETFILTER, SocketAddrNetlink};
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use rustix::net::RecvFlags;
 
-use crate::message::Attributes;
+use crate::message::{ACKNOWLEDGE, Attributes, REQUEST};
 use crate::rule::{octets, protocol_family};
+use crate::socket::{self, ERROR};
 
 /// What a connection consists of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,8 +51,7 @@ impl Memory {
     ///
     /// This kernel knows no netfilter, or no descriptor is left.
     pub fn open() -> io::Result<Self> {
-        let flags = SocketFlags::CLOEXEC;
-        Ok(Self(rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, Some(NETFILTER))?))
+        Ok(Self(socket::open()?))
     }
 
     /// Shows each connection of this protocol whose first packet went to this port, over IPv4 and IPv6. What begins or ends meanwhile may be
@@ -92,8 +91,7 @@ impl Memory {
 
     fn send(&self, kind: u16, flags: u16, family: IpAddr, attributes: &Attributes) -> io::Result<()> {
         let message = attributes.message((SUBSYSTEM << 8) | kind, REQUEST | flags, protocol_family(family));
-        rustix::net::sendto(&self.0, &message, SendFlags::empty(), &SocketAddrNetlink::new(0, 0))?;
-        Ok(())
+        Ok(socket::send(&self.0, &message)?)
     }
 
     /// Takes the next part of an answer; false when it was the last.
@@ -221,11 +219,7 @@ const NEW: u16 = 0;
 const GET: u16 = 1;
 /// `IPCTNL_MSG_CT_DELETE`
 const DELETE: u16 = 2;
-const REQUEST: u16 = 1;
-const ACKNOWLEDGE: u16 = 4;
 const DUMP: u16 = 0x300;
-/// `NLMSG_ERROR`, also for success.
-const ERROR: u16 = 2;
 /// `NLMSG_DONE`
 const DONE: u16 = 3;
 /// Header of netlink.

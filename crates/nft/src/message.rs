@@ -242,8 +242,10 @@ const BATCH_END: u16 = 0x11;
 const SUBSYSTEM: u16 = 10;
 /// From here on, sets without a name are numbered.
 const UNNAMED: u32 = 1 << 16;
-const REQUEST: u16 = 1;
-const ACKNOWLEDGE: u16 = 4;
+/// `NLM_F_REQUEST`
+pub(crate) const REQUEST: u16 = 1;
+/// `NLM_F_ACK`
+pub(crate) const ACKNOWLEDGE: u16 = 4;
 const CREATE: u16 = 0x400;
 const APPEND: u16 = 0x800;
 const NESTED: u16 = 0x8000;

@@ -1,5 +1,7 @@
 //! Sets and maps without a name, which belong to the one rule that looks into them and end with it.
 
+use std::net::IpAddr;
+
 use crate::attribute::{
     ELEMENTS_LIST, ELEMENTS_SET, ELEMENTS_SET_ID, ELEMENTS_TABLE, SET_DESCRIPTION, SET_FLAGS, SET_ID,
     SET_KEY_LENGTH, SET_KEY_TYPE, SET_NAME, SET_TABLE, SET_USER_DATA, SET_VALUE_LENGTH, SET_VALUE_TYPE,
@@ -26,6 +28,24 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// An address of this one's family.
+    #[must_use]
+    pub fn address(ip: IpAddr) -> Self {
+        if ip.is_ipv4() { Self::Ipv4 } else { Self::Ipv6 }
+    }
+
+    /// An address of this one's family, and a port.
+    #[must_use]
+    pub fn address_and_port(ip: IpAddr) -> Self {
+        if ip.is_ipv4() { Self::Ipv4Port } else { Self::Ipv6Port }
+    }
+
+    /// Two addresses of this one's family.
+    #[must_use]
+    pub fn two_addresses(ip: IpAddr) -> Self {
+        if ip.is_ipv4() { Self::Ipv4Pair } else { Self::Ipv6Pair }
+    }
+
     /// Its number, as `nft` counts: those of a pair follow each other, with six bits each.
     fn number(self) -> u32 {
         const INTEGER: u32 = 4;

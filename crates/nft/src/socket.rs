@@ -28,13 +28,7 @@ impl Socket {
     ///
     /// This kernel knows no netfilter, or no descriptor is left.
     pub fn open() -> Result<Self, Refusal> {
-        let socket = rustix::net::socket_with(
-            AddressFamily::NETLINK,
-            SocketType::RAW,
-            SocketFlags::CLOEXEC,
-            Some(NETFILTER),
-        );
-        socket.map(Self).map_err(|errno| Refusal { step: Step::Frame, errno })
+        open().map(Self).map_err(|errno| Refusal { step: Step::Frame, errno })
     }
 
     /// Sends a batch. The kernel has carried it out, and queued what it says of it, when the call returns; it waits for who
@@ -45,8 +39,7 @@ impl Socket {
     /// The first refusal. Nothing of the batch was done.
     pub fn exchange(&self, batch: &Batch) -> Result<(), Refusal> {
         let whole = |errno| Refusal { step: Step::Frame, errno };
-        let kernel = SocketAddrNetlink::new(0, 0);
-        rustix::net::sendto(&self.0, batch.bytes(), SendFlags::empty(), &kernel).map_err(whole)?;
+        send(&self.0, batch.bytes()).map_err(whole)?;
         let mut outcome = Err(whole(Errno::NODATA));
         for _ in 0..ANSWERS {
             let mut answer = [0; ANSWER];
@@ -68,9 +61,22 @@ impl Socket {
     }
 }
 
+/// A way to netfilter of the calling thread's network namespace.
+pub(crate) fn open() -> rustix::io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC;
+    rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, Some(NETFILTER))
+}
+
+/// Sends whole messages to the kernel.
+pub(crate) fn send(socket: &OwnedFd, messages: &[u8]) -> rustix::io::Result<()> {
+    rustix::net::sendto(socket, messages, SendFlags::empty(), &SocketAddrNetlink::new(0, 0)).map(drop)
+}
+
+/// `NLMSG_ERROR`, which is also how success is told.
+pub(crate) const ERROR: u16 = 2;
+
 /// The sequence number of the message that is answered, and how it failed (`NLMSG_ERROR`, with 0 for success).
 fn parse(answer: &[u8]) -> Option<(u32, Option<Errno>)> {
-    const ERROR: u16 = 2;
     let number = |at: usize| <[u8; 4]>::try_from(answer.get(at..at + 4)?).ok();
     let kind = u16::from_ne_bytes(answer.get(4..6)?.try_into().ok()?);
     if kind != ERROR {

@@ -161,9 +161,6 @@ impl Driver {
         let mut counts = tokio::time::interval_at(Instant::now() + COUNT, COUNT);
         counts.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            if seen.phase == Phase::Running {
-                self.follow_backends(memory);
-            }
             let stopped = tokio::select! {
                 biased;
                 changed = self.orders.changed() => changed.is_err(),
