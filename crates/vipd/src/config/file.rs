@@ -141,6 +141,13 @@ pub(super) struct LoadBalancer {
     pub(super) backend_port: Option<u16>,
 }
 
+impl LoadBalancer {
+    /// It has its port on the virtual address alone.
+    pub(super) fn is_on_vip(&self) -> bool {
+        self.bind_to_vip == Some(true) || self.same_port == Some(true)
+    }
+}
+
 /// One server behind a frontend.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

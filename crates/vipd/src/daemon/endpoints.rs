@@ -1,8 +1,7 @@
 //! Backends that the API tells where no election asks it: the apiservers by their own word, for a vipd that only balances.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use leader::kubernetes::{Access, Discovery, Endpoints};
@@ -10,6 +9,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_local};
 use tracing::{info, warn};
 
+use super::own::Own;
 use crate::config::Balancer;
 use crate::listed;
 
@@ -22,7 +22,7 @@ pub(super) struct ApiBackends {
 
 /// The frontends whose backends are discovered, by name: what they had beforehand, and their own addresses, which an apiserver that
 /// has nothing better may call its own.
-pub(super) type Discovered = BTreeMap<String, (Vec<lb::Backend>, BTreeSet<SocketAddr>)>;
+pub(super) type Discovered = BTreeMap<String, (Vec<lb::Backend>, Own)>;
 
 impl ApiBackends {
     /// Begins to ask, and gives the balancer, which is about to start, what was remembered.
@@ -42,7 +42,7 @@ impl ApiBackends {
         for frontend in &mut balancer.config.frontends {
             if balancer.discovered.contains_key(&frontend.name) {
                 let before = std::mem::take(&mut frontend.backends);
-                let own = own(&frontend.listen);
+                let own = Own::of(frontend);
                 frontend.backends = backends(&self.known.borrow(), &before, &own);
                 discovered.insert(frontend.name.clone(), (before, own));
             }
@@ -79,11 +79,11 @@ impl ApiBackends {
 }
 
 /// The apiservers; while none is known, what was there beforehand. One keeps the name that the file gives it.
-fn backends(known: &Endpoints, before: &[lb::Backend], own: &BTreeSet<SocketAddr>) -> Vec<lb::Backend> {
+fn backends(known: &Endpoints, before: &[lb::Backend], own: &Own) -> Vec<lb::Backend> {
     let found: Vec<lb::Backend> = known
         .apiservers
         .iter()
-        .filter(|address| !own.contains(address))
+        .filter(|address| !own.contains(**address))
         .map(|address| {
             let named = before.iter().find(|backend| backend.address == *address);
             let name = named.map_or_else(|| address.to_string(), |backend| backend.name.clone());
@@ -93,22 +93,10 @@ fn backends(known: &Endpoints, before: &[lb::Backend], own: &BTreeSet<SocketAddr
     if found.is_empty() { before.to_vec() } else { found }
 }
 
-/// The addresses at which a load balancer would be its own backend.
-fn own(listen: &lb::Listen) -> BTreeSet<SocketAddr> {
-    let every = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
-    match listen {
-        lb::Listen::Addresses { ips, port } | lb::Listen::Redirected { ips, port, .. } => {
-            ips.iter().map(|ip| SocketAddr::new(*ip, *port)).collect()
-        }
-        lb::Listen::Any { port } | lb::Listen::Forwarded(lb::forward::Forward { port, .. }) => {
-            every.map(|ip| SocketAddr::new(ip, *port)).into()
-        }
-        lb::Listen::Nowhere => BTreeSet::new(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
 
     #[test]
@@ -116,7 +104,7 @@ mod tests {
         let address = |text: &str| text.parse::<SocketAddr>().unwrap();
         let before =
             [lb::Backend { name: "first".to_owned(), address: address("10.0.0.1:6443"), cordoned: false }];
-        let own = BTreeSet::from([address("10.0.0.9:6443")]);
+        let own = Own::at(&["10.0.0.9"], &[6443]);
         let shown = |known: &[&str]| -> Vec<String> {
             let known = Endpoints { apiservers: known.iter().map(|text| address(text)).collect() };
             let found = backends(&known, &before, &own).into_iter();

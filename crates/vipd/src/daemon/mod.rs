@@ -20,6 +20,7 @@ mod heart;
 pub(crate) mod interface;
 mod kube_vip;
 mod names;
+mod own;
 pub(crate) mod owner;
 pub(crate) mod parts;
 mod predecessor;

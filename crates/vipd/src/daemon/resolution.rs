@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +17,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::{info, warn};
 
+use super::own::Own;
 use crate::config::{Balancer, Listed, Named};
 use crate::listed;
 
@@ -49,31 +50,6 @@ pub(super) struct Resolution {
 
 /// What is wanted, by the load balancer's name.
 type Wanted = BTreeMap<String, (Vec<Listed>, Own)>;
-
-/// The addresses that lead to the load balancer itself: as its own backend, its connections would go in circles.
-#[derive(Clone, Debug, Default)]
-struct Own {
-    ips: Vec<IpAddr>,
-    ports: Vec<u16>,
-}
-
-impl Own {
-    fn of(frontend: &lb::Frontend) -> Self {
-        let listen = &frontend.listen;
-        let every = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
-        let ips = match listen {
-            lb::Listen::Addresses { ips, .. } | lb::Listen::Redirected { ips, .. } => ips.as_slice(),
-            lb::Listen::Any { .. } | lb::Listen::Forwarded(_) => &every,
-            lb::Listen::Nowhere => &[],
-        };
-        let ports = listen.port().into_iter().chain(listen.own_port()).collect();
-        Self { ips: ips.iter().chain(&frontend.virtual_ips).copied().collect(), ports }
-    }
-
-    fn contains(&self, address: SocketAddr) -> bool {
-        self.ports.contains(&address.port()) && self.ips.contains(&address.ip())
-    }
-}
 
 impl Resolution {
     /// Looks up the names of a balancer that is about to start, and gives it the backends that are found in time.
@@ -275,7 +251,7 @@ mod tests {
     fn shown(listed: &[Listed], known: &[(&str, &[&str])]) -> Vec<String> {
         let ips = |ips: &[&str]| ips.iter().map(|ip| ip.parse().unwrap()).collect();
         let known = known.iter().map(|(host, found)| ((*host).to_owned(), ips(found))).collect();
-        let own = Own { ips: vec!["10.0.0.40".parse().unwrap()], ports: vec![6443, 16443] };
+        let own = Own::at(&["10.0.0.40"], &[6443, 16443]);
         let backends = backends(listed, &own, &known).into_iter();
         backends.map(|backend| format!("{} {}", backend.name, backend.address)).collect()
     }

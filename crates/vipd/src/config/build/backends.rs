@@ -83,6 +83,21 @@ pub(super) fn has_names(balancer: &LoadBalancer) -> bool {
     balancer.backends.iter().flatten().any(|backend| backend.address.trim().parse::<IpAddr>().is_err())
 }
 
+/// Complains of a backend that is the load balancer itself.
+pub(super) fn in_circles(
+    reader: &mut Reader<'_>,
+    base: &[Step],
+    balancer: &LoadBalancer,
+    address: SocketAddr,
+) {
+    let place = place(balancer, address);
+    reader.error(
+        &[base, &["backends".into(), place.into(), "address".into()]].concat(),
+        format!("{address} is this load balancer itself: its connections would go in circles"),
+        "write the apiserver's own address, not the virtual one",
+    );
+}
+
 /// Where a backend stands whose address the file tells.
 pub(super) fn place(balancer: &LoadBalancer, address: SocketAddr) -> usize {
     let is_meant = |backend: &file::Backend| {

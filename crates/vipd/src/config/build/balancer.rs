@@ -109,8 +109,7 @@ fn check_discovery(
             "add `election: kubernetes`, or remove the key and list the apiservers under `backends`",
         );
     }
-    let shares = balancer.bind_to_vip == Some(true) || balancer.same_port == Some(true);
-    if balancer.port == backend_port && !shares {
+    if balancer.port == backend_port && !balancer.is_on_vip() {
         reader.error(
             &at("port"),
             format!("port {backend_port} is used twice: by this load balancer on every address, and by the apiserver of this host"),
@@ -146,10 +145,9 @@ fn frontend(
     let port = reader.port(&at("port"), balancer.port);
     let by_kernel = balancer.mode == Some(Mode::Kernel);
     let same_port = if by_kernel { None } else { same_port(reader, base, balancer, &backends, vips) };
-    let bind_to_vip = balancer.bind_to_vip == Some(true) || balancer.same_port == Some(true);
     without_vip(reader, base, balancer, has_vip);
     bind::contradicts(reader, base, balancer);
-    if !bind_to_vip && !by_kernel && balancer.bind.is_none() {
+    if !balancer.is_on_vip() && !by_kernel && balancer.bind.is_none() {
         let own = backends.iter().position(|backend| {
             backend.address.port() == balancer.port
                 && local
@@ -183,7 +181,7 @@ fn frontend(
     let listen = match same_port {
         _ if by_kernel => kernel_path::listen(reader, base, balancer, &backends, (vips, has_vip, port)),
         Some(own) => lb::Listen::Redirected { ips: vips.to_vec(), port, own },
-        None if bind_to_vip => lb::Listen::Addresses { ips: vips.to_vec(), port },
+        None if balancer.is_on_vip() => lb::Listen::Addresses { ips: vips.to_vec(), port },
         None => match bind::addresses(reader, base, balancer, &backends) {
             Some(ips) => lb::Listen::Addresses { ips, port },
             None => lb::Listen::Any { port },
@@ -314,12 +312,7 @@ fn same_port(
     let circles =
         |address: &SocketAddr| vips.contains(&address.ip()) && [balancer.port, own].contains(&address.port());
     if let Some(address) = backends.iter().map(|backend| backend.address).find(circles) {
-        let place = backends::place(balancer, address);
-        reader.error(
-            &[base, &["backends".into(), place.into(), "address".into()]].concat(),
-            format!("{address} is this load balancer itself: its connections would go in circles"),
-            "write the apiserver's own address, not the virtual one",
-        );
+        backends::in_circles(reader, base, balancer, address);
     }
     Some(own)
 }

@@ -29,7 +29,7 @@ pub(super) fn listen(
             "write roundRobin or sourceHash, or remove the key; or write `mode: proxy`",
         );
     }
-    let on_vip = balancer.bind_to_vip == Some(true) || balancer.same_port == Some(true);
+    let on_vip = balancer.is_on_vip();
     let ips = if on_vip { vips } else { &[] };
     let protocol = match balancer.kind {
         Some(Protocol::Udp) => lb::forward::Protocol::Udp,
@@ -80,11 +80,7 @@ fn places(
             break;
         }
         if on_vip && vips.contains(&address.ip()) && address.port() == port {
-            reader.error(
-                &of_backend,
-                format!("{address} is this load balancer itself: its connections would go in circles"),
-                "write the apiserver's own address, not the virtual one",
-            );
+            super::backends::in_circles(reader, base, balancer, address);
         }
         if address.ip().is_loopback() {
             reader.error(
