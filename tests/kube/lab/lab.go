@@ -28,6 +28,16 @@ const answerMax = 4 << 20
 // Nodes are the lab's.
 var Nodes = []string{"master-1", "master-2", "master-3"}
 
+// Need ends the process unless each of these variables is set; said is what it is for.
+func Need(said map[string]string) {
+	for name, what := range said {
+		if os.Getenv(name) == "" {
+			fmt.Fprintf(os.Stderr, "%s is not set (%s): this suite runs inside the lab, see tests/kube/run\n", name, what)
+			os.Exit(2)
+		}
+	}
+}
+
 // Lab is the control socket of the lab around these tests: one JSON object per line, one answer to each.
 type Lab struct {
 	mutex      sync.Mutex

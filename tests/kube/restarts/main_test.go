@@ -45,17 +45,12 @@ const (
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	for name, what := range map[string]string{
+	lab.Need(map[string]string{
 		"LAB_SOCKET": "the lab's control socket",
 		"LAB_VIP":    "the virtual IP",
 		"KUBECONFIG": "the control plane behind the virtual IP",
 		"VIPD_BIN":   "the vipd to run",
-	} {
-		if os.Getenv(name) == "" {
-			fmt.Fprintf(os.Stderr, "%s is not set (%s): this suite runs inside the lab, see tests/kube/run\n", name, what)
-			os.Exit(2)
-		}
-	}
+	})
 	os.Exit(m.Run())
 }
 

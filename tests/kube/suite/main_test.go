@@ -13,6 +13,8 @@ import (
 	"fmt"
 	"os"
 	"testing"
+
+	"vipd/tests/kube/lab"
 )
 
 // The processes of a node, as the lab calls them.
@@ -26,18 +28,13 @@ var kubectlCache string
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	for name, what := range map[string]string{
+	lab.Need(map[string]string{
 		"LAB_SOCKET":    "the lab's control socket",
 		"LAB_VIP":       "the virtual IP",
 		"LAB_PORT":      "its port",
 		"KUBECONFIG":    "the control plane behind the virtual IP",
 		"VIPD_KUBE_BIN": "the folder that tests/kube/build prints",
-	} {
-		if os.Getenv(name) == "" {
-			fmt.Fprintf(os.Stderr, "%s is not set (%s): this suite runs inside the lab, see tests/kube/run\n", name, what)
-			os.Exit(2)
-		}
-	}
+	})
 	folder, err := os.MkdirTemp("", "vipd-kubectl")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -9,15 +9,28 @@ use tokio::net::TcpStream;
 
 use crate::rig::{Rig, Server, backend, exchange, flow, frontend, named, once, soon};
 
+/// Clients that only listen, besides one that does not.
+const LISTENERS: usize = 12;
+
+/// A balancer before one backend, which moves up to four connections a second.
+async fn moving(only: &Backend) -> Rig {
+    let mut config = frontend(vec![only.clone()]);
+    config.check = once();
+    config.rebalance = NonZeroUsize::new(4);
+    Rig::judged(config).await
+}
+
+/// All are connected, and neither of the two backends has many more than the other.
+fn is_even(rig: &Rig) -> bool {
+    let [one, other] = ["a", "b"].map(|name| rig.backend(name).connections);
+    one + other == LISTENERS + 1 && one.abs_diff(other) <= 3
+}
+
 /// Clients that only listen, each of which connects anew when its connection ends; who was in the middle of something stays where it is.
 #[tokio::test]
 async fn silent_connections_are_moved_to_one_that_has_come_until_it_has_its_share_and_busy_ones_are_not() {
-    const LISTENERS: usize = 12;
     let ((_a, a), (_b, b)) = (named("a").await, named("b").await);
-    let mut config = frontend(vec![a.clone()]);
-    config.check = once();
-    config.rebalance = NonZeroUsize::new(4);
-    let rig = Rig::judged(config).await;
+    let rig = moving(&a).await;
     let address = rig.address;
     let mut listeners = tokio::task::JoinSet::new();
     for _ in 0..LISTENERS {
@@ -36,8 +49,7 @@ async fn silent_connections_are_moved_to_one_that_has_come_until_it_has_its_shar
     let even = async {
         loop {
             exchange(&mut busy).await;
-            let [one, other] = ["a", "b"].map(|name| rig.backend(name).connections);
-            if one + other == LISTENERS + 1 && one.abs_diff(other) <= 3 {
+            if is_even(&rig) {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -77,12 +89,8 @@ async fn talker(name: &'static str) -> (Server, Backend) {
 /// Watches of what changes all the time: never silent, but their clients say no more than HTTP/2's flow control takes.
 #[tokio::test]
 async fn connections_whose_clients_only_listen_are_moved_though_no_one_is_silent_and_askers_are_not() {
-    const LISTENERS: usize = 12;
     let ((_a, a), (_b, b)) = (talker("a").await, talker("b").await);
-    let mut config = frontend(vec![a.clone()]);
-    config.check = once();
-    config.rebalance = NonZeroUsize::new(4);
-    let rig = Rig::judged(config).await;
+    let rig = moving(&a).await;
     let address = rig.address;
     let mut listeners = tokio::task::JoinSet::new();
     for _ in 0..LISTENERS {
@@ -107,8 +115,7 @@ async fn connections_whose_clients_only_listen_are_moved_though_no_one_is_silent
     let even = async {
         loop {
             asker.write_all(&[0; 200]).await.unwrap();
-            let [one, other] = ["a", "b"].map(|name| rig.backend(name).connections);
-            if one + other == LISTENERS + 1 && one.abs_diff(other) <= 3 {
+            if is_even(&rig) {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(200)).await;

@@ -234,12 +234,7 @@ fn a_file_that_changes_is_followed_where_that_is_wanted() {
 #[test]
 fn the_address_stays_where_it_is_while_its_load_balancers_change() {
     let Some(_) = Enclosed::new("a vipd with an address") else { return };
-    let place = Place::new();
-    place.ip("link set lo up");
-    place.ip("link add eth0 type veth peer name eth1");
-    place.ip("link set eth1 up");
-    place.ip("link set eth0 up");
-    place.ip("address add 10.0.0.1/24 dev eth0");
+    let place = Place::with_network();
     let backend = place.enter(|| named(b'a'));
     let text = |vip: &str, more: &str| {
         let balancer = balancer("api", 8443, &[backend], &format!("check: {{type: none}}, {more}"));

@@ -177,6 +177,21 @@ impl Place {
         Self { keeper }
     }
 
+    /// One with an interface `eth0` that has a carrier and the address 10.0.0.1/24.
+    pub(crate) fn with_network() -> Self {
+        let place = Self::new();
+        for words in [
+            "link set lo up",
+            "link add eth0 type veth peer name eth1",
+            "link set eth1 up",
+            "link set eth0 up",
+            "address add 10.0.0.1/24 dev eth0",
+        ] {
+            place.ip(words);
+        }
+        place
+    }
+
     pub(crate) fn pid(&self) -> String {
         self.keeper.id().to_string()
     }

@@ -198,12 +198,7 @@ fn the_service_manager_hears_whose_process_is_the_service() {
 #[test]
 fn an_address_is_given_up_before_the_next_one_takes_part() {
     let Some(_) = Enclosed::new("a vipd with an address") else { return };
-    let place = Place::new();
-    place.ip("link set lo up");
-    place.ip("link add eth0 type veth peer name eth1");
-    place.ip("link set eth1 up");
-    place.ip("link set eth0 up");
-    place.ip("address add 10.0.0.1/24 dev eth0");
+    let place = Place::with_network();
     let backend = place.enter(|| named(b'a'));
     let config = |more: &str| {
         format!("vip: 10.0.0.9/24\ninterface: eth0\nsingleNode: true\n{}", balancer(8443, backend, more))
