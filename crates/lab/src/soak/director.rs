@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Plan;
 use super::book::Book;
-use super::change::{Standing, Way};
+use super::change::{ALWAYS_LISTED, Standing, Way};
 use super::client::{Load, Report};
 use super::kind::{Scale, between};
 use super::sample::{Metrics, Taken, open_files, taken};
@@ -184,7 +184,9 @@ impl<'a> Director<'a> {
             }
             if Instant::now() >= change_at {
                 change_at = Instant::now() + between(&mut self.dice, pause * 0.5, pause * 1.5);
-                if let Some((way, place)) = self.standing.next(&mut self.dice) {
+                // The first takes a backend out of the file: what a soak needs of a reload, a short one meets, too.
+                let first = self.changes.is_empty().then_some((Way::Remove, ALWAYS_LISTED));
+                if let Some((way, place)) = first.or_else(|| self.standing.next(&mut self.dice)) {
                     self.change(way, place).await?;
                     *self.changes.entry(way).or_insert(0) += 1;
                 }

@@ -10,7 +10,7 @@ use serde::Deserialize;
 pub(super) enum Said {
     /// A connection has ended.
     Access(Access),
-    /// The file was read again, and backends are as it says.
+    /// The file was read again, and what it says is in force.
     Reloaded,
     /// Something that is a warning or worse.
     Complaint(String),
@@ -47,7 +47,7 @@ pub(super) fn said(line: &str) -> Result<Said> {
         let access = serde_json::from_str(line).with_context(|| format!("vipd said: {line}"))?;
         return Ok(Said::Access(access));
     }
-    Ok(if message.starts_with("SIGHUP: backends are as the file says") {
+    Ok(if message == "the configuration is in force" {
         Said::Reloaded
     } else if level == "WARN" || level == "ERROR" {
         Said::Complaint(format!("{level} {message}"))
@@ -72,7 +72,7 @@ mod tests {
         let other = |level: &str, message: &str| {
             said(&format!(r#"{{"level":"{level}","message":"{message}","target":"vipd::daemon"}}"#)).unwrap()
         };
-        assert_eq!(other("INFO", "SIGHUP: backends are as the file says"), Said::Reloaded);
+        assert_eq!(other("INFO", "the configuration is in force"), Said::Reloaded);
         assert_eq!(other("WARN", "something"), Said::Complaint("WARN something".to_owned()));
         assert_eq!(other("INFO", "something"), Said::Other);
         assert!(said("thread main panicked").is_err());
