@@ -10,8 +10,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use fastrand::Rng;
-use tokio::runtime::{Builder, LocalOptions};
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::LocalSet;
 use tokio::time::Instant;
 
 use crate::Error;
@@ -31,6 +32,9 @@ use crate::worker::{Starvation, Worker};
 
 /// Commands on their way to the control thread; whoever has another waits.
 const COMMANDS: usize = 1;
+
+/// The control thread's name.
+const CONTROL: &str = "lb-control";
 
 /// Lists of forgotten flows on their way to whoever tells their clients: one for each backend that dies at about the same time.
 const ENDED: usize = 64;
@@ -160,6 +164,9 @@ impl Control {
     /// Starts the threads: workers, the control thread, and the one for the kernel's own data path where there is one. On an error
     /// those already started end and are joined. Returns with them who hears of forgotten flows.
     pub(crate) fn spawn(mut self) -> Result<Running, Error> {
+        // That of the control thread; the workers have timers by it.
+        let runtime = Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|source| Error::Thread { name: CONTROL.to_owned(), source })?;
         let mut rng = Rng::new();
         let starvation = Arc::new(Starvation::default());
         let layout = Arc::new(Layout { frontends: self.board.frontends(), posts: self.standing.posts() });
@@ -175,6 +182,7 @@ impl Control {
                 orders: self.board.orders(),
                 turns,
                 starvation: Arc::clone(&starvation),
+                timers: runtime.handle().clone(),
                 alive: alive.clone(),
                 seed: rng.u64(..),
             };
@@ -198,11 +206,11 @@ impl Control {
             preferences: Arc::clone(&self.bells.preferences),
             ended: ends,
         };
-        let control = move |started: &Started| self.run(Crew(crew), workers, rng, started);
+        let control = move |started: &Started| self.run(&runtime, Crew(crew), workers, rng, started);
         let last = [
             (!driver.paths.is_empty())
                 .then(|| ("lb-forward", Box::new(move |started: &Started| driver.run(started)) as Body)),
-            Some(("lb-control", Box::new(control) as Body)),
+            Some((CONTROL, Box::new(control) as Body)),
         ];
         let mut last = last.into_iter().flatten();
         while let Some((name, body)) = last.next() {
@@ -218,28 +226,30 @@ impl Control {
         Ok((threads, ended))
     }
 
-    fn run(self, crew: Crew, workers: mpsc::Receiver<Infallible>, rng: Rng, started: &Started) {
-        match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
-            Ok(runtime) => {
-                let _ = started.send(Ok(()));
-                runtime.block_on(async {
-                    let (commands, held) = (self.commands, self.held);
-                    let board = Rc::new(self.board);
-                    let mut probes = Probes::new(Rc::clone(&board), Arc::clone(&self.bells.review), rng);
-                    self.plans.into_iter().for_each(|(shared, plan)| probes.plan(&shared, plan));
-                    let (standing, redirects, bells) = (self.standing, self.redirects, self.bells);
-                    let supervisor = Supervisor::new(board, probes, crew, standing, redirects, bells);
-                    supervisor.run(workers, commands, held).await;
-                });
-            }
-            // A starter that has gone has no use for the answer.
-            Err(error) => drop(started.send(Err(error))),
-        }
+    fn run(
+        self,
+        runtime: &Runtime,
+        crew: Crew,
+        workers: mpsc::Receiver<Infallible>,
+        rng: Rng,
+        started: &Started,
+    ) {
+        // A starter that has gone has no use for the answer.
+        let _ = started.send(Ok(()));
+        LocalSet::new().block_on(runtime, async {
+            let (commands, held) = (self.commands, self.held);
+            let board = Rc::new(self.board);
+            let mut probes = Probes::new(Rc::clone(&board), Arc::clone(&self.bells.review), rng);
+            self.plans.into_iter().for_each(|(shared, plan)| probes.plan(&shared, plan));
+            let (standing, redirects, bells) = (self.standing, self.redirects, self.bells);
+            let supervisor = Supervisor::new(board, probes, crew, standing, redirects, bells);
+            supervisor.run(workers, commands, held).await;
+        });
     }
 }
 
 /// Where a thread says once whether it could begin.
-type Started = std::sync::mpsc::SyncSender<io::Result<()>>;
+pub(crate) type Started = std::sync::mpsc::SyncSender<io::Result<()>>;
 
 /// What a thread does.
 type Body = Box<dyn FnOnce(&Started) + Send>;

@@ -5,7 +5,6 @@
 use std::cell::{Cell, Ref, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::io;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -53,13 +52,10 @@ pub(crate) struct Kit {
 }
 
 impl Kit {
-    /// A new one, for the runtime of the calling thread.
-    ///
-    /// # Errors
-    /// Those of [`Reactor::new`].
-    pub(crate) fn new() -> io::Result<Self> {
+    /// A new one, for flows whose sockets are watched there.
+    pub(crate) fn new(reactor: Rc<Reactor>) -> Self {
         let buffer = RefCell::new(vec![0; BUFFER].into_boxed_slice());
-        Ok(Self { buffer, reactor: Rc::new(Reactor::new()?), waiting: Rc::default() })
+        Self { buffer, reactor, waiting: Rc::default() }
     }
 
     /// How much of the buffer a flow may fill now. What it reads and can't send waits in memory of its own, which peers that never

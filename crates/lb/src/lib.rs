@@ -8,13 +8,13 @@
 //!
 //! * `age`, [`health`], [`policy`], `pool`, `roster`, `slow_start`, `source_hash`, `http`, `first_flight` and `proxy_protocol` are pure: they name no socket, no clock
 //!   and no runtime.
-//! * `probe` and `probes` ask the backends, `tcp`, `flow`, `relay`, `leg` and `reactor` move the bytes, `control`, `supervisor` and
+//! * `probe` and `probes` ask the backends, `tcp`, `flow`, `relay`, `leg`, `reactor` and `executor` move the bytes, `control`, `supervisor` and
 //!   `drain` begin and end it all; `change`, `layout` and `floor` make another configuration of it while it runs.
 //! * [`forward`] has the kernel lead connections to backends without us.
 //! * [`transparent`] has connections come to backends from the client's own address.
 //! * [`redirect`] has the kernel lead here what comes for a port that the host's own apiserver has.
 //!
-//! Each worker is an OS thread with its own runtime and its own listening sockets, so a flow lives its whole
+//! Each worker is an OS thread with its own tasks and its own listening sockets, so a flow lives its whole
 //! life on one thread and shares nothing but counters. Probes live on a thread of their own: a worker busy
 //! with bulk data must not make a healthy backend look late.
 
@@ -28,6 +28,7 @@ mod config;
 mod control;
 mod drain;
 mod error;
+mod executor;
 mod first_flight;
 mod floor;
 mod flow;

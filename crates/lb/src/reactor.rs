@@ -1,6 +1,6 @@
-//! Which sockets of a worker's flows can be read or written: an epoll instance of the worker's own, within the runtime's.
+//! Which sockets of a worker's flows can be read or written: an epoll instance of the worker's own.
 //!
-//! The runtime could watch them, too. Its registration of a socket takes several times the memory of a slot here, is shared
+//! A runtime could watch them, too. Its registration of a socket takes several times the memory of a slot here, is shared
 //! between threads where a worker has only one, and doesn't tell that a peer has said all it has to say, which saves a system
 //! call and a packet where a connection ends.
 //!
@@ -8,7 +8,6 @@
 //! over. All of it lives on one thread, so cells do and nothing is locked.
 
 use std::cell::RefCell;
-use std::convert::Infallible;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::task::{Context, Poll, Waker};
@@ -18,16 +17,17 @@ use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::io::Errno;
 use slab::Slab;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
 /// Events taken at a time; what is left is told at the next turn, when the flows have had theirs.
 const EVENTS: usize = 256;
 
+/// The key of what is listened to and has no slot: none has it, before memory ends.
+const NO_SLOT: u64 = u64::MAX;
+
 /// The epoll instance, and what is known of the sockets in it.
 #[derive(Debug)]
 pub(crate) struct Reactor {
-    epoll: AsyncFd<OwnedFd>,
+    epoll: OwnedFd,
     /// Bounded by the limits of connections: two for each, and one for each listener.
     slots: RefCell<Slab<Slot>>,
 }
@@ -51,6 +51,15 @@ pub(crate) struct Readiness {
     pub(crate) broken: bool,
 }
 
+/// What the kernel has told of sockets, [`EVENTS`] at most.
+pub(crate) struct Told(Vec<Event>);
+
+impl Default for Told {
+    fn default() -> Self {
+        Self(Vec::with_capacity(EVENTS))
+    }
+}
+
 impl Readiness {
     fn add(&mut self, flags: EventFlags) {
         let any = |of: EventFlags| flags.intersects(of);
@@ -62,26 +71,31 @@ impl Readiness {
 }
 
 impl Reactor {
-    /// An instance watched by the runtime of the calling thread.
+    /// An instance that watches nothing yet.
     ///
     /// # Errors
-    /// No file descriptor is left, or no watch (fs.epoll.max_user_watches).
+    /// No file descriptor is left.
     pub(crate) fn new() -> io::Result<Self> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
-        // SAFETY: an OwnedFd is the same open descriptor from here to its drop, and nobody takes it out.
-        #[expect(unsafe_code)]
-        let epoll = unsafe { AsyncFd::register_with_interest(epoll, Interest::READABLE)? };
         Ok(Self { epoll, slots: RefCell::default() })
+    }
+
+    /// Has [`wait`](Self::wait) return whenever something is written there (eventfd(2)), too; until it is closed.
+    ///
+    /// # Errors
+    /// No watch is left (fs.epoll.max_user_watches).
+    pub(crate) fn listen_to(&self, bell: impl AsFd) -> io::Result<()> {
+        Ok(epoll::add(&self.epoll, bell, EventData::new_u64(NO_SLOT), EventFlags::IN | EventFlags::ET)?)
     }
 
     /// Watches a socket that doesn't block, until [`deregister`](Self::deregister) and its closing; gives its key.
     ///
     /// # Errors
-    /// As for [`new`](Self::new).
+    /// No watch is left (fs.epoll.max_user_watches).
     pub(crate) fn register(&self, socket: impl AsFd) -> io::Result<usize> {
         let key = self.slots.borrow_mut().insert(Slot::default());
         let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
-        if let Err(error) = epoll::add(self.epoll.get_ref(), socket, EventData::new_u64(key as u64), flags) {
+        if let Err(error) = epoll::add(&self.epoll, socket, EventData::new_u64(key as u64), flags) {
             self.deregister(key);
             return Err(error.into());
         }
@@ -96,7 +110,7 @@ impl Reactor {
     /// Forgets a socket that may have duplicates.
     pub(crate) fn unwatch(&self, key: usize, socket: impl AsFd) {
         // It is watched: the kernel has no reason to refuse.
-        let _ = epoll::delete(self.epoll.get_ref(), socket);
+        let _ = epoll::delete(&self.epoll, socket);
         self.deregister(key);
     }
 
@@ -164,37 +178,36 @@ impl Reactor {
         Poll::Pending
     }
 
-    /// Tells the tasks what the kernel tells, for ever. To be run beside the tasks, on their thread; dropped, nobody is woken
-    /// any more.
+    /// Waits until the kernel has something to tell, or a signal comes.
     ///
     /// # Errors
     /// None that leaves the instance of use.
-    pub(crate) async fn run(&self) -> io::Result<Infallible> {
-        let mut events: Vec<Event> = Vec::with_capacity(EVENTS);
-        let now = Timespec::default();
-        loop {
-            let mut ready = self.epoll.readable().await?;
-            events.clear();
-            match epoll::wait(self.epoll.get_ref(), spare_capacity(&mut events), Some(&now)) {
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-            let more = events.len() == EVENTS;
-            if !more {
-                ready.clear_ready();
-            }
-            self.dispatch(&events);
-            if more {
-                tokio::task::yield_now().await;
-            }
+    pub(crate) fn wait(&self, told: &mut Told) -> io::Result<()> {
+        self.take(told, None)
+    }
+
+    /// Takes what the kernel has to tell already.
+    ///
+    /// # Errors
+    /// As for [`wait`](Self::wait).
+    pub(crate) fn look(&self, told: &mut Told) -> io::Result<()> {
+        self.take(told, Some(&Timespec::default()))
+    }
+
+    fn take(&self, Told(events): &mut Told, patience: Option<&Timespec>) -> io::Result<()> {
+        events.clear();
+        match epoll::wait(&self.epoll, spare_capacity(events), patience) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
         }
     }
 
-    fn dispatch(&self, events: &[Event]) {
+    /// Tells the tasks what was taken; nothing may be closed between that and this.
+    pub(crate) fn dispatch(&self, Told(events): &Told) {
         let mut slots = self.slots.borrow_mut();
         for event in events {
             let key = usize::try_from(event.data.u64()).ok();
-            // Whatever is closed is out of the set, and nothing is closed between being told and this.
+            // Whatever is closed is out of the set.
             if let Some(slot) = key.and_then(|key| slots.get_mut(key)) {
                 slot.readiness.add(event.flags);
                 if let Some(waker) = &slot.waker {
@@ -211,6 +224,29 @@ fn uninterrupted<T>(mut operation: impl FnMut() -> rustix::io::Result<T>) -> rus
         match operation() {
             Err(Errno::INTR) => {}
             result => return result,
+        }
+    }
+}
+
+#[cfg(test)]
+impl Reactor {
+    /// Tells tasks of the calling thread's runtime what the kernel tells, for ever.
+    pub(crate) async fn run(&self) -> io::Result<std::convert::Infallible> {
+        use tokio::io::unix::AsyncFd;
+
+        let epoll = self.epoll.try_clone()?;
+        // SAFETY: an OwnedFd is the same open descriptor from here to its drop, and nobody takes it out.
+        #[expect(unsafe_code)]
+        let epoll = unsafe { AsyncFd::register_with_interest(epoll, tokio::io::Interest::READABLE)? };
+        let mut told = Told::default();
+        loop {
+            let mut ready = epoll.readable().await?;
+            self.look(&mut told)?;
+            if told.0.len() < EVENTS {
+                ready.clear_ready();
+            }
+            self.dispatch(&told);
+            tokio::task::yield_now().await;
         }
     }
 }

@@ -8,11 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::runtime::{Builder, LocalOptions};
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
+use crate::control::Started;
 use crate::drain::{Orders, Phase};
+use crate::executor;
 use crate::floor::Floor;
 use crate::lane::Kit;
 use crate::layout::{Layout, Turn};
@@ -71,6 +73,8 @@ pub(crate) struct Worker {
     pub(crate) orders: watch::Receiver<Orders>,
     pub(crate) turns: mpsc::Receiver<Turn>,
     pub(crate) starvation: Arc<Starvation>,
+    /// A runtime that runs elsewhere for as long as there are workers.
+    pub(crate) timers: Handle,
     /// Dropped when the worker has ended.
     pub(crate) alive: mpsc::Sender<Infallible>,
     /// For the random choices of its pools.
@@ -88,27 +92,32 @@ enum Event {
 impl Worker {
     /// Runs on the calling thread until every flow has ended after an order to drain or stop. `started` hears
     /// once whether it could begin.
-    pub(crate) fn run(mut self, started: &std::sync::mpsc::SyncSender<io::Result<()>>) {
-        let runtime = match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
-            Ok(runtime) => runtime,
+    pub(crate) fn run(mut self, started: &Started) {
+        let timers = self.timers.clone();
+        let _timers = timers.enter();
+        let reactor = match Reactor::new() {
+            Ok(reactor) => Rc::new(reactor),
             // A starter that has gone has no use for the answer.
             Err(error) => return drop(started.send(Err(error))),
         };
-        runtime.block_on(async {
-            match self.floor().await {
+        let kit = Rc::new(Kit::new(Rc::clone(&reactor)));
+        let hears = started.clone();
+        let begun = executor::run(&reactor, async move {
+            match self.floor(kit).await {
                 Ok(floor) => {
-                    let _ = started.send(Ok(()));
+                    let _ = hears.send(Ok(()));
                     self.supervise(floor).await;
                 }
-                Err(error) => drop(started.send(Err(error))),
+                Err(error) => drop(hears.send(Err(error))),
             }
         });
+        if let Err(error) = begun {
+            drop(started.send(Err(error)));
+        }
     }
 
     /// Starts accepting.
-    async fn floor(&mut self) -> io::Result<Floor> {
-        let kit = Rc::new(Kit::new()?);
-        tokio::task::spawn_local(watch_sockets(Rc::clone(&kit.reactor)));
+    async fn floor(&mut self, kit: Rc<Kit>) -> io::Result<Floor> {
         let mut floor = Floor::new(kit, Arc::clone(&self.starvation), self.orders.clone(), self.seed);
         floor.prepare(std::mem::take(&mut self.listeners))?;
         floor.follow(&self.layout).await;
@@ -156,13 +165,6 @@ impl Worker {
         tasks.wait().await;
         drop(self.alive);
     }
-}
-
-/// Wakes flows and accept loops as long as there are any; it ends with the runtime.
-async fn watch_sockets(reactor: Rc<Reactor>) {
-    let Err(error) = reactor.run().await;
-    // The instance is ours alone and valid: the kernel has no reason to refuse. Without it, nothing would ever move again.
-    panic!("the worker's sockets can't be watched: {error}");
 }
 
 /// Tells the flows what has changed between two orders.

@@ -34,7 +34,7 @@ fn lane(seed: u64) -> (Rc<Lane>, Instant) {
     let now = Instant::now();
     let settings = Arc::new(Settings::new(&frontend, Vec::new(), None));
     let shared = Shared::new(1, &frontend, settings, Bells::default(), now.into_std());
-    let kit = Rc::new(Kit::new().unwrap());
+    let kit = Rc::new(Kit::new(Rc::new(Reactor::new().unwrap())));
     let lane = Lane::new(Arc::new(shared), seed, kit, Arc::default(), TaskTracker::new());
     let began = lane.clock.began;
     (Rc::new(lane), began)

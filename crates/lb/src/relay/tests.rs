@@ -6,6 +6,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::lane::{BUFFER, LITTLE};
+use crate::reactor::Reactor;
 
 /// Both ends of a connection.
 async fn pair() -> (TcpStream, TcpStream) {
@@ -37,8 +38,8 @@ impl Flow {
     /// A flow, and the far ends of its two connections.
     async fn new() -> (Self, TcpStream, TcpStream) {
         let ((client, far_client), (backend, far_backend)) = (pair().await, pair().await);
-        let kit = Kit::new().unwrap();
-        let reactor = Rc::clone(&kit.reactor);
+        let reactor = Rc::new(Reactor::new().unwrap());
+        let kit = Kit::new(Rc::clone(&reactor));
         let leg = |stream: TcpStream| Leg::new(stream.into_std().unwrap().into(), &reactor).unwrap();
         let flow = Self {
             client: leg(client),
