@@ -167,6 +167,13 @@ fn three_nodes_tell_one_story_through_a_move_and_without_a_majority() {
         eventually("no agreement after the move", || agree(&lab, &followers, next)).await?;
         let counted = transitions(&lab, followers[0])? - before;
         ensure!(counted >= 1.0, "{counted} transitions were counted");
+        // Whoever got the address knows why, and how long nobody had it.
+        let seen = scrape(&lab, next)?;
+        let failovers = &seen["vipd_failovers_total"];
+        ensure!(value(&seen, "vipd_failovers_total", &[("reason", "stopped")])? >= 1.0, "{failovers:?}");
+        let first = value(&seen, "vipd_failovers_total", &[("reason", "first")])?;
+        let timed = value(&seen, "vipd_failover_duration_seconds", &[("le", "+Inf")])?;
+        ensure!(timed == failovers.values().sum::<f64>() - first, "{timed} of {failovers:?}");
 
         // One of three is no majority: alive, and not ready.
         let last = followers.iter().copied().find(|place| *place != next).context("two were left")?;

@@ -49,6 +49,7 @@ const PURE: &[&str] = &[
     "vip/src/relay.rs",
     "vip/src/tickle.rs",
     "vipd/src/daemon/clients/roll.rs",
+    "vipd/src/daemon/moves.rs",
     "vipd/src/punctuality/delays.rs",
     "vipd/src/punctuality/trial.rs",
     "vipd/src/web/health.rs",

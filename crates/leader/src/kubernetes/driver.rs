@@ -127,6 +127,7 @@ impl Driver {
             identity: config.me.clone(),
             timing: config.timing,
             holder: None,
+            renewed: None,
             transitions: 0,
             server: None,
             watching: false,
@@ -277,12 +278,15 @@ impl Driver {
             log(&event);
         }
         let record = self.election.record();
+        let renewed = self.election.record_seen();
         let (holder, transitions) = record
             .map(|record| (record.holder.as_deref().map(str::to_owned), record.transitions))
             .unwrap_or_default();
         self.status.send_if_modified(|status| {
             let changed = status.holder != holder || status.transitions != transitions;
             status.holder = holder;
+            // Nobody waits for this one.
+            status.renewed = renewed;
             status.transitions = transitions;
             changed
         });

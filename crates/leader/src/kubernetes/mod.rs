@@ -21,6 +21,7 @@
 //! | `memory` | What was known before the start? |
 
 use std::net::SocketAddr;
+use std::time::Instant;
 
 use tokio::sync::watch;
 
@@ -79,6 +80,8 @@ pub struct Status {
     pub timing: Timing,
     /// Who holds the Lease, by its own word.
     pub holder: Option<String>,
+    /// When the Lease was last seen to have changed: its holder's last sign of life.
+    pub renewed: Option<Instant>,
     /// How often the Lease has changed hands.
     pub transitions: i32,
     /// The server that answered last.

@@ -323,6 +323,11 @@ impl Election {
         self.sight.observed().map(|observed| &observed.record)
     }
 
+    /// When that was first seen: the latest change of the Lease.
+    pub fn record_seen(&self) -> Option<Instant> {
+        self.record().map(|_| self.seen_at)
+    }
+
     /// How fast it is.
     pub fn timing(&self) -> Timing {
         self.timing

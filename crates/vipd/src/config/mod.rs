@@ -140,6 +140,16 @@ pub(crate) enum Election {
     Kubernetes(leader::kubernetes::Config),
 }
 
+impl Election {
+    /// What this node is called in it.
+    pub(crate) fn me(&self) -> &leader::NodeId {
+        match self {
+            Self::Peers(config) => &config.quorum.me,
+            Self::Kubernetes(config) => &config.me,
+        }
+    }
+}
+
 /// The load balancers of a configuration.
 #[derive(Debug)]
 pub(crate) struct Balancer {

@@ -19,6 +19,7 @@ mod handing;
 mod heart;
 pub(crate) mod interface;
 mod kube_vip;
+pub(crate) mod moves;
 mod names;
 mod own;
 pub(crate) mod owner;
@@ -28,7 +29,6 @@ mod reload;
 pub(crate) mod resolution;
 mod successor;
 pub(crate) mod tie_break;
-mod transitions;
 mod wiring;
 pub(crate) mod witness;
 

@@ -3,12 +3,14 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
+use leader::NodeId;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_local};
 use tracing::warn;
 use vip::State;
 
 use super::clients::{self, Clients, Ports};
+use super::moves::{Moves, Reason, Sign};
 use super::tie_break::{self, Eyes};
 use super::{bootstrap, interface};
 use crate::config::{Election, TieBreak, Vip};
@@ -29,8 +31,8 @@ pub(crate) struct Owner {
     pub(crate) address: vip::driver::Handle,
     /// What tells the peers of this node's clients, and the previous owner's clients of a move; `None` without peers.
     clients: Option<Clients>,
-    /// Counts the leaders.
-    pub(crate) transitions: watch::Sender<u64>,
+    /// From whom to whom the addresses went.
+    pub(crate) moves: watch::Sender<Moves>,
     /// Tells the address until when it may be held.
     pub(super) lease: watch::Sender<Option<Instant>>,
     pub(super) election_task: JoinHandle<Result<(), leader::peers::Error>>,
@@ -69,6 +71,39 @@ impl Monitor {
         }
     }
 
+    /// The last sign of a node that has led; none where it is not the election's to tell any more.
+    pub(super) fn sign(&self, node: &NodeId) -> Option<Sign> {
+        match self {
+            Self::Peers(monitor) => {
+                let peers = monitor.peers();
+                let peers = peers.borrow();
+                let peer = peers.iter().find(|peer| peer.id == *node)?;
+                let said = peer.said.as_ref()?;
+                let reason = [
+                    (said.leading, Reason::Silent),
+                    (said.abstaining, Reason::Restarted),
+                    (said.resting, Reason::SteppedDown),
+                    (said.stopping, Reason::Stopped),
+                    (!said.eligible, Reason::Unfit),
+                ];
+                let reason = reason.into_iter().find_map(|(is_so, reason)| is_so.then_some(reason));
+                let led = peer.heard.filter(|_| said.leading);
+                Some(Sign { reason: reason.unwrap_or(Reason::GaveWay), led })
+            }
+            Self::Lease(monitor) => {
+                let status = monitor.status();
+                let status = status.borrow();
+                match status.holder.as_deref() {
+                    None => Some(Sign { reason: Reason::Released, led: None }),
+                    Some(holder) if holder == node.as_str() => {
+                        Some(Sign { reason: Reason::Silent, led: status.renewed })
+                    }
+                    Some(_) => None,
+                }
+            }
+        }
+    }
+
     /// The exchange about clients, where there are peers.
     pub(crate) fn clients(&self) -> Option<leader::peers::Clients> {
         match self {
@@ -81,6 +116,7 @@ impl Monitor {
 impl Owner {
     pub(super) async fn start(vip: Vip, ports: Ports) -> anyhow::Result<Self> {
         let (lease, lease_seen) = watch::channel(None);
+        let moves = watch::Sender::new(Moves::new(vip.election.me().clone()));
         let interface = interface::find(&vip.interface).await?;
         let addresses = vip.addresses.clone();
         let address = vip::driver::Config {
@@ -120,7 +156,7 @@ impl Owner {
             monitor,
             address,
             clients,
-            transitions: watch::Sender::new(0),
+            moves,
             lease,
             election_task,
             address_task: spawn_local(address_driver.run()),

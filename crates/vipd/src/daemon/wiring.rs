@@ -17,9 +17,9 @@ use tracing::{info, warn};
 use vip::State;
 
 use super::apiservers::Apiservers;
-use super::owner::Owner;
+use super::moves::Moves;
+use super::owner::{Monitor, Owner};
 use super::parts::Parts;
-use super::transitions::Transitions;
 use super::witness::Witness;
 use crate::signals::Signals;
 
@@ -96,7 +96,8 @@ struct Wiring<'a> {
     election: &'a leader::Handle,
     election_task: &'a mut JoinHandle<Result<(), leader::peers::Error>>,
     leadership: watch::Receiver<Leadership>,
-    transitions: Transitions,
+    monitor: &'a Monitor,
+    moves: &'a watch::Sender<Moves>,
     /// None on a witness.
     seat: Option<Seat<'a>>,
     usable: Option<watch::Receiver<bool>>,
@@ -122,7 +123,7 @@ struct Seat<'a> {
 
 impl<'a> Wiring<'a> {
     fn of_owner(owner: &'a mut Owner, common: Common<'a>) -> Self {
-        let Owner { election, election_task, address, address_task, lease, .. } = owner;
+        let Owner { election, election_task, address, address_task, lease, moves, monitor, .. } = owner;
         let seat = Seat {
             ips: owner.addresses.iter().map(|address| address.ip).collect(),
             state: address.state(),
@@ -135,20 +136,20 @@ impl<'a> Wiring<'a> {
         Self {
             usable: common.balancer.map(lb::Balancer::usable),
             checked: common.health_check.map(|check| check.monitor().changes()),
-            control_plane: owner.monitor.control_plane(),
-            ..Self::new(election, election_task, owner.transitions.clone(), Some(seat), common)
+            control_plane: monitor.control_plane(),
+            ..Self::new(election, election_task, (monitor, moves), Some(seat), common)
         }
     }
 
     fn of_witness(witness: &'a mut Witness, common: Common<'a>) -> Self {
-        let Witness { election, election_task, transitions, .. } = witness;
-        Self::new(election, election_task, transitions.clone(), None, common)
+        let Witness { election, election_task, monitor, moves, .. } = witness;
+        Self::new(election, election_task, (monitor, moves), None, common)
     }
 
     fn new(
         election: &'a leader::Handle,
         election_task: &'a mut JoinHandle<Result<(), leader::peers::Error>>,
-        transitions: watch::Sender<u64>,
+        (monitor, moves): (&'a Monitor, &'a watch::Sender<Moves>),
         seat: Option<Seat<'a>>,
         common: Common<'a>,
     ) -> Self {
@@ -156,7 +157,8 @@ impl<'a> Wiring<'a> {
             leadership: election.leadership(),
             election,
             election_task,
-            transitions: Transitions::new(transitions),
+            monitor,
+            moves,
             seat,
             usable: None,
             checked: None,
@@ -238,7 +240,8 @@ impl<'a> Wiring<'a> {
     }
 
     fn tell_lease(&mut self, leadership: &Leadership) {
-        self.transitions.note(leadership);
+        let now = leader::clock::now();
+        self.moves.send_if_modified(|moves| moves.lead(leadership, |node| self.monitor.sign(node), now));
         let Some(seat) = &self.seat else { return };
         let lease = match *leadership {
             Leadership::Leader { until, .. } => Some(until),
@@ -256,6 +259,9 @@ impl<'a> Wiring<'a> {
     }
 
     fn tell_state(&mut self, state: State) {
+        if state == State::Active {
+            self.moves.send_if_modified(|moves| moves.hold(leader::clock::now()));
+        }
         let Some(seat) = &self.seat else { return };
         // In a planned move, the balancer's connections go a moment after the address: a client's connect may not have returned yet.
         let is_here = state == State::Active || *seat.parting.borrow();

@@ -10,9 +10,9 @@ mod show;
 mod socket;
 
 pub(crate) use self::health::health;
+pub(crate) use self::owner::{Arrivals, Owner, Peer};
 #[cfg(test)]
 pub(crate) use self::owner::{Clients, TieBreak};
-pub(crate) use self::owner::{Owner, Peer};
 pub(crate) use self::report::{Backend, Frontend, MainLoop, Reporter, Snapshot};
 pub(crate) use self::show::show;
 pub(crate) use self::socket::{READ_MAX, ask, connect, listen, serve, unanswered};

@@ -1,5 +1,6 @@
 //! The part of the snapshot about one election and the addresses that it decides about.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use leader::Leadership;
@@ -10,6 +11,7 @@ use tokio::sync::watch;
 
 use super::report::millis;
 use crate::daemon::clients::Done;
+use crate::daemon::moves;
 use crate::daemon::owner::{self, Monitor};
 use crate::daemon::parts::Parts;
 use crate::daemon::tie_break::Known;
@@ -24,6 +26,12 @@ pub(crate) struct Owner {
     pub(crate) election: String,
     /// How often the lead went from one node to another, as this one saw it.
     pub(crate) transitions: u64,
+    /// The latest moves of the addresses, as this node knows them; the last first.
+    #[serde(default)]
+    pub(crate) moves: Vec<Move>,
+    /// How often the addresses came to this node since it started, and how long that took.
+    #[serde(default)]
+    pub(crate) arrivals: Arrivals,
     /// The term that this node leads in.
     pub(crate) term: Option<u64>,
     /// What is left of this node's own lease.
@@ -55,6 +63,60 @@ pub(crate) struct Owner {
     /// What decides between two, where the configuration names it.
     #[serde(default)]
     pub(crate) tie_break: Option<TieBreak>,
+}
+
+/// A move of the addresses from one node to another.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct Move {
+    /// Who had them; absent where nobody is known to have.
+    pub(crate) from: Option<String>,
+    /// Who got them.
+    pub(crate) to: String,
+    /// Why: first, stepped_down, stopped, unfit, gave_way, released, silent, restarted, lapsed or unknown.
+    pub(crate) reason: String,
+    /// When.
+    pub(crate) ago_ms: u64,
+    /// From the last sign of the owner before until they were on the other and the network was told; only the new owner knows.
+    pub(crate) took_ms: Option<u64>,
+}
+
+impl Move {
+    fn of(this: &moves::Move, now: Instant) -> Self {
+        let moves::Move { from, to, reason, at, took } = this;
+        Self {
+            from: from.as_ref().map(ToString::to_string),
+            to: to.to_string(),
+            reason: reason.to_string(),
+            ago_ms: millis(now.saturating_duration_since(*at)),
+            took_ms: took.map(millis),
+        }
+    }
+}
+
+/// How often the addresses came to a node.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub(crate) struct Arrivals {
+    /// By reason; those that never happened are there, too.
+    pub(crate) count: BTreeMap<String, u64>,
+    /// How many took no longer than so many milliseconds, and longer than the bound before.
+    pub(crate) took: BTreeMap<u64, u64>,
+    /// How many took longer than the last bound.
+    pub(crate) took_longer: u64,
+    /// What all together took.
+    pub(crate) sum_ms: u64,
+}
+
+impl Arrivals {
+    fn of(tally: &moves::Tally) -> Self {
+        let (took, sum) = tally.took();
+        let (within, beyond) = took.split_at(moves::BOUNDS_MS.len());
+        Self {
+            count: tally.counts().map(|(reason, count)| (reason.to_string(), count)).collect(),
+            took: moves::BOUNDS_MS.into_iter().zip(within.iter().copied()).collect(),
+            took_longer: beyond.iter().sum(),
+            sum_ms: millis(sum),
+        }
+    }
 }
 
 /// What decides between two hosts of which one is silent.
@@ -152,7 +214,7 @@ pub(crate) struct Peer {
 pub(super) struct OwnerWatch {
     election: &'static str,
     memory_locked: bool,
-    transitions: watch::Receiver<u64>,
+    moves: watch::Receiver<moves::Moves>,
     interface: String,
     addresses: Vec<String>,
     leadership: watch::Receiver<Leadership>,
@@ -182,7 +244,7 @@ impl OwnerWatch {
         Self {
             election: owner.monitor.kind(),
             memory_locked,
-            transitions: owner.transitions.subscribe(),
+            moves: owner.moves.subscribe(),
             interface: owner.interface.clone(),
             addresses: owner.addresses.iter().map(ToString::to_string).collect(),
             leadership: owner.election.leadership(),
@@ -197,7 +259,7 @@ impl OwnerWatch {
         Self {
             election: witness.monitor.kind(),
             memory_locked,
-            transitions: witness.transitions.subscribe(),
+            moves: witness.moves.subscribe(),
             interface: String::new(),
             addresses: witness.addresses.iter().map(ToString::to_string).collect(),
             leadership: witness.election.leadership(),
@@ -216,6 +278,7 @@ impl OwnerWatch {
             Leadership::Leader { .. } => (None, None),
             Leadership::Follower { leader } => (leader.map(|leader| leader.to_string()), None),
         };
+        let moves = self.moves.borrow().clone();
         let status = self.address.as_ref().map(vip::driver::Handle::status);
         let status = status.as_ref();
         let (peers, lease) = match &self.monitor {
@@ -227,7 +290,9 @@ impl OwnerWatch {
         Owner {
             leader,
             election: self.election.to_owned(),
-            transitions: *self.transitions.borrow(),
+            transitions: moves.transitions(),
+            moves: moves.recent().rev().map(|this| Move::of(this, now)).collect(),
+            arrivals: Arrivals::of(moves.tally()),
             term,
             lease_left_ms: left,
             interface: self.interface.clone(),

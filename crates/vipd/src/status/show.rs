@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::owner::{Clients, Lease, Owner, Peer, TieBreak};
+use super::owner::{Clients, Lease, Move, Owner, Peer, TieBreak};
 use super::report::{Backend, Frontend, MainLoop, Snapshot};
 use crate::{cli, exit, fail, print};
 
@@ -101,6 +101,29 @@ fn write_owner(out: &mut String, owner: &Owner) {
         write_tie_break(out, tie_break);
     }
     write_peers(out, owner);
+    write_moves(out, owner);
+}
+
+/// As many moves are shown, the latest.
+const MOVES_SHOWN: usize = 5;
+
+fn write_moves(out: &mut String, owner: &Owner) {
+    for Move { from, to, reason, ago_ms, took_ms } in owner.moves.iter().take(MOVES_SHOWN) {
+        let what = match (from, reason.as_str()) {
+            (None, _) => format!("{to} was the first to have it"),
+            (Some(from), "stepped_down") => format!("to {to}: {from} was told to step down"),
+            (Some(from), "stopped") => format!("to {to}: {from} was stopped"),
+            (Some(from), "unfit") => format!("to {to}: {from} was no longer fit to lead"),
+            (Some(from), "gave_way") => format!("to {to}: {from} gave way to it"),
+            (Some(from), "released") => format!("to {to}: {from} let go of the Lease"),
+            (Some(from), "silent") => format!("to {to}: {from} fell silent"),
+            (Some(from), "restarted") => format!("to {to}: {from} was started anew"),
+            (Some(_), "lapsed") => format!("{to} lost its lease, and got it back"),
+            (Some(from), _) => format!("from {from} to {to}"),
+        };
+        let took = took_ms.map(|ms| format!(", {} without", ago(ms))).unwrap_or_default();
+        let _ = writeln!(out, "move       {} ago {what}{took}", ago(*ago_ms));
+    }
 }
 
 fn write_peers(out: &mut String, owner: &Owner) {

@@ -8,13 +8,14 @@ use std::fmt;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::{Registry, Unit};
 
 use super::process::{Process, as_f64};
-use crate::status::{Backend, Frontend, MainLoop, Owner, Peer, Snapshot};
+use crate::status::{Arrivals, Backend, Frontend, MainLoop, Owner, Peer, Snapshot};
 
 /// The states of a backend, as the status names them.
 const STATES: [&str; 4] = ["unknown", "ready", "draining", "dead"];
@@ -139,6 +140,7 @@ fn write_election(writer: &mut Writer<'_>, node: &String, elections: &[Election<
             (election.labels([("lease_name", lease_name(election.owner))]), election.owner.transitions)
         }),
     )?;
+    write_arrivals(writer, elections)?;
     let nodes = elections.iter().flat_map(|election| {
         let nodes = std::iter::once(node).chain(election.owner.peers.iter().map(|peer| &peer.id));
         nodes.map(move |node| (election.labels([("node", node.clone())]), leads(election.owner, node)))
@@ -151,6 +153,23 @@ fn write_election(writer: &mut Writer<'_>, node: &String, elections: &[Election<
         .iter()
         .map(|election| (election.labels([]), seconds(election.owner.lease_left_ms.unwrap_or(0))));
     writer.gauge("vipd_lease_left", Some(Unit::Seconds), "What is left of this node's own lease", left)
+}
+
+fn write_arrivals(writer: &mut Writer<'_>, elections: &[Election<'_>]) -> fmt::Result {
+    // On a witness there is nothing to come.
+    let seats = || elections.iter().filter(|election| !election.owner.is_witness());
+    let counts = seats().flat_map(|election| {
+        let counts = election.owner.arrivals.count.iter();
+        counts.map(|(reason, count)| (election.labels([("reason", reason.clone())]), *count))
+    });
+    writer.counter("vipd_failovers", None, "Times that the virtual addresses came to this node", counts)?;
+    let took = seats().map(|election| (election.labels([]), Spread::of(&election.owner.arrivals)));
+    writer.histogram(
+        "vipd_failover_duration",
+        Some(Unit::Seconds),
+        "From the last sign of the owner before until they were here and the network was told",
+        took,
+    )
 }
 
 /// What the election is called: by its Lease, as kube-vip has it, or by its kind.
@@ -430,7 +449,17 @@ impl Writer<'_> {
         self.write(name, unit, help, samples.map(|(labels, value)| (labels, ConstCounter::new(value))))
     }
 
-    fn write<M: EncodeMetric + prometheus_client::metrics::TypedMetric>(
+    fn histogram(
+        &mut self,
+        name: &str,
+        unit: Option<Unit>,
+        help: &str,
+        samples: impl IntoIterator<Item = (Labels, Spread)>,
+    ) -> fmt::Result {
+        self.write(name, unit, help, samples.into_iter())
+    }
+
+    fn write<M: EncodeMetric + TypedMetric>(
         &mut self,
         name: &str,
         unit: Option<Unit>,
@@ -443,6 +472,38 @@ impl Writer<'_> {
         }
         Ok(())
     }
+}
+
+/// A histogram that was counted elsewhere, in seconds.
+#[derive(Debug)]
+struct Spread {
+    sum: f64,
+    count: u64,
+    /// Upper bounds, and how many lie within each and beyond the one before.
+    buckets: Vec<(f64, u64)>,
+}
+
+impl Spread {
+    fn of(arrivals: &Arrivals) -> Self {
+        let within = arrivals.took.iter().map(|(bound, count)| (seconds(*bound), *count));
+        let buckets: Vec<_> = within.chain([(f64::INFINITY, arrivals.took_longer)]).collect();
+        let count = buckets.iter().map(|(_, count)| count).sum();
+        Self { sum: seconds(arrivals.sum_ms), count, buckets }
+    }
+}
+
+impl EncodeMetric for Spread {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+        encoder.encode_histogram::<NoLabelSet>(self.sum, self.count, &self.buckets, None)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        Self::TYPE
+    }
+}
+
+impl TypedMetric for Spread {
+    const TYPE: MetricType = MetricType::Histogram;
 }
 
 #[cfg(test)]

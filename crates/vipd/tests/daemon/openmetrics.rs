@@ -1,4 +1,4 @@
-//! A strict reader of the OpenMetrics text format 1.0, as far as vipd uses it: gauges and counters. What the standard
+//! A strict reader of the OpenMetrics text format 1.0, as far as vipd uses it: gauges, counters and histograms. What the standard
 //! forbids, and what vipd has no need of, is refused.
 //!
 //! <https://github.com/prometheus/OpenMetrics/blob/v1.0.0/specification/OpenMetrics.md>
@@ -8,11 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 /// A metric with its samples.
 #[derive(Debug)]
 pub(crate) struct Family {
-    /// The name of its samples: a counter's ends in `_total`.
+    /// The name of its samples: a counter's ends in `_total`. A histogram's have several; here it is what they begin with.
     pub(crate) name: String,
-    /// gauge or counter.
+    /// gauge, counter or histogram.
     pub(crate) kind: String,
-    /// Labels and value of each sample.
+    /// Labels and value of each sample; of a histogram, its buckets.
     pub(crate) samples: BTreeMap<Labels, f64>,
 }
 
@@ -36,6 +36,7 @@ pub(crate) fn read(text: &str) -> Result<Vec<Family>, String> {
         let (kind, suffix) = match kind {
             Some("gauge") => ("gauge", ""),
             Some("counter") => ("counter", "_total"),
+            Some("histogram") => ("histogram", ""),
             other => return Err(format!("{name} is of type {other:?}")),
         };
         if let Some(line) = lines.next_if(|line| line.starts_with("# UNIT ")) {
@@ -51,6 +52,12 @@ pub(crate) fn read(text: &str) -> Result<Vec<Family>, String> {
         if !suffix.is_empty() && !names.insert(sample_name.clone()) {
             return Err(format!("two metrics have samples named {sample_name}"));
         }
+        if kind == "histogram" {
+            let lines = std::iter::from_fn(|| lines.next_if(|line| !line.starts_with('#')));
+            let samples = histogram(name, lines)?;
+            families.push(Family { name: sample_name, kind: kind.to_owned(), samples });
+            continue;
+        }
         let mut samples = BTreeMap::new();
         while let Some(line) = lines.next_if(|line| !line.starts_with('#')) {
             let (labels, value) = sample(line.strip_suffix('\n').ok_or("a line without end")?, &sample_name)?;
@@ -64,6 +71,43 @@ pub(crate) fn read(text: &str) -> Result<Vec<Family>, String> {
         families.push(Family { name: sample_name, kind: kind.to_owned(), samples });
     }
     Ok(families)
+}
+
+/// The buckets of a histogram, which must be cumulative, end with all, and have a sum and a count beside them.
+fn histogram<'a>(name: &str, lines: impl Iterator<Item = &'a str>) -> Result<BTreeMap<Labels, f64>, String> {
+    let mut buckets = BTreeMap::new();
+    // For each histogram: the last bound, how many lie within, and the sum and the count.
+    let mut ends: BTreeMap<Labels, (f64, f64, Option<f64>, Option<f64>)> = BTreeMap::new();
+    for line in lines {
+        let bad = |what: &str| format!("{what}: {line}");
+        let text = line.strip_suffix('\n').ok_or("a line without end")?;
+        let part = ["_bucket", "_sum", "_count"].into_iter().find(|part| {
+            let rest = text.strip_prefix(name).and_then(|rest| rest.strip_prefix(part));
+            rest.is_some_and(|rest| rest.starts_with(['{', ' ']))
+        });
+        let part = part.ok_or_else(|| bad("no part of the histogram above"))?;
+        let (labels, value) = sample(text, &format!("{name}{part}"))?;
+        let mut whose = labels.clone();
+        let bound = whose.remove("le");
+        let end = ends.entry(whose).or_insert((f64::NEG_INFINITY, 0.0, None, None));
+        match (part, bound) {
+            ("_bucket", Some(bound)) => {
+                let bound = if bound == "+Inf" { Some(f64::INFINITY) } else { bound.parse().ok() };
+                let bound = bound.filter(|bound| *bound > end.0 && value >= end.1);
+                (end.0, end.1) = (bound.ok_or_else(|| bad("buckets are not cumulative"))?, value);
+                buckets.insert(labels, value);
+            }
+            ("_sum", None) if end.2.replace(value).is_none() => {}
+            ("_count", None) if end.3.replace(value).is_none() => {}
+            _ => return Err(bad("not a sample of a histogram")),
+        }
+    }
+    match ends.values().find(|(bound, within, sum, count)| {
+        *bound != f64::INFINITY || sum.is_none() || *count != Some(*within)
+    }) {
+        Some(end) => Err(format!("{name} is no whole histogram: {end:?}")),
+        None => Ok(buckets),
+    }
 }
 
 /// What follows a descriptor's beginning.
@@ -136,6 +180,30 @@ fn what_is_right_is_read() {
     assert_eq!(families[0].samples[&labels], 1.5);
     assert_eq!(families[0].samples[&Labels::new()], -2000.0);
     assert_eq!((families[1].name.as_str(), families[1].kind.as_str()), ("b_total", "counter"));
+}
+
+const HISTOGRAM: &str = "# HELP a It is.\n# TYPE a histogram\n";
+
+#[test]
+fn a_histogram_is_read_whole_or_not_at_all() {
+    let whole = "a_sum{x=\"1\"} 2.5\na_count{x=\"1\"} 3\na_bucket{le=\"0.5\",x=\"1\"} 1\na_bucket{le=\"+Inf\",x=\"1\"} 3\n";
+    let families = read(&format!("{HISTOGRAM}{whole}# EOF\n")).unwrap();
+    let labels = |bound: &str| [("le", bound), ("x", "1")].map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+    assert_eq!(families[0].samples[&labels("0.5")], 1.0);
+    assert_eq!(families[0].samples[&labels("+Inf")], 3.0);
+    for (from, to) in [
+        ("a_sum{x=\"1\"} 2.5\n", ""),
+        ("a_count{x=\"1\"} 3\n", "a_count{x=\"1\"} 2\n"),
+        ("{le=\"0.5\",x=\"1\"} 1", "{le=\"0.5\",x=\"1\"} 4"),
+        ("a_bucket{le=\"+Inf\",x=\"1\"} 3\n", ""),
+        ("a_bucket{le=\"0.5\"", "a_bucket{l=\"0.5\""),
+        ("a_sum", "a_mean"),
+        ("a_sum{x=\"1\"} 2.5\n", "a_sum{x=\"1\"} 2.5\na_sum{x=\"1\"} 2.5\n"),
+    ] {
+        assert!(whole.contains(from));
+        let wrong = format!("{HISTOGRAM}{}# EOF\n", whole.replacen(from, to, 1));
+        assert!(read(&wrong).is_err(), "taken:\n{wrong}");
+    }
 }
 
 #[test]

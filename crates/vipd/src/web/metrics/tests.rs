@@ -1,7 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
-use crate::status::{Clients, Peer, TieBreak};
+use crate::status::{Arrivals, Clients, Peer, TieBreak};
 use openmetrics::Labels;
 
 #[path = "../../../tests/daemon/openmetrics.rs"]
@@ -69,6 +69,13 @@ fn leading() -> Snapshot {
                 votes_for_this_node: true,
             }),
             transitions: 3,
+            moves: Vec::new(),
+            arrivals: Arrivals {
+                count: [("silent".to_owned(), 2), ("stopped".to_owned(), 0)].into(),
+                took: [(5, 0), (200, 1)].into(),
+                took_longer: 1,
+                sum_ms: 1400,
+            },
             term: Some(9),
             lease_left_ms: Some(125),
             interface: "ens3".to_owned(),
@@ -165,6 +172,12 @@ fn a_leader_tells_that_it_leads_and_for_how_long() {
         seen["kube_vip_leader_election_transitions_total"],
         [(labels(&[("lease_name", "peers")]), 3.0)].into()
     );
+    let failovers =
+        ["silent", "stopped"].map(|reason| seen["vipd_failovers_total"][&labels(&[("reason", reason)])]);
+    assert_eq!(failovers, [2.0, 0.0]);
+    let took = &seen["vipd_failover_duration_seconds"];
+    let within = ["0.005", "0.2", "+Inf"].map(|bound| took[&labels(&[("le", bound)])]);
+    assert_eq!(within, [0.0, 1.0, 2.0]);
     let leaders = ["a", "b", "c"].map(|node| seen["vipd_leader"][&labels(&[("node", node)])]);
     assert_eq!(leaders, [1.0, 0.0, 0.0]);
     assert_eq!(seen["vipd_term"][&labels(&[])], 9.0);
