@@ -11,7 +11,7 @@ use crate::{
     message::{Gossip, Message, Subject},
     node::{Incarnation, NodeId, Process},
     session::{Session, Verdict},
-    wire::{Content, Envelope, Key, Payload, Unreadable},
+    wire::{Content, Envelope, Hears, Key, Payload, Unreadable},
 };
 
 /// A complaint about a peer is repeated only after the cause has been away for so long.
@@ -44,8 +44,8 @@ fn source(address: SocketAddr) -> Source {
 struct Link {
     address: SocketAddr,
     session: Session,
-    /// The peer's process takes chapters of clients.
-    hears_of_clients: bool,
+    /// What the peer's process takes beside the election.
+    hears: Hears,
     mismatch: Option<(Mismatch, Instant)>,
 }
 
@@ -216,7 +216,7 @@ impl Exchange {
     ) -> Self {
         let link = |address: SocketAddr| {
             let session = Session::new(me.incarnation, hello_interval);
-            Link { address, session, hears_of_clients: false, mismatch: None }
+            Link { address, session, hears: Hears::default(), mismatch: None }
         };
         Self {
             subject,
@@ -260,7 +260,7 @@ impl Exchange {
         let stranger = link.session.theirs() != Some(envelope.from.incarnation) || envelope.to != mine;
         let sign = match link.session.judge(&envelope, now) {
             Verdict::Fresh => {
-                link.hears_of_clients = envelope.hears_of_clients;
+                link.hears = envelope.hears;
                 return Some(Received::Message(envelope.from.clone(), envelope.into_content()));
             }
             Verdict::Answer { echo, to, challenge } => {
@@ -321,15 +321,19 @@ impl Exchange {
         Some(address)
     }
 
-    /// Writes what is said of clients as a datagram; gives its receiver's address. A peer that takes no such has none.
-    pub(crate) fn emit_of_clients(
+    /// Writes what is said beside the election as a datagram; gives its receiver's address. A peer that takes no such has none.
+    pub(crate) fn emit_beside(
         &mut self,
         to: &NodeId,
         payload: Payload,
         gossip: Gossip,
         out: &mut Vec<u8>,
     ) -> Option<SocketAddr> {
-        let theirs = self.hearer_of_clients(to)?;
+        let theirs = match payload {
+            Payload::Note(_) => self.reader_of_notes(to)?,
+            Payload::Clients(_) | Payload::Read(_) => self.hearer_of_clients(to)?,
+            Payload::Hello { .. } | Payload::Welcome { .. } | Payload::Election(_) => return None,
+        };
         let link = self.links.get_mut(to)?;
         let (address, sequence) = (link.address, link.session.next_sequence());
         self.me_says(Some(theirs), sequence, gossip, payload).emit(&self.keys, out);
@@ -339,7 +343,13 @@ impl Exchange {
     /// The process of a peer, if it is known and takes chapters of clients.
     pub(crate) fn hearer_of_clients(&self, peer: &NodeId) -> Option<Incarnation> {
         let link = self.links.get(peer)?;
-        link.session.theirs().filter(|_| link.hears_of_clients)
+        link.session.theirs().filter(|_| link.hears.clients)
+    }
+
+    /// The process of a peer, if it is known and takes notes.
+    fn reader_of_notes(&self, peer: &NodeId) -> Option<Incarnation> {
+        let link = self.links.get(peer)?;
+        link.session.theirs().filter(|_| link.hears.notes)
     }
 
     fn me_says(&self, to: Option<Incarnation>, sequence: u64, gossip: Gossip, payload: Payload) -> Envelope {
@@ -347,7 +357,7 @@ impl Exchange {
             from: self.me.clone(),
             to,
             sequence,
-            hears_of_clients: true,
+            hears: Hears { clients: true, notes: true },
             subject: self.subject,
             gossip,
             payload,

@@ -51,6 +51,7 @@
 //! | [`peers`] | the loop around it: one UDP socket, one task |
 //! | [`message`], [`node`] | what is said, and by whom |
 //! | [`clients`] | whom the leader serves, told to the others beside the election |
+//! | `notes` | what else members tell each other: the program knows what it means |
 //!
 //! | [`lease`] | a participant in an election by Kubernetes Lease, as a pure machine; it tells its own story |
 //! | [`kubernetes`] | the loop around that: a client of the API, one task |
@@ -79,6 +80,7 @@ mod dice;
 mod exchange;
 mod handle;
 mod leadership;
+mod notes;
 mod session;
 mod timing;
 mod wire;

@@ -12,6 +12,7 @@ use crate::{
     exchange::{Complaint, Dropped, Exchange, Mismatch, Received},
     message::{Message, Subject, Version},
     node::{Incarnation, NodeId, Process},
+    notes::{Note, Notes},
     quorum::{self, Election},
     wire::{Content, Key, Payload},
 };
@@ -151,6 +152,9 @@ pub struct Member {
     hearsay: Hearsay,
     /// How far this member has read, for the leader to know.
     read: Option<(NodeId, Bookmark)>,
+    notes: Notes,
+    /// A note has come since that was asked last.
+    noted: bool,
 }
 
 impl Member {
@@ -167,7 +171,15 @@ impl Member {
         let hello_interval = config.quorum.timing.heartbeat() / HELLOS_PER_HEARTBEAT;
         let exchange = Exchange::new(me, config.subject, config.keys.clone(), &config.peers, hello_interval);
         let telling = Telling::new(config.peers.keys().cloned());
-        Ok(Self { election, exchange, telling, hearsay: Hearsay::default(), read: None })
+        Ok(Self {
+            election,
+            exchange,
+            telling,
+            hearsay: Hearsay::default(),
+            read: None,
+            notes: Notes::default(),
+            noted: false,
+        })
     }
 
     /// Takes a datagram, whatever is in it.
@@ -182,6 +194,7 @@ impl Member {
             Content::Election(message) => self.handle_message(&process, message, now),
             Content::Clients(chapter) => self.handle_chapter(&process, chapter, now),
             Content::Read(bookmark) => self.telling.heard(&process.node, bookmark, now),
+            Content::Note(page) => self.noted |= self.notes.take(&process, page, now),
         }
         if let Some(leader) = self.leader(now) {
             self.hearsay.follow(&leader);
@@ -255,7 +268,30 @@ impl Member {
                 return Some(to);
             }
         }
-        self.poll_of_clients(now, out)
+        self.poll_of_clients(now, out).or_else(|| self.poll_note(now, out))
+    }
+
+    fn poll_note(&mut self, now: Instant, out: &mut Vec<u8>) -> Option<SocketAddr> {
+        while let Some((to, page)) = self.notes.poll() {
+            let payload = Payload::Note(page);
+            if let Some(to) = self.exchange.emit_beside(&to, payload, self.election.gossip(now), out) {
+                return Some(to);
+            }
+        }
+        None
+    }
+
+    /// Has a note told to the others, of [`NOTE_BYTES_MAX`](crate::notes::NOTE_BYTES_MAX) at most; a longer one isn't. Those that are not
+    /// known to live now don't get it.
+    pub fn tell_note(&mut self, note: &[u8]) {
+        let peers: Vec<NodeId> = self.exchange.peers().map(|(peer, _)| peer.clone()).collect();
+        self.notes.tell(note, peers.into_iter());
+    }
+
+    /// The notes of the others, if one has come since this was asked last.
+    pub fn poll_notes(&mut self) -> Option<BTreeMap<NodeId, Note>> {
+        let heard = || self.notes.heard().map(|(name, note)| (name.clone(), note.clone())).collect();
+        std::mem::take(&mut self.noted).then(heard)
     }
 
     fn poll_of_clients(&mut self, now: Instant, out: &mut Vec<u8>) -> Option<SocketAddr> {
@@ -271,7 +307,7 @@ impl Member {
                 return None;
             }
         };
-        self.exchange.emit_of_clients(&to, payload, self.election.gossip(now), out)
+        self.exchange.emit_beside(&to, payload, self.election.gossip(now), out)
     }
 
     /// Something that begins to be wrong with a peer.

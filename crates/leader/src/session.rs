@@ -114,10 +114,12 @@ impl Session {
                 }
                 self.fresh(envelope)
             }
-            Payload::Election(_) | Payload::Clients(_) | Payload::Read(_) if stranger => {
+            Payload::Election(_) | Payload::Clients(_) | Payload::Read(_) | Payload::Note(_) if stranger => {
                 self.challenge(now).map_or(Verdict::Stale, Verdict::Challenge)
             }
-            Payload::Election(_) | Payload::Clients(_) | Payload::Read(_) => self.fresh(envelope),
+            Payload::Election(_) | Payload::Clients(_) | Payload::Read(_) | Payload::Note(_) => {
+                self.fresh(envelope)
+            }
         }
     }
 

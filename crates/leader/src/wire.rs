@@ -21,6 +21,7 @@ use crate::{
     clients::{Bookmark, Chapter},
     message::{Ballot, Body, Gossip, Message, Objection, Subject, Tie},
     node::{Incarnation, Instance, MemberSet, NodeId, Process},
+    notes::Page,
 };
 
 use reader::Reader;
@@ -100,12 +101,21 @@ pub(crate) struct Envelope {
     /// The incarnation it is meant for; `None` while the sender knows of none.
     pub(crate) to: Option<Incarnation>,
     pub(crate) sequence: u64,
-    /// The sender takes chapters: one that doesn't say so would call them malformed.
-    pub(crate) hears_of_clients: bool,
+    /// What the sender takes beside the election.
+    pub(crate) hears: Hears,
     /// Which election it belongs to, where the sender takes part in several.
     pub(crate) subject: Option<Subject>,
     pub(crate) gossip: Gossip,
     pub(crate) payload: Payload,
+}
+
+/// What a process takes beside the election: one that doesn't say so would call it malformed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Hears {
+    /// Chapters of clients.
+    pub(crate) clients: bool,
+    /// Pages of notes.
+    pub(crate) notes: bool,
 }
 
 /// The part of a datagram that differs by type.
@@ -121,6 +131,8 @@ pub(crate) enum Payload {
     Clients(Chapter),
     /// How far these were read.
     Read(Bookmark),
+    /// A part of a note.
+    Note(Page),
 }
 
 /// What a datagram is about.
@@ -132,6 +144,8 @@ pub(crate) enum Content {
     Clients(Chapter),
     /// How far these were read.
     Read(Bookmark),
+    /// A part of a note.
+    Note(Page),
 }
 
 impl Envelope {
@@ -142,6 +156,7 @@ impl Envelope {
             Payload::Hello { .. } | Payload::Welcome { .. } => Body::Alive,
             Payload::Clients(chapter) => return Content::Clients(chapter),
             Payload::Read(bookmark) => return Content::Read(bookmark),
+            Payload::Note(page) => return Content::Note(page),
         };
         Content::Election(Message { gossip: self.gossip, body })
     }
@@ -155,6 +170,7 @@ impl Envelope {
             Payload::Election(body) => kind::of(body),
             Payload::Clients(_) => kind::CLIENTS,
             Payload::Read(_) => kind::READ,
+            Payload::Note(_) => kind::NOTE,
         };
         out.extend([WIRE_VERSION, keys.first().map_or(0, Key::id), kind, flags(&self.gossip)]);
         put_u64(out, self.from.incarnation.0);
@@ -171,9 +187,14 @@ impl Envelope {
             Payload::Election(body) => put_body(out, body),
             Payload::Clients(chapter) => clients::put_chapter(out, chapter),
             Payload::Read(bookmark) => clients::put_bookmark(out, *bookmark),
+            Payload::Note(page) => notes::put_page(out, page),
         }
-        if self.hears_of_clients {
+        let Hears { clients, notes } = self.hears;
+        if clients {
             out.extend([extension::HEARS_OF_CLIENTS, 0]);
+        }
+        if notes {
+            out.extend([extension::HEARS_NOTES, 0]);
         }
         put_tie(out, self.gossip.tie);
         if let Some(Subject(subject)) = self.subject {
@@ -187,7 +208,7 @@ impl Envelope {
         let longest = longest(kind);
         assert!(
             out.len() <= longest,
-            "all parts of the election at their longest make 354 bytes, a chapter's 1183"
+            "all parts of the election at their longest make 356 bytes, a chapter's 1185"
         );
     }
 
@@ -249,6 +270,7 @@ mod kind {
     pub(super) const RELEASE: u8 = 9;
     pub(super) const CLIENTS: u8 = 10;
     pub(super) const READ: u8 = 11;
+    pub(super) const NOTE: u8 = 12;
 
     pub(super) fn of(body: &Body) -> u8 {
         match body {
@@ -265,7 +287,7 @@ mod kind {
 
 /// The longest datagram of a kind.
 fn longest(kind: u8) -> usize {
-    if kind == kind::CLIENTS { DATAGRAM_BYTES_MAX } else { ELECTION_BYTES_MAX }
+    if [kind::CLIENTS, kind::NOTE].contains(&kind) { DATAGRAM_BYTES_MAX } else { ELECTION_BYTES_MAX }
 }
 
 /// Tags of extensions.
@@ -276,6 +298,8 @@ mod extension {
     pub(super) const TIE: u8 = 2;
     /// Which election it is: 16 bytes.
     pub(super) const SUBJECT: u8 = 3;
+    /// A member that says so, without content, takes notes.
+    pub(super) const HEARS_NOTES: u8 = 4;
 }
 
 /// The flags, from the lowest bit; bits that this version doesn't know are ignored.
@@ -370,6 +394,7 @@ fn put_body(out: &mut Vec<u8>, body: &Body) {
 }
 
 mod clients;
+mod notes;
 mod reader;
 
 #[cfg(test)]

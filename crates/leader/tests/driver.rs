@@ -11,7 +11,7 @@ use std::{
 
 use leader::{
     Handle, Leadership, NodeId, Timing,
-    peers::{Change, Client, Config, Driver, Key, Mismatch, Monitor, PeerStatus},
+    peers::{Change, Client, Config, Driver, Key, Mismatch, Monitor, NOTE_BYTES_MAX, PeerStatus},
     quorum::{self, Impediment, StepDownError},
 };
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
@@ -278,4 +278,48 @@ async fn the_clients_of_a_leader_that_crashed_are_inherited_by_the_next() {
     until(c.monitor.clients().known(), |known| known.heard == 0).await;
     c.shut_down().await;
     b.shut_down().await;
+}
+
+/// From the first moment that its reader is known to live, and from a process that was started anew.
+#[tokio::test]
+async fn notes_reach_every_member_whole_and_the_latest_counts() {
+    let cluster = Cluster::new(3, moderate());
+    let (a, b, c) = (cluster.start(0).await, cluster.start(1).await, cluster.start(2).await);
+    a.leads().await;
+    for (node, others) in [(&a, [1, 2]), (&b, [0, 2]), (&c, [0, 1])] {
+        for other in others {
+            node.sees(other, |peer| peer.heard.is_some()).await;
+        }
+    }
+    let text = |seed: u8, length: usize| -> Vec<u8> {
+        (0..length).map(|at| u8::try_from(at % 251).unwrap() ^ seed).collect()
+    };
+    let hears = async |node: &Node, of: u8, wanted: &[u8]| {
+        let of = name(of);
+        until(node.monitor.notes().heard(), |notes| {
+            notes.get(&of).is_some_and(|note| *note.bytes == *wanted)
+        })
+        .await;
+    };
+    for length in [1, 5000, NOTE_BYTES_MAX] {
+        a.monitor.notes().tell(text(1, length)).await;
+        hears(&b, 0, &text(1, length)).await;
+        hears(&c, 0, &text(1, length)).await;
+    }
+    c.monitor.notes().tell(text(3, 2000)).await;
+    hears(&a, 2, &text(3, 2000)).await;
+    assert!(!b.monitor.notes().heard().borrow().contains_key(&name(1)), "its own is no news to it");
+
+    // Too long: what was told before stands.
+    a.monitor.notes().tell(text(9, NOTE_BYTES_MAX + 1)).await;
+    a.monitor.notes().tell(text(2, 10)).await;
+    hears(&b, 0, &text(2, 10)).await;
+
+    // The next process counts anew, and may have to be heard first.
+    c.crash().await;
+    let c = Node::start(cluster.config(2), 77).await;
+    c.sees(0, |peer| peer.heard.is_some()).await;
+    a.sees(2, |peer| peer.said.as_ref().is_some_and(|said| said.abstaining)).await;
+    c.monitor.notes().tell(text(4, 2000)).await;
+    hears(&a, 2, &text(4, 2000)).await;
 }

@@ -19,6 +19,7 @@ const PURE: &[&str] = &[
     "leader/src/lease",
     "leader/src/message.rs",
     "leader/src/node.rs",
+    "leader/src/notes.rs",
     "leader/src/quorum",
     "leader/src/session.rs",
     "leader/src/timing.rs",

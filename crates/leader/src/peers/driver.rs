@@ -1,6 +1,7 @@
 //! The loop around a [`Member`].
 
 use std::{
+    collections::BTreeMap,
     pin::pin,
     time::{Duration, Instant},
 };
@@ -40,6 +41,7 @@ pub struct Driver {
     errands: mpsc::Receiver<Errand>,
     clients: watch::Sender<Known>,
     arbitration: watch::Sender<Arbitration>,
+    notes: watch::Sender<BTreeMap<NodeId, Note>>,
     leaving: Option<Leaving>,
     status_due: Instant,
     counted: Traffic,
@@ -73,6 +75,8 @@ impl Driver {
         let (traffic, traffic_seen) = watch::channel(Traffic::default());
         let (errand, errands) = mpsc::channel(ERRANDS_MAX);
         let (clients, known) = watch::channel(Known::default());
+        let (notes, heard) = watch::channel(BTreeMap::new());
+        let notes_seen = Notes { errands: errand.clone(), heard };
         let clients_seen = Clients { errands: errand, known };
         let (arbitration, arbitration_seen) = watch::channel(Arbitration::default());
         let monitor = Monitor {
@@ -80,6 +84,7 @@ impl Driver {
             traffic: traffic_seen,
             clients: clients_seen,
             arbitration: arbitration_seen,
+            notes: notes_seen,
         };
         let driver = Self {
             socket,
@@ -90,6 +95,7 @@ impl Driver {
             errands,
             clients,
             arbitration,
+            notes,
             leaving: None,
             status_due: now,
             counted: Traffic::default(),
@@ -187,6 +193,7 @@ impl Driver {
     fn run_errand(&mut self, errand: Errand) {
         match errand {
             Errand::Tell(changes) => self.member.note_clients(changes),
+            Errand::Note(note) => self.member.tell_note(&note),
             Errand::Clear => self.member.clear_clients(),
             Errand::Inherit(answer) => {
                 // Whoever asked may have gone; it has no clients to tell any more.
@@ -244,6 +251,9 @@ impl Driver {
         }
         let arbitration = self.member.election.arbitration(now);
         self.arbitration.send_if_modified(|known| std::mem::replace(known, arbitration) != arbitration);
+        if let Some(notes) = self.member.poll_notes() {
+            self.notes.send_replace(notes);
+        }
         let mut changed = false;
         while let Some(event) = self.member.election.poll_event() {
             changed = true;

@@ -7,20 +7,21 @@
 //!   Clients ◀─── who is served ──▶ └────────┘
 //! ```
 
-use std::{io, net::SocketAddr};
+use std::{collections::BTreeMap, io, net::SocketAddr};
 
 use tokio::{
     net::UdpSocket,
     sync::{mpsc, oneshot, watch},
 };
 
-use crate::{member::Member, quorum::Arbitration};
+use crate::{NodeId, member::Member, quorum::Arbitration};
 
 pub use crate::{
     clients::{CLIENT_BYTES_MAX, CLIENTS_MAX, Change, Client, Known},
     exchange::{Complaint, Dropped, Mismatch},
     member::{Config, ConfigError, PeerStatus, Said},
     message::Subject,
+    notes::{NOTE_BYTES_MAX, Note},
     quorum::Segment,
     wire::{Key, KeyError},
 };
@@ -68,6 +69,7 @@ pub struct Monitor {
     traffic: watch::Receiver<Traffic>,
     clients: Clients,
     arbitration: watch::Receiver<Arbitration>,
+    notes: Notes,
 }
 
 impl Monitor {
@@ -89,6 +91,11 @@ impl Monitor {
     /// The exchange about clients.
     pub fn clients(&self) -> Clients {
         self.clients.clone()
+    }
+
+    /// The exchange of notes.
+    pub fn notes(&self) -> Notes {
+        self.notes.clone()
     }
 }
 
@@ -128,15 +135,39 @@ impl Clients {
     }
 }
 
+/// What the rest of the program tells the other members beside the election, and hears of them.
+#[derive(Clone, Debug)]
+pub struct Notes {
+    errands: mpsc::Sender<Errand>,
+    heard: watch::Receiver<BTreeMap<NodeId, Note>>,
+}
+
+impl Notes {
+    /// Tells the others this, once, in place of whatever was told before. A note has [`NOTE_BYTES_MAX`] bytes at most; a longer one isn't
+    /// told. Who isn't heard now, or loses a datagram, doesn't get it: tell another one soon.
+    ///
+    /// Waits while the driver has more urgent things to do. Without effect once it has ended.
+    pub async fn tell(&self, note: Vec<u8>) {
+        // Gone with whoever led: nobody is left to be told.
+        let _gone = self.errands.send(Errand::Note(note)).await;
+    }
+
+    /// The latest note of each member that has told one.
+    pub fn heard(&self) -> watch::Receiver<BTreeMap<NodeId, Note>> {
+        self.heard.clone()
+    }
+}
+
 /// Changes in one errand: they take the driver less than a fifth of a millisecond.
 const CHANGES_MAX: usize = 256;
 
 /// One to be done while another is prepared.
 const ERRANDS_MAX: usize = 2;
 
-/// What the driver is asked to do about clients.
+/// What the driver is asked to do beside the election.
 #[derive(Debug)]
 enum Errand {
+    Note(Vec<u8>),
     Tell(Vec<Change>),
     Clear,
     Inherit(oneshot::Sender<Vec<Client>>),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Envelope, Payload, extension, kind};
+use super::{Envelope, Hears, Payload, extension, kind};
 use crate::{
     Term,
     message::{Ballot, Body, Gossip, Objection, Round, Subject, Tie, TieBreak, Version},
@@ -10,10 +10,10 @@ use crate::{
     timing::LEASE_MAX,
 };
 
-/// What the extensions say: whether the sender takes chapters, its tie-break, and which election it is.
+/// What the extensions say: what the sender takes beside the election, its tie-break, and which election it is.
 #[derive(Default)]
 struct Extensions {
-    hears_of_clients: bool,
+    hears: Hears,
     tie: Option<Tie>,
     subject: Option<Subject>,
 }
@@ -54,9 +54,9 @@ impl<'a> Reader<'a> {
             tie: None,
         };
         let payload = self.payload(kind)?;
-        let Extensions { hears_of_clients, tie, subject } = self.extensions()?;
+        let Extensions { hears, tie, subject } = self.extensions()?;
         let (gossip, from) = (Gossip { tie, ..gossip }, Process { node, incarnation });
-        Some(Envelope { from, to, sequence, hears_of_clients, subject, gossip, payload })
+        Some(Envelope { from, to, sequence, hears, subject, gossip, payload })
     }
 
     /// Reads to the end, past what it doesn't know.
@@ -65,7 +65,8 @@ impl<'a> Reader<'a> {
         while !self.0.is_empty() {
             let (tag, len) = (self.u8()?, self.u8()?);
             let content = self.bytes(usize::from(len))?;
-            found.hears_of_clients |= tag == extension::HEARS_OF_CLIENTS;
+            found.hears.clients |= tag == extension::HEARS_OF_CLIENTS;
+            found.hears.notes |= tag == extension::HEARS_NOTES;
             // A later version may say more behind it.
             if tag == extension::TIE
                 && let [flags, a, b, c, d, ..] = *content
@@ -102,6 +103,7 @@ impl<'a> Reader<'a> {
             },
             kind::CLIENTS => return Some(Payload::Clients(self.chapter()?)),
             kind::READ => return Some(Payload::Read(self.bookmark()?)),
+            kind::NOTE => return Some(Payload::Note(self.page()?)),
             _ => return None,
         };
         Some(Payload::Election(body))

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::clients::{CLIENT_BYTES_MAX, Change, Client};
+use crate::notes::{PAGE_BYTES_MAX, PAGES_MAX};
 use crate::{
     message::{Round, TieBreak, Version},
     node::MEMBERS_MAX,
@@ -120,6 +121,16 @@ fn chapter() -> impl Strategy<Value = Chapter> {
     })
 }
 
+fn page() -> impl Strategy<Value = Page> {
+    let bytes = prop::collection::vec(any::<u8>(), 1..=PAGE_BYTES_MAX);
+    (any::<u64>(), 1..=PAGES_MAX, any::<u8>(), bytes).prop_map(|(note, of, place, bytes)| Page {
+        note,
+        place: place % of,
+        of,
+        bytes,
+    })
+}
+
 fn envelope() -> impl Strategy<Value = Envelope> {
     let payload = prop_oneof![
         any::<u64>().prop_map(|challenge| Payload::Hello { challenge }),
@@ -127,14 +138,15 @@ fn envelope() -> impl Strategy<Value = Envelope> {
         body().prop_map(Payload::Election),
         chapter().prop_map(Payload::Clients),
         any::<[u64; 2]>().prop_map(|[volume, line]| Payload::Read(Bookmark { volume, line })),
+        page().prop_map(Payload::Note),
     ];
     let to = prop::option::of((1_u64..).prop_map(Incarnation));
-    (process(), to, any::<(u64, bool, Option<[u8; 16]>)>(), gossip(), payload).prop_map(
-        |(from, to, (sequence, hears_of_clients, subject), gossip, payload)| Envelope {
+    (process(), to, any::<(u64, (bool, bool), Option<[u8; 16]>)>(), gossip(), payload).prop_map(
+        |(from, to, (sequence, hears, subject), gossip, payload)| Envelope {
             from,
             to,
             sequence,
-            hears_of_clients,
+            hears: Hears { clients: hears.0, notes: hears.1 },
             subject: subject.map(Subject),
             gossip,
             payload,
@@ -153,8 +165,8 @@ proptest! {
     fn what_is_emitted_is_parsed_as_it_was(envelope in envelope(), signed: bool) {
         let keys = if signed { vec![key(3)] } else { Vec::new() };
         let datagram = emitted(&envelope, &keys);
-        let of_clients = matches!(envelope.payload, Payload::Clients(_));
-        let most = if of_clients { DATAGRAM_BYTES_MAX } else { ELECTION_BYTES_MAX };
+        let is_long = matches!(envelope.payload, Payload::Clients(_) | Payload::Note(_));
+        let most = if is_long { DATAGRAM_BYTES_MAX } else { ELECTION_BYTES_MAX };
         prop_assert!(datagram.len() <= most);
         prop_assert_eq!(open(&datagram, &keys), Ok(envelope));
     }
@@ -202,7 +214,7 @@ proptest! {
     #[test]
     fn extensions_of_later_versions_are_skipped(
         envelope in envelope(),
-        tag in (extension::SUBJECT + 1)..,
+        tag in (extension::HEARS_NOTES + 1)..,
         extension in prop::collection::vec(any::<u8>(), 0..40),
     ) {
         let mut datagram = emitted(&envelope, &[]);
@@ -233,7 +245,7 @@ fn alive() -> Envelope {
     let from = Process { node: NodeId::new("cp1").unwrap(), incarnation: Incarnation(5) };
     let payload = Payload::Election(Body::Alive);
     let to = Some(Incarnation(6));
-    Envelope { from, to, sequence: 9, hears_of_clients: false, subject: None, gossip, payload }
+    Envelope { from, to, sequence: 9, hears: Hears::default(), subject: None, gossip, payload }
 }
 
 /// The layout is a promise to releases before and after this one.
@@ -255,8 +267,8 @@ fn the_layout_is_what_it_was() {
     assert_eq!(emitted(&alive(), &[]), expected);
 
     // A member of an earlier release skips the extension, and reads the rest as it did.
-    let of_this_release = Envelope { hears_of_clients: true, ..alive() };
-    assert_eq!(emitted(&of_this_release, &[]), [expected.clone(), vec![1, 0]].concat());
+    let of_this_release = Envelope { hears: Hears { clients: true, notes: true }, ..alive() };
+    assert_eq!(emitted(&of_this_release, &[]), [expected.clone(), vec![1, 0, 4, 0]].concat());
 
     let of_one_of_several = Envelope { subject: Some(Subject([8; 16])), ..alive() };
     let subject = [vec![3, 16], vec![8; 16]].concat();
@@ -270,13 +282,19 @@ fn the_layout_is_what_it_was() {
     let payload = Payload::Clients(Chapter { volume, after, until, changes });
     expected[2] = 10;
     let numbers = [[0; 7].to_vec(), vec![1], [0; 7].to_vec(), vec![2], [0; 7].to_vec(), vec![3]].concat();
-    let chapter = [expected.clone(), numbers, vec![2, 2, 7, 7, 0x82, 7, 7, 1, 0]].concat();
+    let chapter = [expected.clone(), numbers, vec![2, 2, 7, 7, 0x82, 7, 7, 1, 0, 4, 0]].concat();
     assert_eq!(emitted(&Envelope { payload, ..of_this_release.clone() }, &[]), chapter);
 
     let payload = Payload::Read(Bookmark { volume: 1, line: 2 });
     expected[2] = 11;
-    let bookmark = [expected, [0; 7].to_vec(), vec![1], [0; 7].to_vec(), vec![2, 1, 0]].concat();
-    assert_eq!(emitted(&Envelope { payload, ..of_this_release }, &[]), bookmark);
+    let bookmark =
+        [expected.clone(), [0; 7].to_vec(), vec![1], [0; 7].to_vec(), vec![2, 1, 0, 4, 0]].concat();
+    assert_eq!(emitted(&Envelope { payload, ..of_this_release.clone() }, &[]), bookmark);
+
+    let payload = Payload::Note(Page { note: 3, place: 1, of: 2, bytes: vec![9, 8] });
+    expected[2] = 12;
+    let page = [expected, [0; 7].to_vec(), vec![3, 1, 2, 0, 2, 9, 8, 1, 0, 4, 0]].concat();
+    assert_eq!(emitted(&Envelope { payload, ..of_this_release }, &[]), page);
 }
 
 #[test]
@@ -295,6 +313,23 @@ fn a_chapter_that_ends_before_it_begins_is_malformed() {
     let payload = Payload::Clients(Chapter { volume: 1, after: 3, until: 2, changes: Vec::new() });
     let datagram = emitted(&Envelope { payload, ..alive() }, &[]);
     assert_eq!(open(&datagram, &[]), Err(Unreadable::Malformed));
+}
+
+#[test]
+fn a_page_that_can_not_be_one_is_malformed() {
+    let page = Page { note: 1, place: 0, of: 1, bytes: vec![1] };
+    for wrong in [
+        Page { place: 1, ..page.clone() },
+        Page { of: PAGES_MAX + 1, ..page.clone() },
+        Page { of: 0, ..page.clone() },
+        Page { bytes: Vec::new(), ..page.clone() },
+        Page { bytes: vec![1; PAGE_BYTES_MAX + 1], ..page.clone() },
+    ] {
+        let datagram = emitted(&Envelope { payload: Payload::Note(wrong.clone()), ..alive() }, &[]);
+        assert_eq!(open(&datagram, &[]), Err(Unreadable::Malformed), "{wrong:?}");
+    }
+    let right = Envelope { payload: Payload::Note(page), ..alive() };
+    assert_eq!(open(&emitted(&right, &[]), &[]).unwrap().payload, right.payload);
 }
 
 /// A release that doesn't know the flag of those who rest reads `stopping`, and knows enough.

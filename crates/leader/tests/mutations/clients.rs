@@ -35,7 +35,7 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         rule: "clients: an earlier release is told nothing",
         file: "exchange.rs",
-        find: "link.session.theirs().filter(|_| link.hears_of_clients)",
+        find: "link.session.theirs().filter(|_| link.hears.clients)",
         replace: "link.session.theirs()",
         caught_by: "clients::a_member_of_an_earlier_release_takes_part_and_is_told_nothing_of_clients",
     },
