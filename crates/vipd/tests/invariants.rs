@@ -52,6 +52,7 @@ const PURE: &[&str] = &[
     "vipd/src/daemon/clients/roll.rs",
     "vipd/src/daemon/moves.rs",
     "vipd/src/punctuality/delays.rs",
+    "vipd/src/status/timeline.rs",
     "vipd/src/punctuality/trial.rs",
     "vipd/src/web/health.rs",
 ];

@@ -21,6 +21,7 @@ pub(crate) mod interface;
 mod kube_vip;
 pub(crate) mod moves;
 mod names;
+pub(crate) mod notes;
 mod own;
 pub(crate) mod owner;
 pub(crate) mod parts;

@@ -18,6 +18,7 @@ use super::apiservers::Apiservers;
 use super::clients::Ports;
 use super::clients::ended::Ended;
 use super::endpoints::ApiBackends;
+use super::notes;
 use super::owner::{Farewell, Owner};
 use super::predecessor::Predecessor;
 use super::reload::{Adjustable, Running};
@@ -50,6 +51,8 @@ pub(crate) struct Parts {
     pub(crate) stopping: watch::Sender<bool>,
     status_task: Option<JoinHandle<()>>,
     command_task: Option<JoinHandle<()>>,
+    /// Tells the peers of this node's status.
+    notes_task: Option<JoinHandle<()>>,
     web: Option<web::Server>,
     socket: PathBuf,
     drain_timeout: Rc<Cell<Duration>>,
@@ -122,6 +125,7 @@ impl Parts {
             stopping: watch::Sender::new(false),
             status_task: None,
             command_task: None,
+            notes_task: None,
             web: None,
             socket: config.socket,
             drain_timeout: Rc::new(Cell::new(config.drain_timeout)),
@@ -130,6 +134,7 @@ impl Parts {
         let desk = Desk::new(node.clone(), &parts.owners, parts.balancer.as_ref());
         let reporter = Reporter::new(node, &parts, pulse.clone());
         parts.report(reporter.clone());
+        parts.notes_task = notes::start(&parts, reporter.clone());
         parts.obey(desk);
         let sources = web::Sources { reporter, pulse };
         parts.web = web::Server::start((config.metrics, config.health), sources);
@@ -225,6 +230,10 @@ impl Parts {
 
     /// Closes the sockets on which it is asked.
     async fn close(&mut self) {
+        if let Some(task) = self.notes_task.take() {
+            task.abort();
+            let _ = task.await;
+        }
         if let Some(task) = self.command_task.take() {
             task.abort();
             let _ = task.await;

@@ -8,6 +8,7 @@ mod owner;
 mod report;
 mod show;
 mod socket;
+mod timeline;
 
 pub(crate) use self::health::health;
 pub(crate) use self::owner::{Arrivals, Owner, Peer};

@@ -3,19 +3,19 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use leader::Leadership;
-use leader::peers::PeerStatus;
+use leader::peers::{Note, PeerStatus};
 use leader::quorum::Arbitration;
+use leader::{Leadership, NodeId};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::report::millis;
 use crate::daemon::clients::Done;
-use crate::daemon::moves;
 use crate::daemon::owner::{self, Monitor};
 use crate::daemon::parts::Parts;
 use crate::daemon::tie_break::Known;
 use crate::daemon::witness::Witness;
+use crate::daemon::{moves, notes};
 
 /// The addresses and who has them.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -26,7 +26,7 @@ pub(crate) struct Owner {
     pub(crate) election: String,
     /// How often the lead went from one node to another, as this one saw it.
     pub(crate) transitions: u64,
-    /// The latest moves of the addresses, as this node knows them; the last first.
+    /// The latest moves of the addresses, as this node and those that tell it of themselves know them; the last first.
     #[serde(default)]
     pub(crate) moves: Vec<Move>,
     /// How often the addresses came to this node since it started, and how long that took.
@@ -66,7 +66,7 @@ pub(crate) struct Owner {
 }
 
 /// A move of the addresses from one node to another.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub(crate) struct Move {
     /// Who had them; absent where nobody is known to have.
     pub(crate) from: Option<String>,
@@ -237,6 +237,13 @@ impl OwnerWatch {
         let of_owner = |owner| Self::of_owner(owner, parts.memory_locked);
         let of_witness = |witness| Self::of_witness(witness, parts.memory_locked);
         parts.owners.iter().map(of_owner).chain(parts.witnesses.iter().map(of_witness)).collect()
+    }
+
+    /// What the peers say of themselves, where there are any.
+    pub(super) fn notes(parts: &Parts) -> Option<watch::Receiver<BTreeMap<NodeId, Note>>> {
+        let owners = parts.owners.iter().map(|owner| &owner.monitor);
+        let first = owners.chain(parts.witnesses.iter().map(|witness| &witness.monitor)).next()?;
+        Some(notes::exchange(first)?.heard())
     }
 
     fn of_owner(owner: &owner::Owner, memory_locked: bool) -> Self {

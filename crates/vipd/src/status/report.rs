@@ -1,11 +1,15 @@
 //! The snapshot: a fold of what the parts publish. The one source for JSON and people.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use leader::NodeId;
+use leader::peers::Note;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::owner::{Owner, OwnerWatch};
+use super::timeline::timeline;
 use crate::daemon::Pulse;
 use crate::daemon::parts::Parts;
 use crate::punctuality::Punctuality;
@@ -35,6 +39,21 @@ pub(crate) struct Snapshot {
     pub(crate) load_balancers: Vec<Frontend>,
     /// The backends of the health check, where there are no load balancers.
     pub(crate) health_check: Vec<Backend>,
+    /// This is another node's, and was too long to be told whole: backends are missing.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(crate) cut: bool,
+    /// What the other nodes of the election said of themselves last, by name. Nodes of an election by Lease tell each other nothing.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) others: BTreeMap<String, Other>,
+}
+
+/// What another node said of itself.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct Other {
+    /// How long ago: its times are as of then.
+    pub(crate) told_ms: u64,
+    /// Its status; absent if this release can't read it.
+    pub(crate) status: Option<Box<Snapshot>>,
 }
 
 /// The main loop, and how late it was woken within the last minute.
@@ -152,6 +171,7 @@ pub(crate) struct Reporter {
     owners: Vec<OwnerWatch>,
     balancer: Option<lb::Monitor>,
     health_check: Option<lb::Monitor>,
+    others: Option<watch::Receiver<BTreeMap<NodeId, Note>>>,
 }
 
 impl Reporter {
@@ -166,11 +186,31 @@ impl Reporter {
             owners: OwnerWatch::all(parts),
             balancer: parts.balancer.as_ref().map(lb::Balancer::monitor),
             health_check: parts.health_check.as_ref().map(lb::Balancer::monitor),
+            others: OwnerWatch::notes(parts),
         }
     }
 
-    /// Looks at everything once.
+    /// Looks at everything once, and at what the other nodes have told.
     pub(crate) fn snapshot(&self) -> Snapshot {
+        let now = leader::clock::now();
+        let others = self.others.as_ref().map(|others| others.borrow().clone()).unwrap_or_default();
+        let other = |note: &Note| Other {
+            told_ms: millis(now.saturating_duration_since(note.heard)),
+            status: serde_json::from_slice(&note.bytes).ok(),
+        };
+        let others: BTreeMap<String, Other> =
+            others.iter().map(|(name, note)| (name.to_string(), other(note))).collect();
+        let mut snapshot = self.own();
+        for owner in &mut snapshot.owners {
+            let told = others.values().filter_map(|other| Some((other.told_ms, other.status.as_ref()?)));
+            let told = told.flat_map(|(age, status)| status.owners.iter().map(move |owner| (age, owner)));
+            owner.moves = timeline(owner, told);
+        }
+        Snapshot { others, ..snapshot }
+    }
+
+    /// Looks at everything of this node once.
+    pub(crate) fn own(&self) -> Snapshot {
         let now = tokio::time::Instant::now();
         let std_now = now.into_std();
         let frontends = |monitor: Option<&lb::Monitor>| -> Vec<Frontend> {
@@ -198,6 +238,8 @@ impl Reporter {
                 .into_iter()
                 .flat_map(|frontend| frontend.backends)
                 .collect(),
+            cut: false,
+            others: BTreeMap::new(),
         }
     }
 }
@@ -254,10 +296,60 @@ fn whole() -> u32 {
     100
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn is_false(flag: &bool) -> bool {
+    !flag
+}
+
 fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    /// All names of keys, but those that are themselves values: names of nodes, reasons, bounds.
+    fn keys(value: &Value, of: &str, found: &mut std::collections::BTreeSet<String>) {
+        match value {
+            Value::Object(fields) => {
+                for (key, value) in fields {
+                    if !["others", "count", "took"].contains(&of) {
+                        found.insert(key.clone());
+                    }
+                    keys(value, key, found);
+                }
+            }
+            Value::Array(values) => values.iter().for_each(|value| keys(value, of, found)),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+        }
+    }
+
+    #[test]
+    fn every_key_is_documented() {
+        let mut snapshot: Snapshot = serde_json::from_str(include_str!("sample.json")).unwrap();
+        let owner = &mut snapshot.owners[0];
+        let lease = r#"{"name": "", "identity": "", "holder": null, "transitions": 0, "server": null, "watching": true,
+            "credentials": null, "trouble": null, "requests": 0, "failures": 0}"#;
+        owner.lease = Some(serde_json::from_str(lease).unwrap());
+        let tie_break =
+            r#"{"rule": "", "address": null, "answers": null, "needed": true, "votes_for_this_node": true}"#;
+        owner.tie_break = Some(serde_json::from_str(tie_break).unwrap());
+        snapshot.cut = true;
+        let mut found = std::collections::BTreeSet::new();
+        keys(&serde_json::to_value(&snapshot).unwrap(), "", &mut found);
+        let document = include_str!("../../../../docs/status.md");
+        let missing: Vec<_> = found.iter().filter(|key| !document.contains(&format!("`{key}`"))).collect();
+        assert!(
+            found.len() > 80 && missing.is_empty(),
+            "of {} keys, docs/status.md lacks {missing:?}",
+            found.len()
+        );
+    }
 }

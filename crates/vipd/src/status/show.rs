@@ -1,11 +1,12 @@
 //! `vipd status`: the snapshot on one screen.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use super::owner::{Clients, Lease, Move, Owner, Peer, TieBreak};
-use super::report::{Backend, Frontend, MainLoop, Snapshot};
+use super::report::{Backend, Frontend, MainLoop, Other, Snapshot};
 use crate::{cli, exit, fail, print};
 
 /// Prints the status of the vipd behind a socket.
@@ -31,7 +32,7 @@ fn text(snapshot: &Snapshot) -> String {
         writeln!(out, "node       {}, vipd {}, up {}", snapshot.node, snapshot.version, ago(snapshot.up_ms));
     write_main_loop(&mut out, &snapshot.main_loop);
     for owner in &snapshot.owners {
-        write_owner(&mut out, owner);
+        write_owner(&mut out, owner, &snapshot.others);
     }
     for frontend in &snapshot.load_balancers {
         write_frontend(&mut out, frontend);
@@ -55,7 +56,7 @@ fn write_main_loop(out: &mut String, main_loop: &MainLoop) {
     );
 }
 
-fn write_owner(out: &mut String, owner: &Owner) {
+fn write_owner(out: &mut String, owner: &Owner, others: &Others) {
     let leader = match (&owner.leader, owner.lease_left_ms) {
         (_, Some(left)) => format!("this node, {left} ms of its lease left"),
         (Some(leader), None) => leader.clone(),
@@ -68,7 +69,7 @@ fn write_owner(out: &mut String, owner: &Owner) {
             "address    {}: never here, this node is a witness and only votes",
             owner.addresses.join(", ")
         );
-        write_peers(out, owner);
+        write_peers(out, owner, others);
         return;
     }
     let _ = writeln!(
@@ -100,9 +101,15 @@ fn write_owner(out: &mut String, owner: &Owner) {
     if let Some(tie_break) = &owner.tie_break {
         write_tie_break(out, tie_break);
     }
-    write_peers(out, owner);
+    write_peers(out, owner, others);
     write_moves(out, owner);
 }
+
+/// What the other nodes say of themselves.
+type Others = BTreeMap<String, Other>;
+
+/// What was told so lately is so: each node says it once a second. Of what is older nobody knows whether it still is.
+const TOLD_LATELY_MS: u64 = 1500;
 
 /// As many moves are shown, the latest.
 const MOVES_SHOWN: usize = 5;
@@ -126,7 +133,7 @@ fn write_moves(out: &mut String, owner: &Owner) {
     }
 }
 
-fn write_peers(out: &mut String, owner: &Owner) {
+fn write_peers(out: &mut String, owner: &Owner, others: &Others) {
     for Peer { id, address, heard_ms, eligible, resting, witness, version, trouble, .. } in &owner.peers {
         let heard = heard_ms.map_or_else(|| "never heard".to_owned(), |ms| format!("heard {} ago", ago(ms)));
         let fit = match (eligible, witness) {
@@ -138,7 +145,49 @@ fn write_peers(out: &mut String, owner: &Owner) {
         let version = version.as_deref().map(|version| format!(", vipd {version}")).unwrap_or_default();
         let trouble = trouble.as_deref().map(|trouble| format!(": {trouble}")).unwrap_or_default();
         let _ = writeln!(out, "peer       {id} ({address}) {heard}{fit}{rests}{version}{trouble}");
+        if let Some(other) = others.get(id) {
+            write_other(out, owner, other);
+        }
     }
+}
+
+/// What a peer says of itself.
+fn write_other(out: &mut String, owner: &Owner, other: &Other) {
+    let is_old = other.told_ms > TOLD_LATELY_MS;
+    let old = if is_old { format!("said {} ago: ", ago(other.told_ms)) } else { String::new() };
+    let Some(status) = &other.status else {
+        let _ = writeln!(out, "           {old}its status is of a release that this one can't read");
+        return;
+    };
+    let seat = status.owners.iter().find(|seat| seat.addresses == owner.addresses);
+    let seat = seat.map(|seat| {
+        let link = if seat.link_up { "" } else { ", its link is down" };
+        let fence = if seat.fenced { "" } else { ", not fenced" };
+        format!("{}{link}{fence}, ", seat.state)
+    });
+    let stops = if status.stopping { ", stopping" } else { "" };
+    let late = if status.main_loop.late { ", woken too late" } else { "" };
+    let balances: String =
+        status.load_balancers.iter().map(|frontend| format!("; {}", summary(frontend))).collect();
+    let seat = seat.unwrap_or_default();
+    let _ = writeln!(out, "           {old}{seat}up {}{stops}{late}{balances}", ago(status.up_ms));
+}
+
+/// A load balancer in a few words.
+fn summary(frontend: &Frontend) -> String {
+    let Frontend { name, backends, connections, .. } = frontend;
+    let ready = backends.iter().filter(|backend| backend.health == "ready").count();
+    let bad: Vec<String> = (backends.iter())
+        .filter(|backend| backend.health != "ready" || backend.drained || backend.cordoned)
+        .map(|backend| {
+            let out = if backend.drained || backend.cordoned { " out of use" } else { "" };
+            let health = Some(&backend.health).filter(|health| *health != "ready");
+            let health = health.map(|health| format!(" {health}")).unwrap_or_default();
+            format!("{}{health}{out}", backend.address)
+        })
+        .collect();
+    let bad = if bad.is_empty() { String::new() } else { format!(" ({})", bad.join(", ")) };
+    format!("{name} {ready} of {} ready{bad}, {connections} open", backends.len())
 }
 
 fn write_clients(out: &mut String, clients: &Clients) {

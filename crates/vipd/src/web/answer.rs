@@ -60,13 +60,13 @@ pub(super) fn answer(site: Site, sources: &Sources, method: &Method, uri: &Uri) 
     let verbose = uri.query().is_some_and(|query| query.split('&').any(is_verbose));
     let (name, checks) = match page {
         Page::Metrics => {
-            return match metrics::exposition(sources.reporter.snapshot()) {
+            return match metrics::exposition(sources.reporter.own()) {
                 Ok(text) => respond(StatusCode::OK, OPENMETRICS, text),
                 Err(error) => respond(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n")),
             };
         }
         Page::Live(name) => (name, health::live(silence)),
-        Page::Ready => ("readyz", health::ready(&sources.reporter.snapshot().vitals(silence))),
+        Page::Ready => ("readyz", health::ready(&sources.reporter.own().vitals(silence))),
     };
     let (well, text) = health::report(name, &checks, verbose);
     respond(if well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, TEXT, text)

@@ -45,6 +45,8 @@ fn frontend(name: &str, port: u16) -> Frontend {
 /// A member of three that leads, with two load balancers of one name.
 fn leading() -> Snapshot {
     Snapshot {
+        cut: false,
+        others: BTreeMap::new(),
         node: "a".to_owned(),
         version: "1.2.3".to_owned(),
         pid: 7,

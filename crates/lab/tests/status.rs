@@ -1,0 +1,131 @@
+//! What `vipd status` tells of all three nodes, on whichever of them it is asked.
+//!
+//! They need a built vipd, beside this test's target folder or named by VIPD_BIN, and fail without one.
+
+mod commands;
+mod enclosed;
+
+use std::process::Output;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use commands::{obeyed, step_down};
+use enclosed::in_a_lab;
+use lab::lab::Lab;
+use lab::network::NODES;
+use lab::system::{Programs, System, Timing};
+use serde_json::Value;
+use tokio::time::Instant;
+
+/// A loaded machine may take much longer than a lease or two.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Runs `vipd status` for the vipd of a node.
+async fn status(lab: &Lab, place: usize, arguments: &[&str]) -> Result<Output> {
+    let mut command = tokio::process::Command::new(Programs::default().vipd()?);
+    command.args(["status", "--socket"]).arg(lab.nodes[place].vipd_socket()).args(arguments);
+    command.output().await.context("vipd can't be run")
+}
+
+async fn json(lab: &Lab, place: usize) -> Result<Value> {
+    let output = status(lab, place, &["--json"]).await?;
+    ensure!(output.status.success(), "{}: {}", output.status, String::from_utf8_lossy(&output.stderr));
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+async fn text(lab: &Lab, place: usize) -> Result<String> {
+    let output = status(lab, place, &[]).await?;
+    ensure!(output.status.success(), "{}: {}", output.status, String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// Asks a node again and again until what it says of all is right.
+async fn eventually(
+    lab: &Lab,
+    place: usize,
+    mut is_right: impl FnMut(&Value) -> Result<()>,
+) -> Result<Value> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let seen = json(lab, place).await?;
+        match is_right(&seen) {
+            Ok(()) => return Ok(seen),
+            Err(error) if Instant::now() > deadline => return Err(error.context(format!("{seen:#}"))),
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+}
+
+/// The state of the address on a node, as the asked one tells it.
+fn state<'a>(seen: &'a Value, node: &str) -> Option<&'a str> {
+    let of = if seen["node"] == node { seen } else { &seen["others"][node]["status"] };
+    of["owners"][0]["state"].as_str()
+}
+
+/// Holds if one node has the address, as the asked one tells it, and the others don't.
+fn has_it(seen: &Value, owner: usize, alive: &[usize]) -> Result<()> {
+    for place in alive {
+        let expected = if *place == owner { "active" } else { "standby" };
+        ensure!(state(seen, NODES[*place]) == Some(expected), "{}", NODES[*place]);
+    }
+    Ok(())
+}
+
+/// Holds if the last move went from one to the other, for this reason, and it is known how long it took.
+fn last_move(seen: &Value, from: usize, to: usize, reason: &str) -> Result<()> {
+    let last = &seen["owners"][0]["moves"][0];
+    ensure!(last["from"] == NODES[from] && last["to"] == NODES[to] && last["reason"] == reason, "{last}");
+    ensure!(last["took_ms"].is_u64(), "{last}");
+    Ok(())
+}
+
+#[test]
+fn each_node_tells_of_all_where_the_address_is_and_why_it_moved() {
+    in_a_lab("each_node_tells_of_all_where_the_address_is_and_why_it_moved", async |mut lab| {
+        lab.start_backends().await?;
+        lab.start_system(System::Vipd(Timing::Relaxed))?;
+        let first = lab.await_owner(PATIENCE, |_| true).await?;
+        let all = [0, 1, 2];
+        for place in all {
+            let seen = eventually(&lab, place, |seen| has_it(seen, first, &all)).await?;
+            for other in all.into_iter().filter(|other| *other != place) {
+                let backends = &seen["others"][NODES[other]]["status"]["load_balancers"][0]["backends"];
+                let count = backends.as_array().context("a balancer has backends")?.len();
+                ensure!(count == NODES.len(), "{} of {}", NODES[place], NODES[other]);
+                // Nobody passes on what others say.
+                ensure!(seen["others"][NODES[other]]["status"]["others"].is_null());
+            }
+        }
+
+        let second = (first + 1) % NODES.len();
+        let third = (first + 2) % NODES.len();
+        ensure!(obeyed(&step_down(&lab, first, &["--to", NODES[second]]).await?)? == NODES[second]);
+        for place in all {
+            eventually(&lab, place, |seen| {
+                has_it(seen, second, &all)?;
+                last_move(seen, first, second, "stepped_down")
+            })
+            .await?;
+        }
+        let shown = text(&lab, third).await?;
+        let line = format!("ago to {}: {} was told to step down, ", NODES[second], NODES[first]);
+        ensure!(shown.contains(&line), "{shown}");
+        ensure!(shown.lines().any(|line| line.trim_start().starts_with("active, up ")), "{shown}");
+
+        // Of the two that are left, one has it; both know why, and what the dead one said last is still told, with its age.
+        lab.nodes[second].process("vipd")?.kill().await?;
+        let next = lab.await_owner(PATIENCE, |owner| owner != second).await?;
+        let left = [first, third];
+        for place in left {
+            eventually(&lab, place, |seen| {
+                has_it(seen, next, &left)?;
+                last_move(seen, second, next, "silent")?;
+                let told = seen["others"][NODES[second]]["told_ms"].as_u64().context("it is told of")?;
+                ensure!(told > 3000, "it is said to have spoken {told} ms ago");
+                Ok(())
+            })
+            .await?;
+        }
+        Ok(())
+    });
+}
