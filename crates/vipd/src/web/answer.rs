@@ -1,6 +1,9 @@
 //! What is asked, and what is answered.
 
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use hyper::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, REFERRER_POLICY,
+    X_CONTENT_TYPE_OPTIONS,
+};
 use hyper::{Method, Response, StatusCode, Uri};
 
 use super::health;
@@ -32,9 +35,38 @@ const OPENMETRICS: HeaderValue =
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
+/// The page may load its own style and script and ask its own server, and nothing else; nobody may frame it.
+const POLICY: HeaderValue = HeaderValue::from_static(
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+);
+
+/// The files of the page.
+fn file(path: &str) -> Option<Page> {
+    let (media, text) = match path {
+        "/" => ("text/html; charset=utf-8", include_str!("page/index.html")),
+        "/page.css" => ("text/css; charset=utf-8", include_str!("page/page.css")),
+        "/page.js" => ("text/javascript; charset=utf-8", include_str!("page/page.js")),
+        _ => return None,
+    };
+    Some(Page::File(HeaderValue::from_static(media), text))
+}
+
+/// What a browser may do with a file of the page.
+fn of_the_page(mut response: Response<String>) -> Response<String> {
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_SECURITY_POLICY, POLICY);
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    response
+}
+
 /// What a path stands for.
 enum Page {
     Metrics,
+    Status,
+    /// Of the page for people, with its media type.
+    File(HeaderValue, &'static str),
     Live(&'static str),
     Ready,
 }
@@ -42,13 +74,16 @@ enum Page {
 /// Answers one request. Looks at every source once, and waits for nothing.
 pub(super) fn answer(site: Site, sources: &Sources, method: &Method, uri: &Uri) -> Response<String> {
     let page = match (site, uri.path()) {
-        (Site::MetricsAndHealth, "/metrics") => Page::Metrics,
-        (_, "/livez") => Page::Live("livez"),
-        (_, "/healthz") => Page::Live("healthz"),
-        (_, "/readyz") => Page::Ready,
-        (Site::MetricsAndHealth | Site::HealthAlone, _) => {
-            return respond(StatusCode::NOT_FOUND, TEXT, "not found\n".to_owned());
-        }
+        (_, "/livez") => Some(Page::Live("livez")),
+        (_, "/healthz") => Some(Page::Live("healthz")),
+        (_, "/readyz") => Some(Page::Ready),
+        (Site::MetricsAndHealth, "/metrics") => Some(Page::Metrics),
+        (Site::MetricsAndHealth, "/status.json") => Some(Page::Status),
+        (Site::MetricsAndHealth, path) => file(path),
+        (Site::HealthAlone, _) => None,
+    };
+    let Some(page) = page else {
+        return respond(StatusCode::NOT_FOUND, TEXT, "not found\n".to_owned());
     };
     // hyper sends no body in answer to HEAD.
     if ![Method::GET, Method::HEAD].contains(method) {
@@ -65,6 +100,13 @@ pub(super) fn answer(site: Site, sources: &Sources, method: &Method, uri: &Uri) 
                 Err(error) => respond(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n")),
             };
         }
+        Page::Status => {
+            return match serde_json::to_string(&sources.reporter.snapshot()) {
+                Ok(text) => respond(StatusCode::OK, JSON, text),
+                Err(error) => respond(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n")),
+            };
+        }
+        Page::File(media, text) => return of_the_page(respond(StatusCode::OK, media, text.to_owned())),
         Page::Live(name) => (name, health::live(silence)),
         Page::Ready => ("readyz", health::ready(&sources.reporter.own().vitals(silence))),
     };

@@ -137,7 +137,7 @@ fn paths_and_methods_are_few() {
         assert_eq!(livez, "[+]main-loop ok\nlivez check passed\n");
         let readyz = get(port, "/readyz?verbose=1").body;
         assert_eq!(readyz, "[+]main-loop ok\n[+]running ok\n[+]listeners ok\nreadyz check passed\n");
-        for path in ["/", "/metricsz", "/livez/", "/metrics/../metrics", "*"] {
+        for path in ["/page", "/metricsz", "/livez/", "/metrics/../metrics", "*"] {
             assert_eq!(get(port, path).code, 404, "{path}");
         }
         for method in ["POST", "PUT", "DELETE", "OPTIONS", "TRACE", "BREW"] {
@@ -147,7 +147,17 @@ fn paths_and_methods_are_few() {
         }
     }
     assert_eq!(get(web, "/metrics").code, 200);
-    assert_eq!(get(health, "/metrics").code, 404);
+    for path in ["/", "/page.js", "/page.css", "/status.json", "/metrics"] {
+        assert_eq!(get(health, path).code, 404, "{path}");
+    }
+    for (path, media) in [("/", "text/html"), ("/page.js", "text/javascript"), ("/page.css", "text/css")] {
+        let answer = get(web, path);
+        assert_eq!(answer.code, 200, "{path}");
+        assert!(answer.head.contains(&format!("content-type: {media}; charset=utf-8")), "{}", answer.head);
+        assert!(answer.head.contains("content-security-policy: default-src 'none'; "), "{}", answer.head);
+    }
+    let status: serde_json::Value = serde_json::from_str(&get(web, "/status.json").body).unwrap();
+    assert_eq!(status["load_balancers"].as_array().unwrap().len(), 2);
     // Not HTTP/1.1 at all.
     let mut stream = TcpStream::connect(("127.0.0.1", web)).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
