@@ -2,9 +2,9 @@
 "use strict";
 
 // How often it asks, in milliseconds; how long it waits for an answer; how old another node's word may be to count as now.
-const INTERVAL = 500, PATIENCE = 2000, LATELY = 1500;
+const INTERVAL = 250, PATIENCE = 2000, LATELY = 1500;
 // Samples of a sparkline: two minutes.
-const SAMPLES = 240;
+const SAMPLES = 480;
 
 const history = new Map();
 let answered = null;
