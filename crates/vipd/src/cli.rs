@@ -201,6 +201,9 @@ pub(crate) struct Status {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+    /// Go on showing it, with keys to hand the address over and to take backends out of use
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) watch: bool,
 }
 
 /// `vipd health`

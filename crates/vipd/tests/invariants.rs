@@ -53,6 +53,7 @@ const PURE: &[&str] = &[
     "vipd/src/daemon/moves.rs",
     "vipd/src/punctuality/delays.rs",
     "vipd/src/status/timeline.rs",
+    "vipd/src/status/watch/view.rs",
     "vipd/src/punctuality/trial.rs",
     "vipd/src/web/health.rs",
 ];

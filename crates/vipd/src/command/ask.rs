@@ -42,7 +42,7 @@ pub(super) fn strange(status: &Path) -> ExitCode {
 }
 
 /// Gives a command, and waits for the last answer.
-fn carry_out(status: &Path, request: &Request) -> anyhow::Result<Answer> {
+pub(super) fn carry_out(status: &Path, request: &Request) -> anyhow::Result<Answer> {
     let path = socket(status);
     let ask = || -> io::Result<UnixStream> {
         let mut stream = connect(&path)?;

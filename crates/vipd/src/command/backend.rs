@@ -21,7 +21,8 @@ pub(crate) fn backend(command: &cli::Backend) -> ExitCode {
     }
 }
 
-fn line(maintained: &Maintained) -> String {
+/// What it means for one balancer, as a line with its end.
+pub(super) fn line(maintained: &Maintained) -> String {
     let Maintained { balancer, backend, open, drained, replaced } = maintained;
     let what = match (drained, replaced) {
         (true, true) => "gets no new connections",

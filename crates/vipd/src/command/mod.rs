@@ -16,6 +16,7 @@
 
 mod ask;
 mod backend;
+mod order;
 mod serve;
 mod step_down;
 
@@ -28,6 +29,7 @@ use leader::quorum::StepDownError;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::backend::backend;
+pub(crate) use self::order::{Order, obey};
 pub(crate) use self::serve::{Desk, serve};
 pub(crate) use self::step_down::step_down;
 

@@ -3,12 +3,14 @@
 //! The socket writes one JSON document to whoever connects, and closes. It reads nothing, so it can change nothing; what is to
 //! change something has a socket of its own ([`crate::command`]).
 
+mod colour;
 mod health;
 mod owner;
 mod report;
 mod show;
 mod socket;
 mod timeline;
+mod watch;
 
 pub(crate) use self::health::health;
 pub(crate) use self::owner::{Arrivals, Owner, Peer};

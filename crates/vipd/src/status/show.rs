@@ -5,12 +5,16 @@ use std::fmt::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use super::colour::{is_wanted, paint};
 use super::owner::{Clients, Lease, Move, Owner, Peer, TieBreak};
 use super::report::{Backend, Frontend, MainLoop, Other, Snapshot};
 use crate::{cli, exit, fail, print};
 
 /// Prints the status of the vipd behind a socket.
 pub(crate) fn show(options: &cli::Status) -> ExitCode {
+    if options.watch {
+        return super::watch::watch(&options.socket);
+    }
     let snapshot = match super::ask(&options.socket) {
         Ok(snapshot) => snapshot,
         Err(error) => return fail(exit::UNAVAILABLE, &error),
@@ -21,11 +25,18 @@ pub(crate) fn show(options: &cli::Status) -> ExitCode {
             Err(error) => fail(exit::SOFTWARE, &anyhow::Error::new(error)),
         };
     }
-    print(&text(&snapshot))
+    let text = text(&snapshot);
+    print(&if is_wanted() { paint(&text) } else { text })
 }
 
+/// What the lines of backends, peers and moves begin with, and those that belong to the one before.
+pub(super) const BACKEND: &str = "  backend  ";
+pub(super) const PEER: &str = "peer  ";
+pub(super) const MOVE: &str = "move  ";
+pub(super) const CONTINUED: &str = "           ";
+
 /// The snapshot for people.
-fn text(snapshot: &Snapshot) -> String {
+pub(super) fn text(snapshot: &Snapshot) -> String {
     let mut out = String::new();
     // Writing to a string can't fail.
     let _ =
@@ -245,20 +256,22 @@ fn write_frontend(out: &mut String, frontend: &Frontend) {
         if *leaving { "no more in the configuration".to_owned() } else { format!("on {listen}{from}{by}") };
     let _ = writeln!(out, "balancer   {name} {at}: {connections} open");
     for backend in backends {
-        let Backend { name, address, health, share_percent, drained, cordoned, .. } = backend;
-        let Backend { connections, total, last_error, .. } = backend;
-        let starts = health == "ready" && *share_percent < 100;
-        let slowly = if starts { format!(", starting slowly ({share_percent} %)") } else { String::new() };
-        let drained = if *drained { ", drained by command" } else { "" };
-        let cordoned = if *cordoned { ", on a cordoned node" } else { "" };
-        let label = if name == address { String::new() } else { format!(" ({name})") };
-        let error = last_error.as_deref().map(|error| format!(": {error}")).unwrap_or_default();
-        let total = if *forwarded { String::new() } else { format!(", {total} in all") };
-        let _ = writeln!(
-            out,
-            "  backend  {address}{label} {health}{slowly}{drained}{cordoned}, {connections} open{total}{error}"
-        );
+        let _ = writeln!(out, "{BACKEND}{}", backend_line(backend, *forwarded));
     }
+}
+
+/// A backend in a line; where the kernel carries its connections, only the open ones are known.
+pub(super) fn backend_line(backend: &Backend, forwarded: bool) -> String {
+    let Backend { name, address, health, share_percent, drained, cordoned, .. } = backend;
+    let Backend { connections, total, last_error, .. } = backend;
+    let starts = health == "ready" && *share_percent < 100;
+    let slowly = if starts { format!(", starting slowly ({share_percent} %)") } else { String::new() };
+    let drained = if *drained { ", drained by command" } else { "" };
+    let cordoned = if *cordoned { ", on a cordoned node" } else { "" };
+    let label = if name == address { String::new() } else { format!(" ({name})") };
+    let error = last_error.as_deref().map(|error| format!(": {error}")).unwrap_or_default();
+    let total = if forwarded { String::new() } else { format!(", {total} in all") };
+    format!("{address}{label} {health}{slowly}{drained}{cordoned}, {connections} open{total}{error}")
 }
 
 fn count(times: u64) -> String {

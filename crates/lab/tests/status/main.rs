@@ -2,8 +2,11 @@
 //!
 //! They need a built vipd, beside this test's target folder or named by VIPD_BIN, and fail without one.
 
+#[path = "../commands/mod.rs"]
 mod commands;
+#[path = "../enclosed/mod.rs"]
 mod enclosed;
+mod terminal;
 
 use std::process::Output;
 use std::time::Duration;
@@ -15,6 +18,7 @@ use lab::lab::Lab;
 use lab::network::NODES;
 use lab::system::{Programs, System, Timing};
 use serde_json::Value;
+use terminal::Terminal;
 use tokio::time::Instant;
 
 /// A loaded machine may take much longer than a lease or two.
@@ -126,6 +130,73 @@ fn each_node_tells_of_all_where_the_address_is_and_why_it_moved() {
             })
             .await?;
         }
+        Ok(())
+    });
+}
+
+/// Waits until the screen has this.
+async fn shows(terminal: &Terminal, what: &str) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    while !terminal.text().contains(what) {
+        ensure!(Instant::now() < deadline, "there is no {what:?}:\n{}", terminal.text());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_person_at_a_terminal_sees_the_nodes_and_hands_the_address_over_by_a_key() {
+    in_a_lab("a_person_at_a_terminal_sees_the_nodes_and_hands_the_address_over_by_a_key", async |mut lab| {
+        lab.start_backends().await?;
+        lab.start_system(System::Vipd(Timing::Relaxed))?;
+        let first = lab.await_owner(PATIENCE, |_| true).await?;
+        let all = [0, 1, 2];
+        eventually(&lab, first, |seen| has_it(seen, first, &all)).await?;
+        let program = Programs::default().vipd()?;
+        let socket = lab.nodes[first].vipd_socket();
+        let mut terminal =
+            Terminal::start(&format!("{} status --watch --socket {}", program.display(), socket.display()))?;
+        shows(&terminal, "leader     this node").await?;
+        shows(&terminal, "s step down").await?;
+        shows(&terminal, "\u{25b8} backend  10.0.0.163:6443 ready").await?;
+
+        // What a person begins and thinks better of is not done.
+        terminal.press("s")?;
+        shows(&terminal, "hand the address to the best other node, now?").await?;
+        terminal.press("n")?;
+        shows(&terminal, "nothing was done").await?;
+        ensure!(lab.owner() == Some(first));
+
+        // The second backend is taken out of use, here and nowhere else.
+        terminal.press("jdy")?;
+        shows(&terminal, "10.0.0.164:6443 gets no new connections").await?;
+        shows(&terminal, "10.0.0.164:6443 ready, drained by command").await?;
+        terminal.press("/drained\r")?;
+        shows(&terminal, "Esc all").await?;
+        ensure!(!terminal.text().contains("10.0.0.163:6443 ready"), "{}", terminal.text());
+        terminal.press("ey")?;
+        shows(&terminal, "10.0.0.164:6443 gets new connections").await?;
+        terminal.press("\x1b")?;
+        shows(&terminal, "/ filter").await?;
+
+        terminal.press("sy")?;
+        let next = lab.await_owner(PATIENCE, |owner| owner != first).await?;
+        shows(&terminal, &format!("{} leads", NODES[next])).await?;
+        shows(&terminal, &format!("to {}: {} was told to step down", NODES[next], NODES[first])).await?;
+        if let Some(folder) = std::env::var_os("VIPD_PICTURES") {
+            std::fs::write(std::path::Path::new(&folder).join("status-watch.svg"), terminal.picture())?;
+        }
+
+        // A vipd that is gone is told of, and the screen stays; the terminal is given back in the end.
+        lab.nodes[first].process("vipd")?.kill().await?;
+        shows(&terminal, "no vipd runs here").await?;
+        terminal.press("q")?;
+        ensure!(terminal.ended()? == Some(0) && terminal.is_given_back());
+
+        // Without a terminal there is nothing to watch.
+        let output = status(&lab, next, &["--watch"]).await?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.code() == Some(64) && said.contains("--watch needs a terminal"), "{said}");
         Ok(())
     });
 }
