@@ -10,6 +10,7 @@ use leader::{NodeId, NodeIdError};
 
 use crate::config::kube_vip::Flags;
 use crate::config::{Overrides, SOCKET_DEFAULT};
+use crate::convert::Named;
 
 /// Keeps a Kubernetes control plane reachable: elects one node, puts the virtual IP on it, balances the apiservers.
 #[derive(Debug, Parser)]
@@ -32,6 +33,8 @@ pub(crate) enum Command {
     Manifest(Manifest),
     /// Check a configuration, and whether this machine can run it
     Check(Check),
+    /// Make a configuration of the files of keepalived, haproxy, nginx or kube-vip, and tell what became of each line
+    Convert(Convert),
     /// Print a sample on standard output
     #[command(subcommand)]
     Sample(Sample),
@@ -170,6 +173,24 @@ pub(crate) struct Check {
     /// Check the file alone, not this machine
     #[arg(long)]
     pub(crate) config_only: bool,
+}
+
+/// `vipd convert`
+#[derive(Debug, Args)]
+#[command(
+    after_help = "The configuration is printed on standard output, the report on standard error. Exit code 0: complete; 65: something \
+                        is missing or has no counterpart, and the report says what; 78: a file can't be read."
+)]
+pub(crate) struct Convert {
+    /// keepalived.conf and haproxy.cfg of one host, an nginx.conf with `stream`, a manifest of kube-vip, or its config.yaml; known by content
+    #[arg(required = true, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// A host of the address, where the files name none; once for each, this one may be among them
+    #[arg(long = "peer", value_name = "NAME=ADDRESS[:PORT]")]
+    pub(crate) peers: Vec<Named>,
+    /// This host's name
+    #[arg(long, value_name = "NAME", value_parser = node)]
+    pub(crate) node: Option<NodeId>,
 }
 
 /// `vipd sample`

@@ -14,6 +14,7 @@ mod check;
 mod cli;
 mod command;
 mod config;
+mod convert;
 mod daemon;
 mod logging;
 mod manifest;
@@ -36,6 +37,8 @@ use cli::{Cli, Command, Sample};
 mod exit {
     /// The command line was used wrongly.
     pub(crate) const USAGE: u8 = 64;
+    /// What was given can be read, and is not enough.
+    pub(crate) const DATAERR: u8 = 65;
     /// Nobody answers where an answer was expected.
     pub(crate) const UNAVAILABLE: u8 = 69;
     /// Something that should not happen.
@@ -70,6 +73,7 @@ fn run(command: Command) -> ExitCode {
         Command::Manager(options) => daemon::manager(&options),
         Command::Manifest(options) => manifest::print(&options),
         Command::Check(options) => check::check(&options),
+        Command::Convert(options) => convert::convert(&options),
         Command::Sample(Sample::Config) => print(sample::CONFIG),
         Command::Sample(Sample::Manifest(options)) => match sample::manifest(&options) {
             Ok(document) => print(&document),

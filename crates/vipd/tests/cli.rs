@@ -68,7 +68,7 @@ fn completions_name_every_command() {
     for shell in ["bash", "zsh", "fish"] {
         let output = vipd(&["completion", shell]);
         assert!(output.status.success());
-        for command in ["start", "check", "sample", "status", "health", "step-down", "version"] {
+        for command in ["start", "check", "convert", "sample", "status", "health", "step-down", "version"] {
             assert!(stdout(&output).contains(command), "{shell} lacks {command}");
         }
     }

@@ -135,6 +135,11 @@ impl Text {
         Ok(Self { file: file.to_owned(), text })
     }
 
+    /// A text that has been read or made elsewhere.
+    pub(crate) fn of(file: &str, text: &str) -> Self {
+        Self { file: PathBuf::from(file), text: text.to_owned() }
+    }
+
     /// The text.
     pub(crate) fn as_str(&self) -> &str {
         &self.text

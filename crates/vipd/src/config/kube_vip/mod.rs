@@ -14,6 +14,7 @@ mod fill;
 mod flags;
 mod settings;
 pub(crate) mod table;
+mod write;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
