@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::TcpStream;
 use std::path::Path;
+use std::process::Command;
 
 use crate::rig::{Daemon, free_port};
 use crate::traffic::{connect, named};
@@ -30,6 +31,29 @@ fn it_listens_where_it_is_told_and_nowhere_else() {
     rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
     daemon.read_until("the configuration is in force");
     assert!(listens("127.0.0.2") && listens("127.0.0.1"));
+    let (exit, log) = daemon.stop();
+    assert!(exit.success(), "{log}");
+}
+
+/// RKE's nginx-proxy: what `vipd convert` makes of its file runs in its place.
+#[test]
+fn what_an_nginx_proxy_did_is_done_with_the_converted_file() {
+    let (port, backends) = (free_port(), [named(b'a'), named(b'b')]);
+    let [first, second] = backends.map(|backend| format!("server {backend};"));
+    let nginx = format!(
+        "events {{ worker_connections 1024; }}\nstream {{\n  upstream kube_apiserver {{ {first} {second} }}\n  \
+         server {{ listen 127.0.0.1:{port}; proxy_pass kube_apiserver; proxy_timeout 30; }}\n}}\n"
+    );
+    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("alone-nginx.conf");
+    fs::write(&file, nginx).unwrap();
+    let converted = Command::new(env!("CARGO_BIN_EXE_vipd")).arg("convert").arg(&file).output().unwrap();
+    let report = String::from_utf8_lossy(&converted.stderr);
+    assert!(converted.status.success(), "{report}");
+
+    let daemon = Daemon::launch("alone-nginx", std::str::from_utf8(&converted.stdout).unwrap(), &[]);
+    daemon.answers();
+    let name = connect(port).1;
+    assert!(b"ab".contains(&name), "{name}");
     let (exit, log) = daemon.stop();
     assert!(exit.success(), "{log}");
 }
