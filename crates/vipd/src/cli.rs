@@ -47,6 +47,8 @@ pub(crate) enum Command {
     /// Take a backend of this machine's balancer out of use, before maintenance, and back
     #[command(subcommand)]
     Backend(Backend),
+    /// Show what the vipd on this machine logs, or have it log something else until it is started anew
+    LogLevel(LogLevel),
     /// Print the version
     Version,
     /// Print a completion script for a shell
@@ -267,6 +269,17 @@ pub(crate) struct BackendOptions {
     /// Its name, or its address with or without the port, as `vipd status` shows them
     #[arg(value_name = "BACKEND")]
     pub(crate) backend: String,
+    /// The status socket of the vipd to tell
+    #[arg(long, value_name = "PATH", default_value = SOCKET_DEFAULT)]
+    pub(crate) socket: PathBuf,
+}
+
+/// `vipd log-level`
+#[derive(Debug, Args)]
+pub(crate) struct LogLevel {
+    /// error, warn, info, debug or trace; also per part, as in `info,lb=debug`. Without it, the level is shown
+    #[arg(value_name = "LEVEL")]
+    pub(crate) level: Option<String>,
     /// The status socket of the vipd to tell
     #[arg(long, value_name = "PATH", default_value = SOCKET_DEFAULT)]
     pub(crate) socket: PathBuf,

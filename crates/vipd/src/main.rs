@@ -22,6 +22,7 @@ mod memory;
 mod punctuality;
 mod sample;
 mod scheduling;
+mod service;
 mod signals;
 mod status;
 mod web;
@@ -83,6 +84,7 @@ fn run(command: Command) -> ExitCode {
         Command::Health(options) => status::health(&options),
         Command::StepDown(options) => command::step_down(&options),
         Command::Backend(command) => command::backend(&command),
+        Command::LogLevel(options) => command::log_level(&options),
         Command::Version => print(&format!("vipd {}\n", env!("CARGO_PKG_VERSION"))),
         Command::Completion { shell } => {
             let mut script = Vec::new();
@@ -115,7 +117,7 @@ fn tell(text: &str) {
         return;
     }
     // Where even that is closed, the exit code is all that is left to say it with.
-    let _ = writeln!(io::stderr().lock(), "{text}");
+    let _ = writeln!(io::stderr().lock(), "{}", logging::for_stderr(text));
 }
 
 /// Says what went wrong, with its causes, and gives the exit code.

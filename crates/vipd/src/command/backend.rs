@@ -16,7 +16,9 @@ pub(crate) fn backend(command: &cli::Backend) -> ExitCode {
     };
     match ask(&options.socket, &request) {
         Ok(Answer::Backends(maintained)) => print(&maintained.iter().map(line).collect::<String>()),
-        Ok(Answer::Begun { .. } | Answer::Leads { .. } | Answer::Refused(_)) => strange(&options.socket),
+        Ok(Answer::Begun { .. } | Answer::Leads { .. } | Answer::LogLevel { .. } | Answer::Refused(_)) => {
+            strange(&options.socket)
+        }
         Err(code) => code,
     }
 }

@@ -12,10 +12,14 @@
 //!
 //!  {"do":"drain-backend","backend":"master-2"}               the asker
 //!  {"backends":[{"balancer":"api","backend":"master-2",…}]}  what has been done
+//!
+//!  {"do":"log-level","level":"debug"}                        the asker; without a level, it only wants to know
+//!  {"log-level":{"level":"debug"}}                           what is logged now
 //! ```
 
 mod ask;
 mod backend;
+mod log_level;
 mod order;
 mod serve;
 mod step_down;
@@ -29,6 +33,7 @@ use leader::quorum::StepDownError;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::backend::backend;
+pub(crate) use self::log_level::log_level;
 pub(crate) use self::order::{Order, obey};
 pub(crate) use self::serve::{Desk, serve};
 pub(crate) use self::step_down::step_down;
@@ -62,6 +67,12 @@ enum Request {
         /// By its name or address.
         backend: String,
     },
+    /// Tells what is logged.
+    LogLevel {
+        /// From now on, if that is to change.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        level: Option<String>,
+    },
 }
 
 /// An answer to it; each is a line.
@@ -80,6 +91,11 @@ enum Answer {
     },
     /// The backends of that name are out of use now, or back.
     Backends(Vec<Maintained>),
+    /// This is logged now.
+    LogLevel {
+        /// As it was asked for.
+        level: String,
+    },
     /// It was not done, or not to its end.
     Refused(Refusal),
 }
@@ -133,6 +149,8 @@ enum Why {
     NoBalancer,
     /// No backend is called so.
     NoSuchBackend,
+    /// It is no log level.
+    NoLevel,
     /// The request was not understood.
     NotUnderstood,
     /// Something that a later version says.
@@ -153,6 +171,7 @@ impl Why {
             | Self::Unknowable
             | Self::NoBalancer
             | Self::NoSuchBackend
+            | Self::NoLevel
             | Self::NotUnderstood
             | Self::Other => false,
         }

@@ -9,18 +9,18 @@ use leader::quorum::StepDownError;
 use leader::{Leadership, NodeId};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::timeout;
 use tracing::debug;
 
 use super::{Answer, Maintained, Refusal, Request, Why};
 use crate::daemon::owner::Owner;
-use crate::listed;
+use crate::{listed, logging};
 
 /// How long an asker may take to say what it wants, and to take an answer.
 const TALK_MAX: Duration = Duration::from_secs(1);
 
-/// A request is a verb and a name of at most 63 bytes.
+/// A request is a verb and a name of at most 63 bytes, or a level for a few parts.
 const LINE_MAX: u64 = 512;
 
 /// Those who are served at the same time. There is one operator at a time, or two that don't know of each other; each is
@@ -197,6 +197,7 @@ async fn talk(mut stream: UnixStream, desk: &Desk) -> std::io::Result<()> {
         Ok(Request::EnableBackend { backend }) => {
             return tell(&mut stream, &desk.set_drained(&backend, false)).await;
         }
+        Ok(Request::LogLevel { level }) => return tell(&mut stream, &set_level(level).await).await,
         Err(refusal) => Err(refusal),
     };
     let answer = match begun {
@@ -210,6 +211,17 @@ async fn talk(mut stream: UnixStream, desk: &Desk) -> std::io::Result<()> {
         Err(refusal) => Answer::Refused(refusal),
     };
     tell(&mut stream, &answer).await
+}
+
+/// Changes what is logged, if that is wanted, on a thread that may wait for those who log.
+async fn set_level(level: Option<String>) -> Answer {
+    let Some(level) = level else { return Answer::LogLevel { level: logging::level() } };
+    let refused = |text: String| Answer::Refused(Refusal::new(Why::NoLevel, text));
+    match spawn_blocking(move || logging::set_level(&level)).await {
+        Ok(Ok(())) => Answer::LogLevel { level: logging::level() },
+        Ok(Err(error)) => refused(format!("{error:#}")),
+        Err(error) => refused(error.to_string()),
+    }
 }
 
 /// Reads one line.

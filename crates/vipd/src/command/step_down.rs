@@ -11,7 +11,9 @@ pub(crate) fn step_down(options: &cli::StepDown) -> ExitCode {
     let to = options.to.as_ref().map(|node| node.as_str().to_owned());
     match ask(&options.socket, &Request::StepDown { to, vip: options.vip }) {
         Ok(Answer::Leads { node }) => print(&format!("{node} leads\n")),
-        Ok(Answer::Begun { .. } | Answer::Backends(_) | Answer::Refused(_)) => strange(&options.socket),
+        Ok(Answer::Begun { .. } | Answer::Backends(_) | Answer::LogLevel { .. } | Answer::Refused(_)) => {
+            strange(&options.socket)
+        }
         Err(code) => code,
     }
 }

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::punctuality::{Punctuality, Watch};
+use crate::service::Watchdog;
 
 /// How often the loop shows that it runs: often enough that its silence is told from one late tick, and too rarely to
 /// cost anything beside the heartbeats of the election.
@@ -39,8 +40,13 @@ impl Heart {
     }
 
     /// Does some work, and beats as long as the event loop gets round to it: whatever blocks the thread, in this work or
-    /// in another task of the loop, silences the heart. May be cancelled when the work may be.
-    pub(super) async fn beat_during<T>(mut self, work: impl Future<Output = T>) -> T {
+    /// in another task of the loop, silences the heart, and the signs of life for the service manager. May be cancelled when the work
+    /// may be.
+    pub(super) async fn beat_during<T>(
+        mut self,
+        work: impl Future<Output = T>,
+        mut watchdog: Option<Watchdog<'_>>,
+    ) -> T {
         let mut work = pin!(work);
         let mut ticks = interval(self.watch.interval());
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -56,6 +62,9 @@ impl Heart {
                     if next_beat <= now {
                         next_beat = now + BEAT_INTERVAL;
                         self.beat.send_replace(Beat { at: now, punctuality: self.watch.look(now) });
+                        if let Some(watchdog) = &mut watchdog {
+                            watchdog.tick(now);
+                        }
                     }
                 }
             }

@@ -28,6 +28,7 @@ pub(crate) mod parts;
 mod predecessor;
 mod reload;
 pub(crate) mod resolution;
+mod standing;
 mod successor;
 pub(crate) mod tie_break;
 mod wiring;
@@ -49,6 +50,7 @@ use tracing::{debug, info, warn};
 use crate::cli::{LogFormat, Manager, Start};
 use crate::config::kube_vip::Settings;
 use crate::config::{self, Config, Diagnostic, Election, Severity, Vip};
+use crate::service::Service;
 use crate::signals::Signals;
 use crate::{check, exit, fail, listed, logging, memory, punctuality, scheduling, tell};
 
@@ -61,6 +63,7 @@ use parts::Parts;
 use predecessor::Predecessor;
 use reload::Reload;
 use resolution::Resolution;
+use standing::Standings;
 use successor::Succession;
 
 /// How long files and names that are just being read or looked up keep the process from ending.
@@ -263,6 +266,8 @@ async fn run(
 ) -> anyhow::Result<()> {
     announce(&config, door);
     let predecessor = Predecessor::find()?;
+    let service = Rc::new(Service::find());
+    service.set_heard(predecessor.is_none());
     let succession =
         signals.succession().map(Succession::new).transpose().context("failed to find this program")?;
     let mut is_locked = false;
@@ -297,17 +302,19 @@ async fn run(
         let access = config.discovery.take().zip(config.balancer.as_mut());
         let (endpoints, asking) =
             access.map(|(access, balancer)| ApiBackends::start(access, balancer)).unzip();
-        let mut parts = Parts::start(config, is_locked, pulse, predecessor).await?;
+        let mut parts = Parts::start(config, is_locked, pulse, predecessor, &service).await?;
         let mut tasks = Vec::from_iter(asking);
         if let Some(balancer) = &parts.balancer {
             tasks.push(spawn_local(Rc::clone(&resolution).follow(balancer.backends())));
             tasks.extend(endpoints.clone().map(|known| spawn_local(known.follow(balancer.backends()))));
         }
-        tasks.push(spawn_local(reload.follow(parts.adjustable(resolution, endpoints), watch)));
+        let standings = spawn_local(Standings::of(&parts, Rc::clone(&service)).follow());
+        let adjustable = parts.adjustable(resolution, endpoints);
+        tasks.push(spawn_local(reload.follow(adjustable, watch, Rc::clone(&service))));
         if let Some(succession) = succession {
             let (taken, taking) = oneshot::channel();
             signals.expect_successor(taking);
-            tasks.push(spawn_local(succession.follow(parts.listeners(), taken)));
+            tasks.push(spawn_local(succession.follow(parts.listeners(), Rc::clone(&service), taken)));
         }
         if !names.is_empty() {
             tasks.push(spawn_local(names::follow(names)));
@@ -319,9 +326,11 @@ async fn run(
         }
         let successor = signals.successor();
         parts.stop(&mut signals, successor).await;
+        // It has ended with the order to stop.
+        let _ = standings.await;
         outcome
     };
-    heart.beat_during(work).await
+    heart.beat_during(work, service.watchdog()).await
 }
 
 /// The line that tells what this process is going to be.

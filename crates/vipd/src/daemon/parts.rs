@@ -27,6 +27,7 @@ use super::successor::Successor;
 use super::witness::Witness;
 use crate::command::{self, Desk};
 use crate::config::{Config, Election, Vip};
+use crate::service::Service;
 use crate::signals::Signals;
 use crate::status::{self, Reporter};
 use crate::web;
@@ -70,6 +71,7 @@ impl Parts {
         memory_locked: bool,
         pulse: Pulse,
         mut predecessor: Option<Predecessor>,
+        service: &Service,
     ) -> anyhow::Result<Self> {
         let (held, held_seen) = watch::channel(BTreeSet::new());
         let node = config.node;
@@ -90,7 +92,7 @@ impl Parts {
             .transpose()
             .context("failed to start the balancer")?;
         if let Some(predecessor) = predecessor {
-            predecessor.replace().await?;
+            predecessor.replace(service).await?;
         }
         let ended = (!ports.forwarded.is_empty()).then(|| balancer.as_mut()?.take_ended()).flatten();
         let ended = ended.map(Ended::start).transpose()?;

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::handing::{self, RELEASED, TAKEN};
+use crate::service::Service;
 
 /// Says to the next vipd that its standard input leads to the one before.
 pub(super) const VARIABLE: &str = "VIPD_TAKES_OVER";
@@ -60,12 +61,14 @@ impl Predecessor {
     ///
     /// # Errors
     /// It doesn't.
-    pub(super) async fn replace(self) -> anyhow::Result<()> {
+    pub(super) async fn replace(self, service: &Service) -> anyhow::Result<()> {
         self.socket.set_nonblocking(true)?;
         let mut socket = tokio::net::UnixStream::from_std(self.socket)?;
         let mut word = [0];
         let released = async {
             socket.write_all(&[TAKEN]).await?;
+            // The one before tells the service manager of this process when it reads that.
+            service.set_heard(true);
             socket.read(&mut word).await
         };
         match timeout(RELEASE_MAX, released).await {

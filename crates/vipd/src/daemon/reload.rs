@@ -22,6 +22,7 @@ use super::file_watch::FileWatch;
 use super::parts::{listening, redirected};
 use super::resolution::Resolution;
 use crate::config::{self, Config, Diagnostic, Overrides, Text};
+use crate::service::Service;
 use crate::{listed, tell};
 
 /// The keys that can change while vipd runs.
@@ -91,12 +92,20 @@ impl Reload {
 
     /// Reads the file again whenever it is asked to or, if that is `wanted`, the file has changed; and puts in force what it says. May be
     /// cancelled at any time: the balancer has a configuration whole or not at all.
-    pub(super) async fn follow(mut self, adjustable: Adjustable, wanted: bool) {
+    pub(super) async fn follow(mut self, adjustable: Adjustable, wanted: bool, service: Rc<Service>) {
         self.watch_if(wanted);
         // It may have changed since it was read first.
         let mut cause = if self.watch.is_some() { Some(Cause::Change) } else { self.next().await };
         while let Some(why) = cause {
+            // An operator who asked for it may wait for its end; nobody does where a file has changed.
+            let awaited = why == Cause::Hangup;
+            if awaited {
+                service.reloading().await;
+            }
             self.reload(why, &adjustable).await;
+            if awaited {
+                service.reloaded().await;
+            }
             cause = self.next().await;
         }
     }

@@ -11,19 +11,21 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as Pair;
 use std::path::PathBuf;
 use std::process::{Child, Command};
+use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{UnixDatagram, UnixStream};
+use tokio::net::UnixStream;
 use tokio::signal::unix::Signal;
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 
 use super::handing::{self, RELEASED, TAKEN};
 use super::predecessor::VARIABLE;
+use crate::service::{Service, WATCHDOG_PROCESS};
 
 /// How long the next vipd may take until it accepts: it waits for names, files and its interface, as any start does.
 const TAKE_MAX: Duration = Duration::from_secs(60);
@@ -60,6 +62,7 @@ impl Succession {
     pub(super) async fn follow(
         mut self,
         listeners: Option<lb::ConfigHandle>,
+        service: Rc<Service>,
         taken: oneshot::Sender<Successor>,
     ) {
         while self.signal.recv().await.is_some() {
@@ -72,7 +75,8 @@ impl Succession {
             match self.begin(listeners).await {
                 Ok(successor) => {
                     info!(pid = successor.process, "the next vipd accepts: this one stops");
-                    successor.tell_manager().await;
+                    // Before it is let go: it speaks to the manager itself from then on.
+                    service.hand_over(successor.process).await;
                     // Who doesn't wait for it is stopping anyway.
                     let _ = taken.send(successor);
                     return;
@@ -94,7 +98,8 @@ impl Succession {
         own.set_nonblocking(true)?;
         let socket = UnixStream::from_std(own)?;
         let mut command = Command::new(&self.program);
-        command.args(&self.arguments).env(VARIABLE, "1").stdin(OwnedFd::from(other));
+        command.args(&self.arguments).env(VARIABLE, "1").env_remove(WATCHDOG_PROCESS);
+        command.stdin(OwnedFd::from(other));
         // To start a program may take some milliseconds, which an election has not.
         let child = spawn_blocking(move || command.spawn()).await?;
         let child = child.with_context(|| format!("failed to start {}", self.program.display()))?;
@@ -114,19 +119,6 @@ impl Successor {
     pub(super) async fn release(&mut self) {
         if let Err(error) = self.socket.write_all(&[RELEASED]).await {
             warn!(%error, "the next vipd has ended");
-        }
-    }
-
-    /// Tells the service manager whose process is the service from now on (sd_notify(3)), where there is one that listens.
-    async fn tell_manager(&self) {
-        let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
-        let told = async {
-            let socket = UnixDatagram::unbound()?;
-            socket.send_to(format!("MAINPID={}", self.process).as_bytes(), path).await
-        };
-        match told.await {
-            Ok(_) => debug!(pid = self.process, "the service manager knows"),
-            Err(error) => warn!(%error, "the service manager does not hear which process is the service now"),
         }
     }
 }

@@ -3,29 +3,41 @@
 //! Who reads them may stop to: a full pipe would hold whoever writes for as long as that lasts, the loop that renews leases too. So
 //! lines, and whatever else vipd says while it runs, go through a [`Queue`] that never holds anybody.
 
+mod journal;
+mod level;
 mod queue;
 
 use std::backtrace::{Backtrace, BacktraceStatus};
+use std::borrow::Cow;
 use std::io::{self, IsTerminal};
 use std::panic::PanicHookInfo;
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::Context;
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt;
 
 use crate::cli::LogFormat;
+use journal::Prioritised;
 use queue::Queue;
 
-/// What is not logged unless somebody asks for it by name.
-const QUIET: &str = "kube_client=off";
+pub(crate) use level::{filter, level, set_level};
 
 /// How long the end of the process waits for a reader of its last lines. Nothing is held any more by then.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long a panic does, which should let go as soon as it can: in this time a reader that reads has read.
 const PANIC_PATIENCE: Duration = Duration::from_millis(100);
+
+/// Puts a subscriber in force whose level can be changed. Each format is a type of its own.
+macro_rules! changeable {
+    ($level:expr, $builder:expr) => {{
+        let builder = $builder.with_filter_reloading();
+        let handle = builder.reload_handle();
+        builder.init();
+        level::begin($level, Box::new(move |filter| Ok(handle.reload(filter)?)));
+    }};
+}
 
 static QUEUE: OnceLock<Queue> = OnceLock::new();
 
@@ -34,11 +46,7 @@ static QUEUE: OnceLock<Queue> = OnceLock::new();
 /// # Errors
 /// A filter that can't be parsed, or no thread and no socket for the queue.
 pub(crate) fn begin(level: &str, format: LogFormat) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(level).map_err(|error| {
-        anyhow::anyhow!("`{level}` is not a log level: {error}; write error, warn, info, debug or trace")
-    })?;
-    // The client of the Kubernetes API calls each failed request an error; whether it is one, the election tells.
-    let filter = if level.contains("kube") { filter } else { filter.add_directive(QUIET.parse()?) };
+    let filter = filter(level)?;
     let opened = Queue::open().context("failed to start the thread that writes the log")?;
     let queue = QUEUE.get_or_init(|| opened);
     let builder = fmt()
@@ -47,9 +55,17 @@ pub(crate) fn begin(level: &str, format: LogFormat) -> anyhow::Result<()> {
         .with_ansi(io::stderr().is_terminal())
         // Of a line that can't be written nothing can be said either: the attempt would end the process, and the address with it.
         .log_internal_errors(false);
+    let journal = journal::reads_stderr();
     match format {
-        LogFormat::Text => builder.init(),
-        LogFormat::Json => builder.json().flatten_event(true).init(),
+        LogFormat::Text if journal => {
+            let builder = builder.without_time().map_event_format(|format| Prioritised { format, journal });
+            changeable!(level, builder);
+        }
+        LogFormat::Text => changeable!(level, builder),
+        LogFormat::Json => {
+            let builder = builder.json().flatten_event(true);
+            changeable!(level, builder.map_event_format(|format| Prioritised { format, journal }));
+        }
     }
     std::panic::set_hook(Box::new(panicked));
     Ok(())
@@ -58,8 +74,13 @@ pub(crate) fn begin(level: &str, format: LogFormat) -> anyhow::Result<()> {
 /// Says something on standard error after the lines that were logged before; false if nothing is logged here.
 pub(crate) fn say(text: &str) -> bool {
     let Some(queue) = QUEUE.get() else { return false };
-    queue.put(format!("{text}\n").as_bytes());
+    queue.put(format!("{}\n", for_stderr(text)).as_bytes());
     true
+}
+
+/// Something for an operator, as it goes to standard error.
+pub(crate) fn for_stderr(text: &str) -> Cow<'_, str> {
+    if journal::reads_stderr() { journal::prioritised(text) } else { text.into() }
 }
 
 /// Waits, not for ever, until what was said is written.

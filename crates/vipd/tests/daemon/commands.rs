@@ -115,6 +115,42 @@ fn a_backend_is_taken_out_of_use_and_back_and_the_status_shows_it() {
     refused(&backend(&daemon, &["enable", &"x".repeat(600)]), 69, "");
 }
 
+/// Runs `vipd log-level`.
+fn log_level(daemon: &Daemon, words: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vipd"));
+    command.arg("log-level").args(words).arg("--socket").arg(&daemon.socket).output().unwrap()
+}
+
+#[test]
+fn what_is_logged_changes_while_it_runs() {
+    let mut daemon = Daemon::serving("commands-log-level", &serving(), &[]);
+    let shown = |output: Output| {
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert_eq!(shown(log_level(&daemon, &[])), "info\n");
+
+    assert_eq!(shown(log_level(&daemon, &["info,vipd=debug"])), "info,vipd=debug\n");
+
+    daemon.read_until("the log level has changed, by command level=\"info,vipd=debug\" before=\"info\"");
+    // A conversation that ends in the middle is worth a line at that level.
+    drop(UnixStream::connect(command_socket(&daemon)).unwrap());
+    for nonsense in ["loud", "info,lb=loud", "", "info,=,"] {
+        refused(&log_level(&daemon, &[nonsense]), 64, "is not a log level");
+    }
+    // Nor by whoever asks without this vipd's own command.
+    let answer = say(&daemon, b"{\"do\":\"log-level\",\"level\":\"loud\"}\n");
+    assert!(answer.contains("no-level") && answer.contains("`loud`"), "{answer}");
+    assert_eq!(shown(log_level(&daemon, &[])), "info,vipd=debug\n", "nothing has changed");
+
+    // The change is told whatever the level is.
+    assert_eq!(shown(log_level(&daemon, &["error"])), "error\n");
+    let before = daemon.read_until("by command level=\"error\"");
+    assert!(before.contains("DEBUG vipd"), "{before}");
+    let (exit, log) = daemon.stop();
+    assert!(exit.success() && log.is_empty(), "{log}");
+}
+
 #[test]
 fn those_who_are_neither_root_nor_of_the_group_may_not() {
     let Some(_root) = Enclosed::new("to be somebody else") else { return };

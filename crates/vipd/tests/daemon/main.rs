@@ -19,6 +19,7 @@ mod names;
 mod openmetrics;
 mod reload;
 mod rig;
+mod service;
 mod succession;
 mod traffic;
 mod unfit;

@@ -3,15 +3,15 @@
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use crate::rig::{Daemon, Enclosed, PATIENCE, Place, free_port};
+use crate::service::Manager;
 use crate::traffic::{Traffic, connect, hear, named};
 
 /// A vipd and those that it starts, all of which end with the test.
@@ -170,28 +170,24 @@ fn a_next_one_that_can_not_begin_leaves_the_first_as_it_was() {
 #[test]
 fn the_service_manager_hears_whose_process_is_the_service() {
     let port = free_port();
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("succession-notify");
-    fs::create_dir_all(&folder).unwrap();
-    let path = folder.join("notify.sock");
-    let _ = fs::remove_file(&path);
-    let manager = UnixDatagram::bind(&path).unwrap();
-    manager.set_read_timeout(Some(PATIENCE)).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_vipd"));
-    command.env("NOTIFY_SOCKET", &path);
+    let manager = Manager::at("succession-notify");
+    // As systemd starts it: signs of life are wanted of this process, and of whichever is the service later.
+    let mut command = Command::new("sh");
+    command.args(["-c", "WATCHDOG_PID=$$ exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_vipd")]);
+    command.env("NOTIFY_SOCKET", manager.name()).env("WATCHDOG_USEC", "1000000");
     let mut family =
         Family::of(command, "succession-notify", &balancer(port, named(b'a'), "bindToVip: false"));
-    family.first.answers();
+    manager.hears("READY=1\nSTATUS=balances only: no virtual address");
+    manager.hears("WATCHDOG=1");
 
     family.succeed();
 
-    let mut told = [0; 64];
-    let length = manager.recv(&mut told).unwrap();
-    assert_eq!(
-        std::str::from_utf8(&told[..length]).unwrap(),
-        format!("MAINPID={}", family.pid().as_raw_nonzero())
-    );
+    manager.hears(&format!("MAINPID={}\nWATCHDOG=1", family.pid().as_raw_nonzero()));
+    manager.hears("READY=1\nSTATUS=balances only: no virtual address");
     assert!(family.first_ends().success());
+    manager.hears("WATCHDOG=1");
     family.stop();
+    manager.hears("STOPPING=1");
 }
 
 /// On a host with the address: it is given up as at any stop, and taken by the next one only then.
