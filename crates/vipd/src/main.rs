@@ -20,6 +20,8 @@ mod logging;
 mod manifest;
 mod memory;
 mod punctuality;
+#[cfg(test)]
+mod reference;
 mod sample;
 mod scheduling;
 mod service;
