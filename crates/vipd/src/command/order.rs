@@ -32,6 +32,8 @@ pub(crate) fn obey(status: &Path, order: Order) -> String {
         }
         Ok(Answer::Refused(Refusal { text, .. })) => format!("refused: {text}"),
         Ok(Answer::Begun { .. }) => "the address is being handed over".to_owned(),
+        // Nobody has asked for it.
+        Ok(Answer::LogLevel { .. }) => "no answer of a vipd came".to_owned(),
         Err(error) => format!("{error:#}"),
     }
 }
