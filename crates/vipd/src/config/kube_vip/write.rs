@@ -1,4 +1,4 @@
-//! The settings as a config.yaml: what [`fill`](super::fill) fills, written down.
+//! The settings as a config.yaml: what [`fill`] fills, written down.
 
 use serde_yaml::{Mapping, Value};
 

@@ -131,11 +131,11 @@ fn check(backend: &Settings, report: &mut Report) -> Check {
         Some(asks) if tls => {
             let path = asks.value.as_deref().filter(|path| is_path(path));
             match path {
-                // The apiserver's own default in vipd, which also tells when an apiserver is about to end.
-                Some("/healthz") | None => {
+                Some("/healthz") => {
                     let told = "check.path: /readyz, vipd's own: /healthz is deprecated, and says nothing of an apiserver that is about to end";
                     report.note(Kind::Changed, &asks.at, &asks.words, told);
                 }
+                None => report.note(Kind::Changed, &asks.at, &asks.words, "check.path: /readyz, vipd's own"),
                 Some(path) => {
                     check.path = Some(path.to_owned());
                     report.note(Kind::Carried, &asks.at, &asks.words, format!("check.path: {path}"));
