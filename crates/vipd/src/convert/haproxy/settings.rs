@@ -89,6 +89,11 @@ impl Settings {
                 let told = "metrics: \":2112\", in Prometheus' form; `vipd status` on a terminal";
                 report.note(Kind::Changed, at, words, told);
             }
+            ("monitor-uri", _) => {
+                self.page = true;
+                let told = "/livez and /readyz at `metrics: \":2112\"` tell whether vipd is well";
+                report.note(Kind::Changed, at, words, told);
+            }
             ("log", _) => {
                 self.log = Some(said());
                 report.note(
