@@ -110,7 +110,8 @@ impl Service {
     /// The signs of life, if any are wanted: two in the time that the manager waits, as sd_watchdog_enabled(3) advises.
     pub(crate) fn watchdog(&self) -> Option<Watchdog<'_>> {
         let interval = self.watchdog? / 2;
-        Some(Watchdog { service: self, interval, due: Instant::now() })
+        // It waits from the word on that all is started.
+        Some(Watchdog { service: self, interval, due: Instant::now() + interval })
     }
 
     async fn tell(&self, words: &str) {
@@ -131,10 +132,13 @@ impl Service {
 impl Watchdog<'_> {
     /// Gives a sign if one is due. One that the manager has no room for is due again the next time.
     pub(crate) fn tick(&mut self, now: Instant) {
-        let Some(address) = self.service.address.as_ref().filter(|_| self.due <= now) else { return };
         if !self.service.heard.get() {
+            // The one before gives its last sign together with the word that this process is the service now, a moment after this one
+            // begins to count as heard.
+            self.due = now + self.interval;
             return;
         }
+        let Some(address) = self.service.address.as_ref().filter(|_| self.due <= now) else { return };
         let told = socket().and_then(|socket| {
             Ok(sendto(&socket, b"WATCHDOG=1", SendFlags::DONTWAIT | SendFlags::NOSIGNAL, address)?)
         });
