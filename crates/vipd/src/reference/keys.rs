@@ -11,10 +11,9 @@ pub(super) fn of(source: &str) -> BTreeSet<String> {
             renamed = Some(name.to_owned());
         } else if let Some((name, _)) =
             line.strip_prefix("pub(super) ").and_then(|rest| rest.split_once(": "))
+            && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_' || byte.is_ascii_digit())
         {
-            if name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_' || byte.is_ascii_digit()) {
-                keys.insert(renamed.take().unwrap_or_else(|| camel(name)));
-            }
+            keys.insert(renamed.take().unwrap_or_else(|| camel(name)));
         }
     }
     keys

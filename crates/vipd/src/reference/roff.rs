@@ -33,9 +33,9 @@ pub(super) fn configuration(documentation: &str) -> String {
         let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
         if let Some(title) = line.strip_prefix("## ") {
             // What comes before the first heading is the description.
-            write!(page, ".SH \"{}\"\n", plain(title).to_uppercase()).unwrap();
+            writeln!(page, ".SH \"{}\"", plain(title).to_uppercase()).unwrap();
         } else if let Some(title) = line.strip_prefix("### ") {
-            write!(page, ".SS \"{}\"\n", plain(title)).unwrap();
+            writeln!(page, ".SS \"{}\"", plain(title)).unwrap();
         } else if line.starts_with("| key") {
             in_table = true;
         } else if !line.starts_with('|') {
@@ -49,7 +49,7 @@ pub(super) fn configuration(documentation: &str) -> String {
             if !default.is_empty() {
                 write!(page, " (default: {})", plain(default)).unwrap();
             }
-            write!(page, "\n{}\n", guarded(&plain(meaning))).unwrap();
+            writeln!(page, "\n{}", guarded(&plain(meaning))).unwrap();
         }
     }
     page.push_str(".SH EXAMPLE\n.nf\n");
