@@ -192,6 +192,26 @@ impl fmt::Display for Mismatch {
     }
 }
 
+impl Mismatch {
+    /// Whether it is the keys that differ, and not what the two are configured for.
+    #[must_use]
+    pub fn is_of_keys(&self) -> bool {
+        match self {
+            Self::Unsigned | Self::Signed { .. } | Self::UnknownKey { .. } | Self::BadSignature { .. } => {
+                true
+            }
+            Self::WireVersion { .. }
+            | Self::Malformed
+            | Self::Name { .. }
+            | Self::Lease { .. }
+            | Self::Members
+            | Self::Witness { .. }
+            | Self::TieBreak
+            | Self::Subject => false,
+        }
+    }
+}
+
 impl From<Unreadable> for Mismatch {
     fn from(unreadable: Unreadable) -> Self {
         match unreadable {
@@ -232,25 +252,18 @@ impl Exchange {
 
     /// Reads a datagram; gives what is in it if it is authentic.
     pub(crate) fn receive(&mut self, from: SocketAddr, datagram: &[u8], now: Instant) -> Option<Received> {
-        let Some(peer) = self.sources.get(&source(from)).cloned() else {
-            self.dropped.strangers += 1;
-            return None;
+        let (peer, opened) = match self.open(from, datagram) {
+            Some((peer, opened)) => (peer.clone(), opened),
+            None => {
+                self.dropped.strangers += 1;
+                return None;
+            }
         };
-        let envelope = match Envelope::open(datagram, &self.keys, &peer) {
-            Ok(envelope) if envelope.from.node == peer && envelope.subject == self.subject => envelope,
-            Ok(envelope) if envelope.from.node == peer => {
+        let envelope = match opened {
+            Ok(envelope) => envelope,
+            Err(mismatch) => {
                 self.dropped.unreadable += 1;
-                self.complain(&peer, Mismatch::Subject, now);
-                return None;
-            }
-            Ok(envelope) => {
-                self.dropped.unreadable += 1;
-                self.complain(&peer, Mismatch::Name { theirs: envelope.from.node }, now);
-                return None;
-            }
-            Err(unreadable) => {
-                self.dropped.unreadable += 1;
-                self.complain(&peer, unreadable.into(), now);
+                self.complain(&peer, mismatch, now);
                 return None;
             }
         };
@@ -281,6 +294,23 @@ impl Exchange {
             }
         };
         sign.then_some(Received::Sign(peer, envelope.gossip))
+    }
+
+    /// What a datagram is without being taken in: the peer that it is from by its source, and what is in it or what is wrong with it;
+    /// `None` for a stranger's.
+    pub(crate) fn open(
+        &self,
+        from: SocketAddr,
+        datagram: &[u8],
+    ) -> Option<(&NodeId, Result<Envelope, Mismatch>)> {
+        let peer = self.sources.get(&source(from))?;
+        let opened = match Envelope::open(datagram, &self.keys, peer) {
+            Ok(envelope) if envelope.from.node == *peer && envelope.subject == self.subject => Ok(envelope),
+            Ok(envelope) if envelope.from.node == *peer => Err(Mismatch::Subject),
+            Ok(envelope) => Err(Mismatch::Name { theirs: envelope.from.node }),
+            Err(unreadable) => Err(unreadable.into()),
+        };
+        Some((peer, opened))
     }
 
     /// An answer that a datagram called for, with its receiver's address.

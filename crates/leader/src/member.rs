@@ -10,7 +10,7 @@ use crate::{
     Leadership, Term,
     clients::{Bookmark, Change, Chapter, Client, Hearsay, Known, Telling},
     exchange::{Complaint, Dropped, Exchange, Mismatch, Received},
-    message::{Message, Subject, Version},
+    message::{Gossip, Message, Subject, Version},
     node::{Incarnation, NodeId, Process},
     notes::{Note, Notes},
     quorum::{self, Election},
@@ -202,19 +202,37 @@ impl Member {
     }
 
     fn handle_message(&mut self, process: &Process, message: Message, now: Instant) {
-        let ours = self.election.lease();
-        if !self.election.agrees_on_members(&message.gossip) {
-            self.exchange.complain(&process.node, Mismatch::Members, now);
-        } else if message.gossip.lease != ours {
-            let mismatch = Mismatch::Lease { theirs: message.gossip.lease, ours };
+        if let Some(mismatch) = self.disagreement(&process.node, &message.gossip) {
             self.exchange.complain(&process.node, mismatch, now);
-        } else if !self.election.agrees_on_witness(&process.node, &message.gossip) {
-            let mismatch = Mismatch::Witness { theirs: message.gossip.witness };
-            self.exchange.complain(&process.node, mismatch, now);
-        } else if !self.election.agrees_on_rule(&message.gossip) {
-            self.exchange.complain(&process.node, Mismatch::TieBreak, now);
         }
         self.election.handle_message(process, message, now);
+    }
+
+    /// What a peer's configuration says otherwise than this node's.
+    fn disagreement(&self, peer: &NodeId, gossip: &Gossip) -> Option<Mismatch> {
+        let ours = self.election.lease();
+        if !self.election.agrees_on_members(gossip) {
+            Some(Mismatch::Members)
+        } else if gossip.lease != ours {
+            Some(Mismatch::Lease { theirs: gossip.lease, ours })
+        } else if !self.election.agrees_on_witness(peer, gossip) {
+            Some(Mismatch::Witness { theirs: gossip.witness })
+        } else if !self.election.agrees_on_rule(gossip) {
+            Some(Mismatch::TieBreak)
+        } else {
+            None
+        }
+    }
+
+    /// Judges a datagram as one that takes no part: which peer it comes from, and what would keep that one and this node from taking part
+    /// together. `None` for a stranger's. Nothing is learnt, and nothing answered; so it may also be a recording.
+    pub fn overhear(&self, from: SocketAddr, datagram: &[u8]) -> Option<(NodeId, Option<Mismatch>)> {
+        let (peer, opened) = self.exchange.open(from, datagram)?;
+        let mismatch = match opened {
+            Ok(envelope) => self.disagreement(peer, &envelope.gossip),
+            Err(mismatch) => Some(mismatch),
+        };
+        Some((peer.clone(), mismatch))
     }
 
     /// Only the leader tells of clients: what anybody else says of them is dropped.

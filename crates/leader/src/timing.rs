@@ -94,6 +94,12 @@ impl Timing {
         guard(self.lease).min(renewal)
     }
 
+    /// How long a datagram and its answer may be on their way: what a renewal leaves of the lease where all that it wakes is as late as is
+    /// [tolerated](Self::tolerance). By no clock but the one that measures it.
+    pub fn round_trip(&self) -> Duration {
+        self.lease - self.heartbeat - self.tolerance() * WAKE_UPS_PER_RENEWAL
+    }
+
     /// The wait between candidates of neighbouring ranks.
     pub(crate) fn rank_step(&self) -> Duration {
         self.lease / RANK_STEP_DIVISOR
@@ -190,5 +196,13 @@ mod tests {
         assert_eq!(Timing::RELAXED.tolerance(), 200 * MS);
         // The shortest lease for a heartbeat: what is left of it is two heartbeats.
         assert_eq!(Timing::new(2 * MS, 6 * MS).unwrap().tolerance(), 4 * MS / 3);
+    }
+
+    #[test]
+    fn a_round_trip_has_what_late_wake_ups_leave_of_the_lease() {
+        assert_eq!(Timing::FAST.round_trip(), 2 * MS);
+        assert_eq!(Timing::DEFAULT.round_trip(), 65 * MS);
+        assert_eq!(Timing::RELAXED.round_trip(), 900 * MS);
+        assert!(Timing::new(2 * MS, 6 * MS).unwrap().round_trip() < MS / 1000);
     }
 }

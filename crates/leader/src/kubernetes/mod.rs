@@ -19,6 +19,7 @@
 //! | `nodes` | Where are the control-plane nodes? |
 //! | `endpoints`, `discovery` | Where are the apiservers, for who takes no part in an election? |
 //! | `memory` | What was known before the start? |
+//! | `survey` | What may this node do there? Asked by who checks a configuration |
 
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -33,6 +34,7 @@ pub use self::{
     driver::Driver,
     endpoints::Endpoints,
     nodes::ControlPlane,
+    survey::{Right, Survey, SurveyError},
 };
 
 mod access;
@@ -47,6 +49,7 @@ mod memory;
 mod nodes;
 mod object;
 mod servers;
+mod survey;
 mod telling;
 mod watcher;
 

@@ -438,8 +438,8 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
     Mutation {
         rule: "several elections: what another one's members say is not heard",
         file: "exchange.rs",
-        find: "envelope.from.node == peer && envelope.subject == self.subject",
-        replace: "envelope.from.node == peer",
+        find: "envelope.from.node == *peer && envelope.subject == self.subject",
+        replace: "envelope.from.node == *peer",
         caught_by: "subject::no_votes_of_three_subjects_make_a_majority",
     },
 ];
