@@ -2,12 +2,13 @@
 //! memory of connections ([`conntrack`]).
 //!
 //! [`message`] is what a batch of them is as bytes, [`rule`] what a rule consists of; both are pure. [`Socket`] has the
-//! kernel carry a batch out. Which tables there are, and why, is for those to know who make them.
+//! kernel carry a batch out. [`ruleset`] reads what others have told it, for a check before the start. Which tables there are, and why, is for those to know who make them.
 
 pub mod attribute;
 pub mod conntrack;
 pub mod message;
 pub mod rule;
+pub mod ruleset;
 pub mod set;
 mod socket;
 

@@ -39,6 +39,7 @@ const PURE: &[&str] = &[
     "nft/src/attribute.rs",
     "nft/src/message.rs",
     "nft/src/rule.rs",
+    "nft/src/ruleset",
     "nft/src/set.rs",
     "vip/src/address.rs",
     "vip/src/announce.rs",
