@@ -287,6 +287,12 @@ impl Default for Limits {
     }
 }
 
+/// Descriptors that so many flows take, with what is kept back.
+#[must_use]
+pub fn files_of(flows: u64) -> u64 {
+    flows.saturating_mul(FILES_PER_FLOW).saturating_add(RESERVED_FILES)
+}
+
 /// Flows that fit under a soft limit of open files.
 fn flows_within(files: Option<u64>) -> usize {
     let flows = files.map_or(MOST_FLOWS, |files| files.saturating_sub(RESERVED_FILES) / FILES_PER_FLOW);

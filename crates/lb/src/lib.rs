@@ -12,6 +12,7 @@
 //!   `drain` begin and end it all; `change`, `layout` and `floor` make another configuration of it while it runs.
 //! * [`forward`] has the kernel lead connections to backends without us.
 //! * [`transparent`] has connections come to backends from the client's own address.
+//! * [`certificate`] asks a server for which names its certificate is, for a check before the start.
 //! * [`redirect`] has the kernel lead here what comes for a port that the host's own apiserver has.
 //!
 //! Each worker is an OS thread with its own tasks and its own listening sockets, so a flow lives its whole
@@ -22,6 +23,7 @@ mod account;
 mod age;
 mod backends;
 mod board;
+pub mod certificate;
 mod change;
 mod client;
 mod config;
@@ -78,7 +80,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub use backends::{BackendsHandle, Maintained};
 pub use client::Network;
 pub use config::{
-    Backend, Ca, Check, CheckKind, Config, Frontend, Limits, Listen, MAX_BACKENDS, Policy, Timeouts,
+    Backend, Ca, Check, CheckKind, Config, Frontend, Limits, Listen, MAX_BACKENDS, Policy, Timeouts, files_of,
 };
 pub use control::ConfigHandle;
 pub use drain::Drained;

@@ -310,6 +310,60 @@ pub async fn interface(name: &str) -> Result<Link, Error> {
     found.ok_or_else(|| Error::NoInterface { interface: name.to_owned() })
 }
 
+/// Returns whether the interface of this name is set up, whatever its carrier.
+///
+/// # Errors
+///
+/// There is none, or the kernel does not answer.
+pub async fn is_enabled(name: &str) -> Result<bool, Error> {
+    let found = Requests::open()?.is_enabled(name).await?;
+    found.ok_or_else(|| Error::NoInterface { interface: name.to_owned() })
+}
+
+/// An address as somebody else has put it on this host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Foreign {
+    /// The address, with the prefix that it has there.
+    pub address: Address,
+    /// The interface that it is on.
+    pub interface: String,
+}
+
+/// Returns those of the addresses that are on this host from another hand than this program's, on whatever interface.
+///
+/// # Errors
+///
+/// The kernel does not answer.
+pub async fn foreign(addresses: &[Address]) -> Result<Vec<Foreign>, Error> {
+    let requests = Requests::open()?;
+    let entries = requests.entries(None).await?;
+    let links = requests.links().await?;
+    let name = |index| links.iter().find(|link| link.index == index).map(|link| link.name.clone());
+    let found = addresses.iter().filter_map(|address| requests::foreign(&entries, *address));
+    let foreign = |entry: &requests::Entry| Foreign {
+        address: entry.address,
+        interface: name(entry.index).unwrap_or_else(|| format!("interface {}", entry.index)),
+    };
+    Ok(found.map(foreign).collect())
+}
+
+/// Returns the interfaces whose own addresses' subnets an address lies in, each with that subnet.
+///
+/// # Errors
+///
+/// The kernel does not answer.
+pub async fn interfaces_towards(ip: IpAddr) -> Result<Vec<(String, Address)>, Error> {
+    let requests = Requests::open()?;
+    let entries = requests.entries(None).await?;
+    let links = requests.links().await?;
+    let towards = entries.iter().filter(|entry| entry.address.ip != ip && entry.address.contains(ip));
+    let named = towards.filter_map(|entry| {
+        let link = links.iter().find(|link| link.index == entry.index)?;
+        Some((link.name.clone(), entry.address))
+    });
+    Ok(named.collect())
+}
+
 /// Returns all interfaces with an Ethernet address, the loopback among them.
 ///
 /// # Errors

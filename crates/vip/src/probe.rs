@@ -25,30 +25,70 @@ use tokio::time::{Instant, sleep_until};
 ///
 /// There is no such interface, it isn't Ethernet or is down, or a socket can't be had, for which `CAP_NET_RAW` is needed.
 pub async fn owner_of(interface: &str, ip: IpAddr, within: Duration) -> Result<Option<Mac>, Error> {
-    let Link { index, mac, .. } = find(interface).await?;
-    let question = match ip {
-        IpAddr::V4(ip) => arp::Repr::probe(mac, ip).emit().to_vec(),
-        IpAddr::V6(ip) => ndp::Repr::probe(mac, ip).emit(),
-    };
-    let protocol = Protocol::of(ip);
-    let listener = open_listener(protocol, &[Address::host(ip)], index)
-        .map_err(|source| Error::Packets { interface: interface.to_owned(), source })?;
+    let asker = Asker::open(interface, ip).await?;
     let start = Instant::now();
     for round in 1..=ROUNDS {
-        let answer = async {
-            listener.send(&question)?;
-            let end = start + within * round / ROUNDS;
-            tokio::select! {
-                answer = answer(&listener, protocol, mac) => answer.map(Some),
-                () = sleep_until(end) => Ok(None),
-            }
-        };
-        match answer.await {
-            Ok(None) => {}
-            found => return found.map_err(|source| Error::Send { interface: interface.to_owned(), source }),
+        let answer = asker.ask(start + within * round / ROUNDS).await?;
+        if answer.is_some() {
+            return Ok(answer);
         }
     }
     Ok(None)
+}
+
+/// Returns how long a question and its answer are on their way to the host that has the address and back, at the least; `None` if it
+/// doesn't answer in this time. What this host needs for it is part of that. Asks as [`owner_of`] does.
+///
+/// # Errors
+///
+/// Those of [`owner_of`].
+pub async fn round_trip(interface: &str, ip: IpAddr, within: Duration) -> Result<Option<Duration>, Error> {
+    let asker = Asker::open(interface, ip).await?;
+    let end = Instant::now() + within;
+    let mut shortest = None;
+    for _ in 0..ROUNDS {
+        let began = Instant::now();
+        if asker.ask(end).await?.is_some() {
+            let took = began.elapsed();
+            shortest = Some(shortest.map_or(took, |known: Duration| known.min(took)));
+        }
+    }
+    Ok(shortest)
+}
+
+/// Asks for one address, over a socket that stays open.
+struct Asker<'a> {
+    interface: &'a str,
+    mac: Mac,
+    protocol: Protocol,
+    question: Vec<u8>,
+    listener: Listener,
+}
+
+impl<'a> Asker<'a> {
+    async fn open(interface: &'a str, ip: IpAddr) -> Result<Self, Error> {
+        let Link { index, mac, .. } = find(interface).await?;
+        let question = match ip {
+            IpAddr::V4(ip) => arp::Repr::probe(mac, ip).emit().to_vec(),
+            IpAddr::V6(ip) => ndp::Repr::probe(mac, ip).emit(),
+        };
+        let protocol = Protocol::of(ip);
+        let listener = open_listener(protocol, &[Address::host(ip)], index)
+            .map_err(|source| Error::Packets { interface: interface.to_owned(), source })?;
+        Ok(Self { interface, mac, protocol, question, listener })
+    }
+
+    /// Who answers until then.
+    async fn ask(&self, end: Instant) -> Result<Option<Mac>, Error> {
+        let answer = async {
+            self.listener.send(&self.question)?;
+            tokio::select! {
+                answer = answer(&self.listener, self.protocol, self.mac) => answer.map(Some),
+                () = sleep_until(end) => Ok(None),
+            }
+        };
+        answer.await.map_err(|source| Error::Send { interface: self.interface.to_owned(), source })
+    }
 }
 
 /// Looks at a segment again and again, over sockets that stay open.

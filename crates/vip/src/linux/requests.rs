@@ -53,6 +53,16 @@ impl Requests {
         find_link(&self.handle, name).await
     }
 
+    /// Returns whether somebody has set the interface up, whatever its carrier; `None` if there is none of this name.
+    pub(super) async fn is_enabled(&self, name: &str) -> Result<Option<bool>, Error> {
+        let found = self.handle.link().get().match_name(name.to_owned()).execute().try_collect::<Vec<_>>();
+        let messages = match answered(found).await {
+            Err(error) if is(&error, rustix::io::Errno::NODEV) => return Ok(None),
+            other => other.map_err(|source| Error::List { what: "the interfaces", source })?,
+        };
+        Ok(messages.first().map(|message| message.header.flags.contains(LinkFlags::Up)))
+    }
+
     /// Another way to the same connection, which doesn't keep it open.
     pub(super) fn handle(&self) -> Handle {
         self.handle.clone()
