@@ -175,6 +175,12 @@ pub(crate) struct Check {
     /// Check the file alone, not this machine
     #[arg(long)]
     pub(crate) config_only: bool,
+    /// A DNS name that clients are given for the virtual address: it must lead there, and the apiservers' certificates must have it
+    #[arg(long, value_name = "NAME")]
+    pub(crate) endpoint: Option<String>,
+    /// Print JSON on standard output: all findings, each with `id`, `verdict`, `found`, `why` and `mend`
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// `vipd convert`

@@ -198,8 +198,12 @@ fn a_port_that_is_taken_is_told_and_vipd_does_its_work() {
     let output = Command::new(env!("CARGO_BIN_EXE_vipd")).args(["check", "-c"]).arg(&file).output().unwrap();
     let text = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success(), "{text}");
-    let warning = format!("warning: port {web} of `metrics` is in use: vipd would start without it\n");
+    let warning = format!("warning: port {web} of `metrics` is in use by ");
     assert!(text.contains(&warning) && text.contains(&format!("ss -lnput sport = :{web}")), "{text}");
+    assert!(
+        text.contains(&format!(" (process {}): vipd would start without it\n", std::process::id())),
+        "{text}"
+    );
 }
 
 #[test]
