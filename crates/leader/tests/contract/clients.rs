@@ -12,9 +12,10 @@ use crate::{
     rig::{LEASE, node},
 };
 
-/// The types of the two datagrams.
+/// The types of the datagrams beside the election.
 const CHAPTER: u8 = 10;
 const READ: u8 = 11;
+const NOTE: u8 = 12;
 
 /// More than a reader that lost something is asked where it is.
 const A_WHILE: Duration = Duration::from_secs(3);
@@ -98,8 +99,8 @@ fn what_a_leader_told_is_forgotten_when_another_leads() {
 /// Chapters that say something, kept from those they are for.
 fn late_chapters(tape: &mut Tape) -> Vec<(SocketAddr, SocketAddr, Vec<u8>)> {
     fn says_something(bytes: &[u8]) -> bool {
-        // An empty one has 117 bytes.
-        bytes[2] == CHAPTER && bytes.len() > 117
+        // An empty one has 119 bytes.
+        bytes[2] == CHAPTER && bytes.len() > 119
     }
     tape.wait(4 * LEASE);
     let leader = tape.leader();
@@ -205,12 +206,12 @@ fn who_leads_again_tells_its_clients_again() {
     assert_eq!(tape.heard(), [3, 3]);
 }
 
-/// One that knows nothing of clients would call a chapter malformed, and complain of its peer.
+/// One that knows nothing of clients and notes would call them malformed, and complain of its peer.
 #[test]
-fn a_member_of_an_earlier_release_takes_part_and_is_told_nothing_of_clients() {
+fn a_member_of_an_earlier_release_takes_part_and_is_told_nothing_beside_the_election() {
     let mut tape = Tape::new();
     let now = tape.now;
-    // Unsigned, so that the tape can take off the extension by which a release says that it hears of clients.
+    // Unsigned, so that the tape can take off the extensions by which a release says what it takes beside the election.
     for name in ['a', 'b', 'c'] {
         let config = Config { keys: Vec::new(), ..member_config(name) };
         let member = Member::new(&config, 1, 7, now).unwrap();
@@ -218,10 +219,10 @@ fn a_member_of_an_earlier_release_takes_part_and_is_told_nothing_of_clients() {
     }
     fn of_an_earlier_release(from: SocketAddr, _: SocketAddr, bytes: &mut [u8]) -> bool {
         if from == address('c') {
-            let extension = bytes.last_chunk_mut::<2>().unwrap();
-            assert_eq!(*extension, [1, 0], "it ends with the extension");
-            // One that nobody knows.
-            extension[0] = 255;
+            let extensions = bytes.last_chunk_mut::<4>().unwrap();
+            assert_eq!(*extensions, [1, 0, 4, 0], "it ends with the extensions");
+            // Those that nobody knows.
+            (extensions[0], extensions[2]) = (255, 254);
         }
         true
     }
@@ -234,8 +235,12 @@ fn a_member_of_an_earlier_release_takes_part_and_is_told_nothing_of_clients() {
     tape.wait(A_WHILE);
 
     let old = address('c');
-    let is_of_clients = |bytes: &[u8]| [CHAPTER, READ].contains(&bytes[2]);
-    assert!(tape.recorded.iter().all(|(_, to, bytes)| *to != old || !is_of_clients(bytes)));
+    tape.members.get_mut(&leader).unwrap().tell_note(b"nothing for an earlier release");
+    tape.settle();
+    let is_new = |bytes: &[u8]| [CHAPTER, READ, NOTE].contains(&bytes[2]);
+    assert!(tape.recorded.iter().all(|(_, to, bytes)| *to != old || !is_new(bytes)));
+    let notes = tape.recorded.iter().filter(|(_, _, bytes)| bytes[2] == NOTE).count();
+    assert_eq!(notes, 1, "the third member gets it");
     assert_ne!(leader, old, "the first of equals leads");
     let mut told = tape.members.iter().filter(|(at, _)| ![leader, old].contains(at));
     assert!(told.all(|(_, member)| member.clients().heard == 3));

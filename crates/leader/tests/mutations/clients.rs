@@ -37,6 +37,13 @@ pub(crate) const MUTATIONS: &[Mutation] = &[
         file: "exchange.rs",
         find: "link.session.theirs().filter(|_| link.hears.clients)",
         replace: "link.session.theirs()",
-        caught_by: "clients::a_member_of_an_earlier_release_takes_part_and_is_told_nothing_of_clients",
+        caught_by: "clients::a_member_of_an_earlier_release_takes_part_and_is_told_nothing_beside_the_election",
+    },
+    Mutation {
+        rule: "notes: an earlier release is told nothing",
+        file: "exchange.rs",
+        find: "link.session.theirs().filter(|_| link.hears.notes)",
+        replace: "link.session.theirs()",
+        caught_by: "clients::a_member_of_an_earlier_release_takes_part_and_is_told_nothing_beside_the_election",
     },
 ];
