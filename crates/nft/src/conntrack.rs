@@ -8,6 +8,7 @@ use rustix::io::Errno;
 use rustix::net::RecvFlags;
 
 use crate::message::{ACKNOWLEDGE, Attributes, REQUEST};
+use crate::reading::{DONE, DUMP, find, next_message};
 use crate::rule::{octets, protocol_family};
 use crate::socket::{self, ERROR};
 
@@ -100,7 +101,7 @@ impl Memory {
         let (length, _) = rustix::net::recv(&self.0, &mut part, RecvFlags::empty())?;
         let mut rest = part.get(..length).unwrap_or_default();
         let mut goes_on = true;
-        while let Some((kind, body, after)) = split_message(rest) {
+        while let Some((kind, body)) = next_message(&mut rest) {
             match kind {
                 DONE => goes_on = false,
                 ERROR => {
@@ -113,7 +114,6 @@ impl Memory {
                 kind if kind >> 8 == SUBSYSTEM => show(kind & 0xff, body.get(FAMILY..).unwrap_or_default()),
                 _ => {}
             }
-            rest = after;
         }
         Ok(goes_on)
     }
@@ -189,28 +189,6 @@ fn ends(tuple: &[u8]) -> Option<(Protocol, SocketAddr, SocketAddr)> {
     Some((kind, source, destination))
 }
 
-/// The value of the first attribute of this kind.
-fn find(attributes: &[u8], kind: u16) -> Option<&[u8]> {
-    let mut rest = attributes;
-    while let Some((head, _)) = rest.split_first_chunk::<4>() {
-        let length = usize::from(u16::from_ne_bytes([head[0], head[1]]));
-        let value = rest.get(4..length)?;
-        if u16::from_ne_bytes([head[2], head[3]]) & KIND == kind {
-            return Some(value);
-        }
-        rest = rest.get(length.next_multiple_of(4)..)?;
-    }
-    None
-}
-
-/// The first message of these: its kind, what is in it, and what comes after.
-fn split_message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
-    let length = usize::try_from(u32::from_ne_bytes(*bytes.first_chunk()?)).ok()?;
-    let kind = u16::from_ne_bytes([*bytes.get(4)?, *bytes.get(5)?]);
-    let body = bytes.get(HEADER..length)?;
-    Some((kind, body, bytes.get(length.next_multiple_of(4)..).unwrap_or_default()))
-}
-
 /// `NFNL_SUBSYS_CTNETLINK`
 const SUBSYSTEM: u16 = 1;
 /// `IPCTNL_MSG_CT_NEW`
@@ -219,17 +197,10 @@ const NEW: u16 = 0;
 const GET: u16 = 1;
 /// `IPCTNL_MSG_CT_DELETE`
 const DELETE: u16 = 2;
-const DUMP: u16 = 0x300;
-/// `NLMSG_DONE`
-const DONE: u16 = 3;
-/// Header of netlink.
-const HEADER: usize = 16;
-/// Header of netfilter in it.
+/// Header of netfilter in a message.
 const FAMILY: usize = 4;
 /// As much as the kernel gives at a time.
 const PART: usize = 32 * 1024;
-/// Without the bits that say how it is written.
-const KIND: u16 = 0x3fff;
 /// `CTA_TUPLE_ORIG`
 const ORIGINAL: u16 = 1;
 /// `CTA_TUPLE_REPLY`
@@ -305,7 +276,7 @@ mod tests {
         for length in 0..whole.len() {
             let parsed = parse(&whole[..length]);
             assert!(length >= stateless || parsed.is_none(), "{length}: {parsed:?}");
-            let _ = split_message(&whole[..length]);
+            let _ = next_message(&mut &whole[..length]);
         }
         for byte in 0..whole.len() {
             let mut wrong = whole.clone();

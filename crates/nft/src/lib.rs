@@ -7,6 +7,7 @@
 pub mod attribute;
 pub mod conntrack;
 pub mod message;
+mod reading;
 pub mod rule;
 pub mod ruleset;
 pub mod set;

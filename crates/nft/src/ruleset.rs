@@ -14,6 +14,7 @@ use rustix::io::Errno;
 use rustix::net::RecvFlags;
 
 use crate::message::{Attributes, REQUEST, Step};
+use crate::reading::{DONE, DUMP, attributes, find, next_message};
 use crate::socket::{ERROR, Refusal, open, send};
 use expression::{Matches, judge};
 
@@ -196,31 +197,6 @@ fn list(kind: u16, mut take: impl FnMut(u8, &[u8])) -> Result<(), Errno> {
     Err(Errno::OVERFLOW)
 }
 
-/// The next netlink message: its type, and what comes after its header.
-fn next_message<'a>(rest: &mut &'a [u8]) -> Option<(u16, &'a [u8])> {
-    let length = usize::try_from(u32::from_ne_bytes(*rest.first_chunk()?)).ok()?;
-    let kind = u16::from_ne_bytes(rest.get(4..6)?.try_into().ok()?);
-    let message = rest.get(NETLINK_HEADER..length)?;
-    *rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-    Some((kind, message))
-}
-
-/// The attributes one after the other, each with its type.
-fn attributes(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    const FLAGS: u16 = 0xc000;
-    std::iter::from_fn(move || {
-        let length = usize::from(u16::from_ne_bytes(*rest.first_chunk()?));
-        let kind = u16::from_ne_bytes(rest.get(2..4)?.try_into().ok()?) & !FLAGS;
-        let value = rest.get(4..length)?;
-        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some((kind, value))
-    })
-}
-
-fn find(list: &[u8], kind: u16) -> Option<&[u8]> {
-    attributes(list).find(|(found, _)| *found == kind).map(|(_, value)| value)
-}
-
 fn number(list: &[u8], kind: u16) -> Option<u32> {
     Some(u32::from_be_bytes(find(list, kind)?.try_into().ok()?))
 }
@@ -234,11 +210,6 @@ fn text(list: &[u8], kind: u16) -> Option<String> {
 /// `NFT_MSG_GETCHAIN` and `NFT_MSG_GETRULE` of the part of netfilter that is nf_tables.
 const GET_CHAIN: u16 = (10 << 8) | 4;
 const GET_RULE: u16 = (10 << 8) | 7;
-/// `NLM_F_DUMP`
-const DUMP: u16 = 0x300;
-/// `NLMSG_DONE`
-const DONE: u16 = 3;
-const NETLINK_HEADER: usize = 16;
 /// `NFPROTO_INET`
 const INET: u8 = 1;
 /// The kernel writes no more than this at a time.

@@ -38,6 +38,7 @@ const PURE: &[&str] = &[
     "lb/src/source_hash.rs",
     "nft/src/attribute.rs",
     "nft/src/message.rs",
+    "nft/src/reading.rs",
     "nft/src/rule.rs",
     "nft/src/ruleset",
     "nft/src/set.rs",
