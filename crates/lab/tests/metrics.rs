@@ -1,6 +1,7 @@
 //! What three nodes tell over HTTP about their election, asked from another host of the segment.
 
 mod enclosed;
+mod hosts;
 #[path = "../../vipd/tests/daemon/openmetrics.rs"]
 mod openmetrics;
 mod served;

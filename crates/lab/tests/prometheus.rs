@@ -3,6 +3,7 @@
 //! They need prometheus and promtool, and a built vipd, beside this test's target folder or named by VIPD_BIN, and fail without.
 
 mod enclosed;
+mod hosts;
 mod served;
 
 use std::io::{Read as _, Write as _};

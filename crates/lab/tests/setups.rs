@@ -2,44 +2,23 @@
 //! file's, and one without a balancer.
 
 mod enclosed;
+mod hosts;
 
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use enclosed::in_a_lab;
+use hosts::{file, start_with};
 use lab::lab::Lab;
 use lab::network::{INTERFACE, NODES};
-use lab::process::Launch;
-use lab::system::Programs;
 use tokio::time::Instant;
-
-/// The file of the first host. The tests of the configuration load the same one.
-const FILE: &str = include_str!("../../vipd/tests/config/valid/kube-vip-0.1.yaml");
 
 /// An owner is there within two seconds; a loaded machine may take longer.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The file of a host: the peers in another order, and the flag on the first alone.
-fn file(place: usize) -> String {
-    let local = format!("id: {}\n  address: 10.0.0.{}\n", NODES[0], 163);
-    let own = format!("id: {}\n  address: 10.0.0.{}\n", NODES[place], 163 + place);
-    let swapped = FILE.replacen(&local, "@", 1).replacen(&own, &local, 1).replacen('@', &own, 1);
-    if place == 0 { FILE.to_owned() } else { swapped.replace("startAsLeader: true", "startAsLeader: false") }
-}
-
 fn start(lab: &mut Lab, place: usize) -> Result<()> {
     start_with(lab, place, &file(place))
-}
-
-fn start_with(lab: &mut Lab, place: usize, file: &str) -> Result<()> {
-    let config = lab.nodes[place].folder().join("kube-vip.yaml");
-    std::fs::write(&config, file)?;
-    let socket = lab.nodes[place].vipd_socket();
-    let mut launch = Launch::new("vipd", &Programs::default().vipd()?, ["start", "-c"]);
-    launch.args.extend([config.into(), "--socket".into(), socket.clone().into()]);
-    launch.leftovers.push(socket);
-    lab.nodes[place].run(launch)
 }
 
 fn say(text: &str, began: Instant) {

@@ -6,6 +6,8 @@
 mod browser;
 #[path = "../enclosed/mod.rs"]
 mod enclosed;
+#[path = "../hosts/mod.rs"]
+mod hosts;
 #[path = "../served/mod.rs"]
 mod served;
 
