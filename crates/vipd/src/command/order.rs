@@ -9,8 +9,8 @@ use super::{Answer, Refusal, Request};
 /// A command that a person may give while looking.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Order {
-    /// Hands all addresses of this node over, to this node or to the best.
-    StepDown(Option<String>),
+    /// Hands all addresses of this node over, to the best other one.
+    StepDown,
     /// Takes a backend out of use.
     Drain(String),
     /// Takes it back.
@@ -20,7 +20,7 @@ pub(crate) enum Order {
 /// Has the vipd behind a status socket do it, and waits until that is done; what came of it, in a line.
 pub(crate) fn obey(status: &Path, order: Order) -> String {
     let request = match order {
-        Order::StepDown(to) => Request::StepDown { to, vip: None },
+        Order::StepDown => Request::StepDown { to: None, vip: None },
         Order::Drain(backend) => Request::DrainBackend { backend },
         Order::Enable(backend) => Request::EnableBackend { backend },
     };

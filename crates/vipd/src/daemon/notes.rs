@@ -23,10 +23,7 @@ const GATHERING: Duration = Duration::from_millis(50);
 
 /// Begins to tell the peers, if there are any.
 pub(super) fn start(parts: &Parts, reporter: Reporter) -> Option<JoinHandle<()>> {
-    let owners = parts.owners.iter().map(|owner| &owner.monitor);
-    // All elections of a host are among the same peers.
-    let first = owners.chain(parts.witnesses.iter().map(|witness| &witness.monitor)).next()?;
-    let notes = exchange(first)?;
+    let notes = exchange(parts)?;
     let mut changes = Changes {
         moves: parts.owners.iter().map(|owner| owner.moves.subscribe()).collect(),
         states: parts.owners.iter().map(|owner| owner.address.state()).collect(),
@@ -48,8 +45,10 @@ pub(super) fn start(parts: &Parts, reporter: Reporter) -> Option<JoinHandle<()>>
 }
 
 /// The exchange of notes, where there are peers.
-pub(crate) fn exchange(monitor: &Monitor) -> Option<leader::peers::Notes> {
-    match monitor {
+pub(crate) fn exchange(parts: &Parts) -> Option<leader::peers::Notes> {
+    let owners = parts.owners.iter().map(|owner| &owner.monitor);
+    // All elections of a host are among the same peers.
+    match owners.chain(parts.witnesses.iter().map(|witness| &witness.monitor)).next()? {
         Monitor::Peers(monitor) if !monitor.peers().borrow().is_empty() => Some(monitor.notes()),
         Monitor::Peers(_) | Monitor::Lease(_) => None,
     }

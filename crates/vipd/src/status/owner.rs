@@ -3,19 +3,19 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use leader::peers::{Note, PeerStatus};
+use leader::Leadership;
+use leader::peers::PeerStatus;
 use leader::quorum::Arbitration;
-use leader::{Leadership, NodeId};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::report::millis;
 use crate::daemon::clients::Done;
+use crate::daemon::moves;
 use crate::daemon::owner::{self, Monitor};
 use crate::daemon::parts::Parts;
 use crate::daemon::tie_break::Known;
 use crate::daemon::witness::Witness;
-use crate::daemon::{moves, notes};
 
 /// The addresses and who has them.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -239,13 +239,6 @@ impl OwnerWatch {
         parts.owners.iter().map(of_owner).chain(parts.witnesses.iter().map(of_witness)).collect()
     }
 
-    /// What the peers say of themselves, where there are any.
-    pub(super) fn notes(parts: &Parts) -> Option<watch::Receiver<BTreeMap<NodeId, Note>>> {
-        let owners = parts.owners.iter().map(|owner| &owner.monitor);
-        let first = owners.chain(parts.witnesses.iter().map(|witness| &witness.monitor)).next()?;
-        Some(notes::exchange(first)?.heard())
-    }
-
     fn of_owner(owner: &owner::Owner, memory_locked: bool) -> Self {
         let clients = owner.monitor.clients().zip(owner.clients());
         Self {
@@ -285,7 +278,7 @@ impl OwnerWatch {
             Leadership::Leader { .. } => (None, None),
             Leadership::Follower { leader } => (leader.map(|leader| leader.to_string()), None),
         };
-        let moves = self.moves.borrow().clone();
+        let moves = self.moves.borrow();
         let status = self.address.as_ref().map(vip::driver::Handle::status);
         let status = status.as_ref();
         let (peers, lease) = match &self.monitor {

@@ -10,8 +10,8 @@ use tokio::sync::watch;
 
 use super::owner::{Owner, OwnerWatch};
 use super::timeline::timeline;
-use crate::daemon::Pulse;
 use crate::daemon::parts::Parts;
+use crate::daemon::{Pulse, notes};
 use crate::punctuality::Punctuality;
 use crate::scheduling;
 use crate::web::health::Vitals;
@@ -186,7 +186,7 @@ impl Reporter {
             owners: OwnerWatch::all(parts),
             balancer: parts.balancer.as_ref().map(lb::Balancer::monitor),
             health_check: parts.health_check.as_ref().map(lb::Balancer::monitor),
-            others: OwnerWatch::notes(parts),
+            others: notes::exchange(parts).map(|notes| notes.heard()),
         }
     }
 

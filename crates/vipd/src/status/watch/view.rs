@@ -107,15 +107,15 @@ impl View {
         self.chosen = self.chosen.min(backends.len().saturating_sub(1));
         let chosen = backends.get(self.chosen).cloned();
         match key {
-            Key::Character('q') | Key::Escape if self.filter.is_empty() => return Outcome::Leave,
             Key::Character('q') => return Outcome::Leave,
+            Key::Escape if self.filter.is_empty() => return Outcome::Leave,
             Key::Escape => self.filter.clear(),
             Key::Up | Key::Character('k') => self.chosen = self.chosen.saturating_sub(1),
             Key::Down | Key::Character('j') => {
                 self.chosen = (self.chosen + 1).min(backends.len().saturating_sub(1));
             }
             Key::Character('/') => self.mode = Mode::Typing,
-            Key::Character('s') => self.mode = Mode::Asking(Order::StepDown(None)),
+            Key::Character('s') => self.mode = Mode::Asking(Order::StepDown),
             Key::Character('d') => self.ask_of(chosen.map(Order::Drain)),
             Key::Character('e') => self.ask_of(chosen.map(Order::Enable)),
             Key::Character(_) | Key::Enter | Key::Backspace | Key::Interrupt => {}
@@ -153,7 +153,7 @@ impl View {
                 format!("q quit   s step down   ↑↓ choose   d drain   e enable   {filter}")
             }
             Mode::Typing => format!("filter: {}▏  Enter keep   Esc all", self.filter),
-            Mode::Asking(Order::StepDown(_)) => {
+            Mode::Asking(Order::StepDown) => {
                 "hand the address to the best other node, now? y yes   any other key: no".to_owned()
             }
             Mode::Asking(Order::Drain(backend)) => {
@@ -186,7 +186,7 @@ mod tests {
         assert_eq!(view.message, "nothing was done");
         assert_eq!(pressed(&mut view, &[Key::Character('y')]), Outcome::Shown, "nobody has asked");
         let done = pressed(&mut view, &[Key::Character('s'), Key::Character('y')]);
-        assert_eq!(done, Outcome::Order(Order::StepDown(None)));
+        assert_eq!(done, Outcome::Order(Order::StepDown));
     }
 
     #[test]
