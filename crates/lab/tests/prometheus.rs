@@ -177,10 +177,10 @@ fn promtool_takes_the_rules_and_their_examples() {
     }
 }
 
-/// What the rules and the dashboard ask for is exposed: docs/metrics.md is held together with that by a test of its own.
+/// What the rules and the dashboard ask for is exposed: docs/reference/metrics.md is made of that.
 #[test]
 fn rules_and_dashboard_ask_for_metrics_that_there_are() {
-    let documented = include_str!("../../../docs/metrics.md");
+    let documented = include_str!("../../../docs/reference/metrics.md");
     let rules = std::fs::read_to_string(folder("prometheus").join("rules.yaml")).unwrap();
     let dashboard = std::fs::read_to_string(folder("grafana").join("vipd.json")).unwrap();
     let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';

@@ -42,19 +42,33 @@ pub(crate) enum Ending {
 }
 
 impl Ending {
-    /// A word of its own for each; they are documented, and scripts look for them.
-    fn word(self) -> &'static str {
+    /// The words for them: they are documented, and scripts look for them.
+    pub(crate) const WORDS: [&str; 10] = [
+        "finished",
+        "client",
+        "backend",
+        "no-backend",
+        "rebalanced",
+        "max-age",
+        "idle",
+        "backend-dead",
+        "vip-lost",
+        "stopped",
+    ];
+
+    /// Which of [`WORDS`](Self::WORDS) is its.
+    pub(crate) fn place(self) -> usize {
         match self {
-            Self::Finished => "finished",
-            Self::Client => "client",
-            Self::Backend => "backend",
-            Self::NoBackend => "no-backend",
-            Self::Ordered(End::Rebalanced) => "rebalanced",
-            Self::Ordered(End::Aged | End::Overdue) => "max-age",
-            Self::Ordered(End::Idle) => "idle",
-            Self::Ordered(End::BackendDead | End::BackendClosed) => "backend-dead",
-            Self::Ordered(End::VirtualIpLost) => "vip-lost",
-            Self::Ordered(End::Stopped) => "stopped",
+            Self::Finished => 0,
+            Self::Client => 1,
+            Self::Backend => 2,
+            Self::NoBackend => 3,
+            Self::Ordered(End::Rebalanced) => 4,
+            Self::Ordered(End::Aged | End::Overdue) => 5,
+            Self::Ordered(End::Idle) => 6,
+            Self::Ordered(End::BackendDead | End::BackendClosed) => 7,
+            Self::Ordered(End::VirtualIpLost) => 8,
+            Self::Ordered(End::Stopped) => 9,
         }
     }
 }
@@ -87,7 +101,7 @@ impl Account {
             total_ms = u64::try_from(self.accepted.elapsed().as_millis()).unwrap_or(u64::MAX),
             to_backend = self.to_backend,
             to_client = self.to_client,
-            end = ending.word(),
+            end = Ending::WORDS[ending.place()],
             "connection"
         );
     }

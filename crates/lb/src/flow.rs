@@ -174,6 +174,9 @@ impl Future for Flow {
         if matches!(ending, Ending::Finished | Ending::Ordered(End::Rebalanced | End::Aged)) {
             flow.client.finish();
         }
+        if let Stage::Relaying { open, .. } = &flow.stage {
+            open.target().member.ends.count(ending);
+        }
         if let Some(account) = flow.account.take() {
             account.close(&flow.entry.lane.shared.name, ending);
         }

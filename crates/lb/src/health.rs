@@ -54,6 +54,23 @@ pub enum Answer {
     NotAsked,
 }
 
+impl Answer {
+    /// All of them, in the order of their declaration.
+    pub const ALL: [Self; 5] = [Self::Ready, Self::NotReady, Self::Nothing, Self::Refused, Self::NotAsked];
+
+    /// A word for each, as metrics have it.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::NotReady => "not_ready",
+            Self::Nothing => "nothing",
+            Self::Refused => "refused",
+            Self::NotAsked => "not_asked",
+        }
+    }
+}
+
 /// The result of one check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Observation {

@@ -63,6 +63,7 @@ mod sources;
 mod status;
 mod supervisor;
 mod tables;
+mod tally;
 mod target;
 mod tcp;
 mod tls;
@@ -89,6 +90,7 @@ pub use health::Health;
 
 pub use proxy_protocol::ProxyProtocol;
 pub use status::{BackendStatus, Ended, FrontendStatus, Monitor, Status};
+pub use tally::{CHECK_BOUNDS_MS, ChecksStatus};
 
 use control::{Command, Control};
 

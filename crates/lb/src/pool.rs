@@ -13,6 +13,7 @@ use crate::policy;
 use crate::roster::{Roster, Standing};
 use crate::slow_start;
 use crate::source_hash;
+use crate::tally::{Checks, Ends};
 use crate::target::Target;
 
 /// An event count that stays at its maximum instead of starting over.
@@ -61,6 +62,10 @@ pub(crate) struct Member {
     pub(crate) connect_failures: Counter,
     /// Flows that went on to another backend.
     pub(crate) retries: Counter,
+    /// How its checks went.
+    pub(crate) checks: Checks,
+    /// How flows ended that it had taken.
+    pub(crate) ends: Ends,
     /// Bytes sent to the backend.
     pub(crate) to_backend: Counter,
     /// Bytes sent to clients.
@@ -82,6 +87,8 @@ impl Default for Member {
             total: Counter::default(),
             connect_failures: Counter::default(),
             retries: Counter::default(),
+            checks: Checks::default(),
+            ends: Ends::default(),
             to_backend: Counter::default(),
             to_client: Counter::default(),
         }

@@ -3,6 +3,7 @@
 //! The held connection is the fastest news there is: when a process is killed, its kernel closes it within a
 //! millisecond. Then a new connect is tried at once, and a refusal is proof that nobody listens.
 
+mod held;
 mod plan;
 
 use std::io;
@@ -30,6 +31,7 @@ use crate::socket;
 use crate::target::Target;
 use crate::tls::{self, Failure};
 
+use held::{CHATTER, Held};
 use plan::Method;
 
 pub(crate) use plan::Plan;
@@ -49,49 +51,6 @@ const SUCCESSOR_PATIENCE: Duration = Duration::from_millis(300);
 /// A check that has had no answer for so long makes its backend one that others are preferred to: its host may have lost its power,
 /// which is known for certain only when checks have failed. The balancer itself gives a backend as long before it tries another.
 const OVERDUE: Duration = Duration::from_millis(300);
-
-/// Bytes read and dropped between two checks from a backend that talks on a connection held for its own sake.
-/// Beyond it the rest waits in the kernel, and so does the news of the connection's end, until the next
-/// check.
-const CHATTER: usize = 64 * 1024;
-
-/// The connection held between two checks.
-#[derive(Debug, Default)]
-enum Held {
-    #[default]
-    Nothing,
-    /// Carries the next request.
-    ForRequests(Box<TlsStream<TcpStream>>),
-    /// Judges the backend by its being there.
-    Plain(TcpStream),
-    /// The same, over TLS.
-    Encrypted(Box<TlsStream<TcpStream>>),
-}
-
-impl Held {
-    /// Waits until the connection can't be used any more, and returns why. Cancel-safe: it only reads what it
-    /// drops.
-    async fn closed(&mut self, chatter: &mut usize) -> io::ErrorKind {
-        let mut buffer = [0; 1024];
-        loop {
-            if *chatter == 0 {
-                return std::future::pending().await;
-            }
-            let read = match self {
-                Self::Nothing => return std::future::pending().await,
-                // Whatever comes without a request, it is not the answer to the next one.
-                Self::ForRequests(stream) => stream.read(&mut buffer).await.and(Ok(0)),
-                Self::Plain(stream) => stream.read(&mut buffer).await,
-                Self::Encrypted(stream) => stream.read(&mut buffer).await,
-            };
-            match read {
-                Ok(0) => return io::ErrorKind::UnexpectedEof,
-                Ok(length) => *chatter = chatter.saturating_sub(length),
-                Err(error) => return error.kind(),
-            }
-        }
-    }
-}
 
 /// What makes the next check begin.
 enum Cause {
@@ -192,7 +151,12 @@ impl Prober {
         let mut cause = Cause::Time;
         loop {
             let started = Instant::now();
+            // A connection that is held for its own sake isn't asked anything.
+            let asks = !(matches!(cause, Cause::Time) && self.held.is_for_its_own_sake());
             let observation = self.observe_in_time(&cause, started).await;
+            if asks {
+                self.target.member.checks.count(observation.answer, started.elapsed());
+            }
             self.judge(&observation);
             // A process that is killed loses its sockets one after the other: the one that listens may be the last, and take
             // a connection with it.

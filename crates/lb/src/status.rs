@@ -6,8 +6,13 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::account::Ending;
 use crate::backends::BackendsHandle;
+use crate::tally::ChecksStatus;
 use crate::{Frontends, Health};
+
+/// Ways in which a flow can end.
+const ENDS: usize = Ending::WORDS.len();
 
 /// The balancer at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,6 +89,10 @@ pub struct BackendStatus {
     pub connect_failures: u64,
     /// Flows that left it for another backend before the client noticed.
     pub retries: u64,
+    /// How its checks went.
+    pub checks: ChecksStatus,
+    /// How flows ended that it had taken, by the words of the access log.
+    pub ends: [(&'static str, u64); ENDS],
     /// Why the latest check failed; `None` once the backend has become ready again.
     pub last_error: Option<String>,
     /// Bytes sent to the backend.

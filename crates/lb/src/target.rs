@@ -91,6 +91,8 @@ impl Target {
             total: member.total.get(),
             connect_failures: member.connect_failures.get(),
             retries: member.retries.get(),
+            checks: member.checks.status(),
+            ends: member.ends.status(),
             last_error: judgement.last_error,
             bytes_to_backend: member.to_backend.get(),
             bytes_to_client: member.to_client.get(),

@@ -51,7 +51,12 @@ func TestTheBalancerFollowsTheControlPlanesNodes(t *testing.T) {
 		c.awaitBackends(t, node, first, second, third)
 	}
 
+	// Each has asked the others how they are, and tells it: of the owner, above all.
 	holder := c.awaitHolder(t, "")
+	for _, node := range lab.Nodes {
+		c.awaitOthers(t, node, holder)
+	}
+
 	before := c.backends(t, holder)
 	for range 30 {
 		c.askThroughVIP(t)
@@ -110,22 +115,56 @@ type backend struct {
 	Total        int
 }
 
-// backends are those of a node's balancer, by name; none where vipd doesn't answer yet.
-func (c *cluster) backends(t *testing.T, node string) map[string]backend {
+// status is a part of what `vipd status --json` says.
+type status struct {
+	Owners        []struct{ State string }
+	LoadBalancers []struct{ Backends []backend } `json:"load_balancers"`
+	Others        map[string]struct{ Status *status }
+}
+
+// status asks a node's vipd; nothing where it doesn't answer yet.
+func (c *cluster) status(t *testing.T, node string) status {
 	t.Helper()
 	command := exec.Command(os.Getenv("VIPD_BIN"), "status", "--json", "--socket", filepath.Join(c.nodes[node].Folder, "vipd.sock"))
 	text, err := command.Output()
 	if err != nil {
-		return nil
+		return status{}
 	}
-	var status struct {
-		LoadBalancers []struct{ Backends []backend } `json:"load_balancers"`
-	}
-	if err := json.Unmarshal(text, &status); err != nil {
+	var found status
+	if err := json.Unmarshal(text, &found); err != nil {
 		t.Fatalf("vipd status --json on %s: %v\n%s", node, err, text)
 	}
+	return found
+}
+
+// awaitOthers returns when a node's vipd tells of all others, and that only the holder has the address.
+func (c *cluster) awaitOthers(t *testing.T, node, holder string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), lab.RecoverWithin)
+	defer cancel()
+	lab.Await(t, ctx, node+" tells of the others", func() bool {
+		others := c.status(t, node).Others
+		for _, name := range lab.Nodes {
+			said := others[name].Status
+			if name == node && said != nil {
+				t.Fatalf("%s is another to itself", node)
+			}
+			if name == node {
+				continue
+			}
+			if said == nil || len(said.Owners) != 1 || (said.Owners[0].State == "active") != (name == holder) {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// backends are those of a node's balancer, by name; none where vipd doesn't answer yet.
+func (c *cluster) backends(t *testing.T, node string) map[string]backend {
+	t.Helper()
 	found := map[string]backend{}
-	for _, balancer := range status.LoadBalancers {
+	for _, balancer := range c.status(t, node).LoadBalancers {
 		for _, one := range balancer.Backends {
 			found[one.Name] = one
 		}

@@ -113,7 +113,7 @@ fn vipd_config(pace: Pace, balancer: Balancer, site: Site<'_>) -> String {
     text += &match balancer {
         Balancer::Off => format!("healthCheck: {{address: 127.0.0.1, port: {BACKEND_PORT}}}\n"),
         Balancer::On => vipd::balancer(),
-        Balancer::Discovered => vipd::discovering_balancer(),
+        Balancer::Discovered => vipd::discovering_balancer() + "metrics: \":2112\"\n",
     };
     text
 }

@@ -57,6 +57,11 @@ impl Apiservers {
         }
     }
 
+    /// Which addresses of a node are asked first, and which are no node's own.
+    pub(super) fn addresses(&self) -> (bool, BTreeSet<IpAddr>) {
+        (self.prefers_ipv4, self.never.clone())
+    }
+
     /// The check of this node's own apiserver and of the others, for a node without a balancer.
     pub(super) fn check(&mut self, configured: Option<lb::Config>) -> lb::Config {
         let mut config = configured.unwrap_or_else(|| lb::Config { frontends: vec![judge()], workers: 1 });

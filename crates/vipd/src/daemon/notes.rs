@@ -1,7 +1,7 @@
 //! What the nodes of an election among static peers tell each other of themselves: each its status, so that whoever is asked can tell of all.
 //!
 //! A note is the [`Snapshot`] as JSON. It goes beside the election's own datagrams, and nothing is decided by it. Where a Lease elects,
-//! nodes don't talk to each other, and there are none.
+//! there are none: `web::neighbours` asks then.
 
 use std::time::Duration;
 

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
@@ -134,13 +134,23 @@ impl Parts {
             redirected,
         };
         let desk = Desk::new(node.clone(), &parts.owners, parts.balancer.as_ref());
-        let reporter = Reporter::new(node, &parts, pulse.clone());
+        let (neighbours, told) = parts.neighbours(&node, config.metrics).unzip();
+        let reporter = Reporter::new(node, &parts, pulse.clone(), told);
         parts.report(reporter.clone());
         parts.notes_task = notes::start(&parts, reporter.clone());
         parts.obey(desk);
         let sources = web::Sources { reporter, pulse };
-        parts.web = web::Server::start((config.metrics, config.health), sources);
+        parts.web = web::Server::start((config.metrics, config.health), sources, neighbours);
         Ok(parts)
+    }
+
+    /// The other nodes, where a Lease elects and each serves its status, and what they say.
+    fn neighbours(&self, me: &str, metrics: Option<SocketAddr>) -> Option<(web::Neighbours, web::Told)> {
+        let nodes = self.owners.first()?.monitor.control_plane()?;
+        let (prefers_ipv4, never) = self.apiservers.as_ref()?.addresses();
+        let (told, said) = watch::channel(BTreeMap::new());
+        let (me, port) = (leader::NodeId::new(me).ok()?, metrics?.port());
+        Some((web::Neighbours { me, nodes, port, prefers_ipv4, never, told }, said))
     }
 
     /// Opens the status socket. A daemon without one still does its work: the failure is told, not fatal.

@@ -15,12 +15,13 @@ use clap::{Command, CommandFactory as _};
 
 use crate::cli::Cli;
 
-fn docs() -> PathBuf {
+/// Where the documentation is kept.
+pub(crate) fn docs() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs")
 }
 
 /// Compares a text with the one that is kept, or keeps it.
-fn keep(file: &Path, text: &str) {
+pub(crate) fn keep(file: &Path, text: &str) {
     if std::env::var_os("VIPD_BLESS").is_some() {
         fs::create_dir_all(file.parent().unwrap()).unwrap();
         fs::write(file, text).unwrap();
@@ -76,8 +77,25 @@ fn each_command_and_the_configuration_have_a_page_of_the_manual() {
 }
 
 #[test]
+fn the_keys_of_the_file_are_those_of_the_reference() {
+    let shapes = keys::Shapes::of(include_str!("../config/file.rs"));
+    let made = format!(
+        "# Every key of the file
+
+Generated from the structures that vipd reads the file into; `[]` stands for each entry of a list. What a key means, and what it is where it isn't
+written, says [configuration](../configuration.md), to which each row leads.
+
+| key | takes | explained in |
+|---|---|---|
+{}",
+        shapes.table(include_str!("../../../../docs/configuration.md"))
+    );
+    keep(&docs().join("reference/configuration.md"), &made);
+}
+
+#[test]
 fn each_key_of_the_file_is_in_the_documentation() {
-    let keys = keys::of(include_str!("../config/file.rs"));
+    let keys = keys::Shapes::of(include_str!("../config/file.rs")).keys();
     assert!(
         keys.len() > 60 && keys.contains("gratuitousARP") && keys.contains("maxConnectionsPerSource"),
         "{keys:?}"

@@ -16,6 +16,8 @@ pub(crate) use self::health::health;
 pub(crate) use self::owner::{Arrivals, Owner, Peer};
 #[cfg(test)]
 pub(crate) use self::owner::{Clients, TieBreak};
+#[cfg(test)]
+pub(crate) use self::report::Tally;
 pub(crate) use self::report::{Backend, Frontend, MainLoop, Reporter, Snapshot};
 pub(crate) use self::show::show;
 pub(crate) use self::socket::{READ_MAX, ask, connect, listen, serve, unanswered};

@@ -51,6 +51,9 @@ pub(crate) struct Owner {
     pub(crate) memory_locked: bool,
     /// How often the address was put back after something else had removed it.
     pub(crate) repairs: u64,
+    /// How often the segment was told where the address is: frames.
+    #[serde(default)]
+    pub(crate) announcements: u64,
     /// How often another host was heard using the address.
     pub(crate) conflicts: u64,
     /// The other members; empty where a Lease decides.
@@ -306,6 +309,7 @@ impl OwnerWatch {
             fenced: status.is_none_or(|status| status.fenced),
             memory_locked: self.memory_locked,
             repairs: status.map_or(0, |status| status.repairs),
+            announcements: status.map_or(0, |status| status.announcements),
             conflicts: status.map_or(0, |status| status.conflicts),
             peers,
             clients: self.clients.as_ref().map(ClientsWatch::snapshot),

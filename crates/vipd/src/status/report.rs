@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use leader::NodeId;
 use leader::peers::Note;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -14,6 +13,7 @@ use crate::daemon::parts::Parts;
 use crate::daemon::{Pulse, notes};
 use crate::punctuality::Punctuality;
 use crate::scheduling;
+use crate::web::Told;
 use crate::web::health::Vitals;
 
 /// One look at a running vipd. Times are milliseconds before the look, or left from it on.
@@ -42,7 +42,8 @@ pub(crate) struct Snapshot {
     /// This is another node's, and was too long to be told whole: backends are missing.
     #[serde(default, skip_serializing_if = "is_false")]
     pub(crate) cut: bool,
-    /// What the other nodes of the election said of themselves last, by name. Nodes of an election by Lease tell each other nothing.
+    /// What the other nodes of the election said of themselves last, by name. Nodes of an election by Lease are asked by each other where
+    /// they serve metrics.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) others: BTreeMap<String, Other>,
 }
@@ -142,6 +143,18 @@ pub(crate) struct Backend {
     pub(crate) bytes_to_backend: u64,
     /// Bytes it sent.
     pub(crate) bytes_to_client: u64,
+    /// Told as metrics, and nowhere else.
+    #[serde(skip)]
+    pub(crate) tally: Tally,
+}
+
+/// How a backend's checks went, and how its connections ended.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tally {
+    /// The checks.
+    pub(crate) checks: lb::ChecksStatus,
+    /// How many connections ended in which way.
+    pub(crate) ends: Vec<(&'static str, u64)>,
 }
 
 impl Snapshot {
@@ -171,12 +184,12 @@ pub(crate) struct Reporter {
     owners: Vec<OwnerWatch>,
     balancer: Option<lb::Monitor>,
     health_check: Option<lb::Monitor>,
-    others: Option<watch::Receiver<BTreeMap<NodeId, Note>>>,
+    others: Option<Told>,
 }
 
 impl Reporter {
-    /// Begins to watch the parts; to be called on the main loop's thread.
-    pub(crate) fn new(node: String, parts: &Parts, pulse: Pulse) -> Self {
+    /// Begins to watch the parts, and what `others` say where peers don't tell; to be called on the main loop's thread.
+    pub(crate) fn new(node: String, parts: &Parts, pulse: Pulse, others: Option<Told>) -> Self {
         Self {
             node,
             started: tokio::time::Instant::now(),
@@ -186,7 +199,7 @@ impl Reporter {
             owners: OwnerWatch::all(parts),
             balancer: parts.balancer.as_ref().map(lb::Balancer::monitor),
             health_check: parts.health_check.as_ref().map(lb::Balancer::monitor),
-            others: notes::exchange(parts).map(|notes| notes.heard()),
+            others: others.or_else(|| notes::exchange(parts).map(|notes| notes.heard())),
         }
     }
 
@@ -288,6 +301,7 @@ fn backend(status: &lb::BackendStatus, now: Instant) -> Backend {
         last_error: status.last_error.clone(),
         bytes_to_backend: status.bytes_to_backend,
         bytes_to_client: status.bytes_to_client,
+        tally: Tally { checks: status.checks.clone(), ends: status.ends.to_vec() },
     }
 }
 

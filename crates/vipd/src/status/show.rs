@@ -1,6 +1,6 @@
 //! `vipd status`: the snapshot on one screen.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -113,6 +113,11 @@ fn write_owner(out: &mut String, owner: &Owner, others: &Others) {
         write_tie_break(out, tie_break);
     }
     write_peers(out, owner, others);
+    let peers: BTreeSet<&str> = owner.peers.iter().map(|peer| peer.id.as_str()).collect();
+    for (name, other) in others.iter().filter(|(name, _)| !peers.contains(name.as_str())) {
+        let _ = writeln!(out, "node       {name}");
+        write_other(out, owner, other);
+    }
     write_moves(out, owner);
 }
 

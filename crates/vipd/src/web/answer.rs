@@ -29,6 +29,12 @@ pub(super) enum Site {
     HealthAlone,
 }
 
+/// What a node is asked for by another: its own status, without what others say.
+pub(super) const OWN_STATUS: &str = "/status.json?own";
+
+/// The query of that.
+const ALONE: &str = "own";
+
 /// The media type of an exposition, as the standard has it.
 const OPENMETRICS: HeaderValue =
     HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
@@ -101,7 +107,9 @@ pub(super) fn answer(site: Site, sources: &Sources, method: &Method, uri: &Uri) 
             };
         }
         Page::Status => {
-            return match serde_json::to_string(&sources.reporter.snapshot()) {
+            let alone = uri.query() == Some(ALONE);
+            let snapshot = if alone { sources.reporter.own() } else { sources.reporter.snapshot() };
+            return match serde_json::to_string(&snapshot) {
                 Ok(text) => respond(StatusCode::OK, JSON, text),
                 Err(error) => respond(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n")),
             };

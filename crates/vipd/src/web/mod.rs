@@ -7,16 +7,19 @@
 //!
 //! [`Server`] has a thread of its own, of ordinary priority, that only looks at what the others publish: nothing that a
 //! client does reaches the main loop. It answers requests and takes no orders. What is asked is [`answer`]'s question, what
-//! is well is [`health`]'s, what is counted is [`metrics`]'s.
+//! is well is [`health`]'s, what is counted is [`metrics`]'s. Where a Lease elects, [`neighbours`] asks the other nodes' servers for the
+//! status that peers tell each other.
 
 mod answer;
 mod connection;
 pub(crate) mod health;
 mod listen;
 mod metrics;
+mod neighbours;
 mod process;
 mod server;
 
 pub(crate) use self::answer::Sources;
 pub(crate) use self::listen::bind;
+pub(crate) use self::neighbours::{Neighbours, Told};
 pub(crate) use self::server::Server;

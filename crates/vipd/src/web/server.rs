@@ -13,7 +13,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tracing::{debug, info, warn};
 
 use super::answer::{Site, Sources, answer};
-use super::{bind, connection};
+use super::{Neighbours, bind, connection};
 
 /// Connections at one time to one listener. A Prometheus, its spare, a kubelet and some people need a dozen; each costs a
 /// descriptor and some kilobytes. One more makes the oldest go, so that connections that say nothing keep nobody out.
@@ -33,11 +33,12 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Serves metrics with health on the first address, and health alone on the second. vipd does its work without
-    /// either: what can't be had is warned about, once, and left out.
+    /// Serves metrics with health on the first address, and health alone on the second, and asks the neighbours meanwhile. vipd does its
+    /// work without either: what can't be had is warned about, once, and left out.
     pub(crate) fn start(
         (metrics, health): (Option<SocketAddr>, Option<SocketAddr>),
         sources: Sources,
+        neighbours: Option<Neighbours>,
     ) -> Option<Self> {
         let wanted =
             [("metrics", Site::MetricsAndHealth, metrics), ("healthPort", Site::HealthAlone, health)];
@@ -59,7 +60,7 @@ impl Server {
             .filter_map(|(_, listener)| listener.local_addr().ok())
             .map(|address| address.to_string())
             .collect();
-        match Self::spawn(listeners, sources) {
+        match Self::spawn(listeners, sources, neighbours) {
             Ok(server) => {
                 info!(addresses = addresses.join(", "), "serves metrics and health over HTTP");
                 Some(server)
@@ -71,14 +72,18 @@ impl Server {
         }
     }
 
-    fn spawn(listeners: Vec<(Site, TcpListener)>, sources: Sources) -> io::Result<Self> {
+    fn spawn(
+        listeners: Vec<(Site, TcpListener)>,
+        sources: Sources,
+        neighbours: Option<Neighbours>,
+    ) -> io::Result<Self> {
         let (stop, stopped) = oneshot::channel();
         // One answer, once.
         let (started, answer) = std::sync::mpsc::sync_channel(1);
         let body = move || match prepare(listeners, sources) {
             Ok((runtime, doors)) => {
                 let _ = started.send(Ok(()));
-                runtime.block_on(serve(doors, stopped));
+                runtime.block_on(serve(doors, neighbours, stopped));
             }
             Err(error) => drop(started.send(Err(error))),
         };
@@ -118,8 +123,11 @@ fn prepare(listeners: Vec<(Site, TcpListener)>, sources: Sources) -> io::Result<
 }
 
 /// Serves at every door until told to stop, or until nobody is left to tell it.
-async fn serve(doors: Vec<Door>, stopped: oneshot::Receiver<()>) {
+async fn serve(doors: Vec<Door>, neighbours: Option<Neighbours>, stopped: oneshot::Receiver<()>) {
     let mut accepting = JoinSet::new();
+    if let Some(neighbours) = neighbours {
+        accepting.spawn_local(neighbours.ask());
+    }
     for (listener, served) in doors {
         accepting.spawn_local(accept(listener, served));
     }

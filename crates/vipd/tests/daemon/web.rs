@@ -105,7 +105,8 @@ fn every_metric_is_documented_and_every_documented_one_is_there() {
     let exposed: BTreeSet<(String, String)> =
         scrape(web).into_iter().map(|family| (family.name, family.kind)).collect();
     let text =
-        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/metrics.md")).unwrap();
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/reference/metrics.md"))
+            .unwrap();
     let documented: BTreeSet<(String, String)> = text
         .lines()
         .filter_map(|line| line.strip_prefix("| `")?.split_once("` | "))

@@ -1,7 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
-use crate::status::{Arrivals, Clients, Peer, TieBreak};
+use crate::status::{Clients, Tally, TieBreak};
 use openmetrics::Labels;
 
 #[path = "../../../tests/daemon/openmetrics.rs"]
@@ -24,6 +24,10 @@ fn frontend(name: &str, port: u16) -> Frontend {
         last_error: Some("refused".to_owned()),
         bytes_to_backend: 600,
         bytes_to_client: u64::MAX,
+        tally: Tally {
+            checks: lb::ChecksStatus::default(),
+            ends: ["finished", NO_BACKEND].map(|end| (end, 0)).to_vec(),
+        },
     };
     Frontend {
         name: name.to_owned(),
@@ -87,6 +91,7 @@ fn leading() -> Snapshot {
             fenced: true,
             memory_locked: true,
             repairs: 2,
+            announcements: 40,
             conflicts: 1,
             clients: Some(Clients { own: 12, beyond_limit: 3, of_leader: 0, tickles: 24 }),
             peers: vec![peer("b", Some(50), true), peer("c", None, false)],
@@ -289,25 +294,50 @@ fn a_checked_apiserver_without_a_load_balancer_is_told_too() {
     assert!(seen["vipd_frontend_accepted_total"].is_empty());
 }
 
-/// The names, and what is documented of the labels, agree with what a whole node exposes.
 #[test]
-fn the_documented_labels_are_those_that_are_exposed() {
-    let seen = read(leading());
-    let text = include_str!("../../../../../docs/metrics.md");
-    let documented: BTreeMap<&str, BTreeSet<&str>> = text
-        .lines()
-        .filter_map(|line| line.strip_prefix("| `")?.split_once("` | "))
-        .map(|(name, rest)| {
-            let labels = rest.split(" | ").nth(1).unwrap();
-            (name, labels.split('`').skip(1).step_by(2).collect())
-        })
-        .collect();
-    for (name, samples) in &seen {
-        assert!(!samples.is_empty(), "{name} has no sample on a node that has everything");
-        for labels in samples.keys() {
-            let names: BTreeSet<&str> = labels.keys().map(String::as_str).collect();
-            assert_eq!(documented.get(name.as_str()), Some(&names), "{name}");
-        }
+fn checks_and_ends_are_told_of_each_backend() {
+    let mut snapshot = leading();
+    let tally = &mut snapshot.load_balancers[0].backends[0].tally;
+    tally.checks.answers[0] = ("ready", 7);
+    (tally.checks.took[1], tally.checks.took[10]) = (5, 2);
+    tally.checks.sum = Duration::from_millis(2_500);
+    tally.ends = vec![("finished", 3), (NO_BACKEND, 0)];
+    let seen = read(snapshot);
+    let of = |name: &str, value: &str| {
+        labels(&[("frontend", "api \"\\\n"), ("backend", "10.0.0.163:6443"), (name, value)])
+    };
+    assert_eq!(seen["vipd_backend_checks_total"][&of("answer", "ready")], 7.0);
+    let took = &seen["vipd_backend_check_duration_seconds"];
+    assert_eq!(["0.001", "0.002", "1.0", "+Inf"].map(|bound| took[&of("le", bound)]), [0.0, 5.0, 5.0, 7.0]);
+    let ended = &seen["vipd_backend_connections_ended_total"];
+    assert_eq!(ended[&of("end", "finished")], 3.0);
+    assert!(!ended.contains_key(&of("end", NO_BACKEND)), "no backend had it");
+}
+
+/// Each has a sample on a node that has everything, and so shows its labels.
+#[test]
+fn the_metrics_are_those_of_the_reference() {
+    let text = exposition(leading()).unwrap();
+    let families = openmetrics::read(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+    let mut made = "# Metrics
+
+What vipd serves at `/metrics`. This page is generated from the program; [metrics](../metrics.md) says how to have them served, what
+Prometheus and Grafana make of them, and what labels such as `frontend` stand for. The name is that of the samples; those of a histogram add `_bucket`, `_sum` and `_count`.
+
+| metric | type | labels | meaning |
+|---|---|---|---|
+"
+    .to_owned();
+    for family in &families {
+        let meaning = meaning::MEANINGS.iter().find(|(name, _)| *name == family.name).unwrap().1;
+        let names: BTreeSet<Vec<&str>> =
+            family.samples.keys().map(|labels| labels.keys().map(String::as_str).collect()).collect();
+        assert_eq!(names.len(), 1, "{}: {names:?}", family.name);
+        let names: Vec<_> = names.into_iter().flatten().map(|name| format!("`{name}`")).collect();
+        let labels = if names.is_empty() { "none".to_owned() } else { names.join(" ") };
+        let line = format!("| `{}` | {} | {labels} | {meaning} |\n", family.name, family.kind);
+        made.push_str(&line);
     }
-    assert_eq!(documented.len(), seen.len());
+    crate::reference::keep(&crate::reference::docs().join("reference/metrics.md"), &made);
+    assert_eq!(families.len(), meaning::MEANINGS.len(), "a meaning of no metric");
 }

@@ -59,7 +59,7 @@ function headline(owner, nodes) {
   const what = owner.addresses.map(bare).join(" and "), verb = owner.addresses.length > 1 ? "are" : "is";
   const having = holders(owner, nodes);
   if (having.length > 0) return `${what} ${verb} on ${having.join(" and ")}`;
-  // Nodes of an election by Lease don't tell each other of themselves: the Lease has a name.
+  // Nodes of an election by Lease that serve no metrics tell nobody of themselves: the Lease has a name.
   if (owner.election === "kubernetes" && owner.leader) return `${what}: ${owner.leader} holds the Lease`;
   return `${what}: nobody is known to have ${owner.addresses.length > 1 ? "them" : "it"}`;
 }
