@@ -11,7 +11,7 @@ use std::thread;
 use anyhow::{Context as _, Result};
 use futures_util::TryStreamExt as _;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags};
-use rustix::mount::mount_bind;
+use rustix::mount::{UnmountFlags, mount_bind, unmount};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 use std::net::IpAddr;
 use tokio_util::task::AbortOnDropHandle;
@@ -52,6 +52,16 @@ impl Namespace {
         });
         let fd = fd.with_context(|| format!("failed to make network namespace {name}"))?;
         Ok(Arc::new(Self { name: name.to_owned(), fd }))
+    }
+
+    /// Takes its name away, which another may then have. The namespace goes with the last that is in it or has it open.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub(crate) fn unname(&self) -> Result<()> {
+        let path = PathBuf::from("/run/netns").join(&self.name);
+        unmount(&path, UnmountFlags::empty())?;
+        Ok(fs::remove_file(&path)?)
     }
 
     /// The namespace that the calling thread is in.

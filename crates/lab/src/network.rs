@@ -170,6 +170,17 @@ impl Switch {
         Ok(host)
     }
 
+    /// Unplugs a host and ends it. What still runs on it is there until it ends, without a network.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub async fn remove_host(&self, host: Host) -> Result<()> {
+        let name = host.namespace.name();
+        let port = self.netlink.index_of(name).await?;
+        self.netlink.handle().link().del(port).execute().await.context("failed to unplug a host")?;
+        host.namespace.unname()
+    }
+
     /// Switches the port of a host on or off; the host sees its carrier come or go.
     ///
     /// # Errors

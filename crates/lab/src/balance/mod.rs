@@ -23,6 +23,7 @@ use site::Site;
 
 use crate::demo::Console;
 use crate::isolation::Enclosure;
+use crate::network::Switch;
 use crate::process::Process;
 use crate::system::Programs;
 
@@ -83,16 +84,20 @@ pub(crate) type Row = BTreeMap<Measure, f64>;
 /// If a program is missing, or a load fails.
 pub async fn run(enclosure: &Enclosure, programs: &Programs, plan: &Plan) -> Result<()> {
     let console = Console;
-    let site = Site::build(enclosure).await?;
+    let switch = Switch::create().await?;
     let mut rounds: Vec<BTreeMap<Contender, Row>> = Vec::new();
     // Half of what haproxy does at most is what all are asked at a steady rate; until that is known, half of the first's.
     let mut rate = None;
     for round in 1..=plan.rounds {
         let mut rows = BTreeMap::new();
         for contender in order(&plan.contenders, round) {
+            // A place of its own for each: what is left of another's connections, on the servers too, makes some of the next one's wait for
+            // a second.
+            let site = Site::build(enclosure, &switch).await?;
             let row = measure(&site, contender, programs, plan, &mut rate)
                 .await
                 .with_context(|| format!("{contender} in round {round}"))?;
+            site.end(&switch).await?;
             console.line(format!("round {round}  {contender:<8} {}", table::line(&row)));
             rows.insert(contender, row);
         }

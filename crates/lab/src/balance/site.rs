@@ -34,15 +34,13 @@ pub(super) struct Site {
     pub(super) client: Host,
     pub(super) balancer: Host,
     pub(super) folder: PathBuf,
-    _switch: Switch,
     servers: Vec<(Host, Process)>,
 }
 
 impl Site {
-    /// Builds the network and starts the servers.
-    pub(super) async fn build(_proof: &Enclosure) -> Result<Self> {
+    /// Plugs the hosts in and starts the servers.
+    pub(super) async fn build(_proof: &Enclosure, switch: &Switch) -> Result<Self> {
         let folder = PathBuf::from(WORK_DIR);
-        let switch = Switch::create().await?;
         let client = switch.add_host(CLIENT, [10, 0, 0, 10].into()).await?;
         let balancer = switch.add_host("balancer", BALANCER).await?;
         fs::write(folder.join("bulk"), vec![b'x'; BULK_BYTES])?;
@@ -64,9 +62,19 @@ impl Site {
                 Ok(fs::write("/proc/sys/net/ipv4/ip_forward", "1")?)
             })?;
         }
-        let site = Self { client, balancer, folder, _switch: switch, servers };
+        let site = Self { client, balancer, folder, servers };
         site.answers(Contender::Nothing.target()).await.context("the servers do not answer")?;
         Ok(site)
+    }
+
+    /// Ends all of it.
+    pub(super) async fn end(self, switch: &Switch) -> Result<()> {
+        for (host, mut server) in self.servers {
+            server.stop().await?;
+            switch.remove_host(host).await?;
+        }
+        switch.remove_host(self.client).await?;
+        switch.remove_host(self.balancer).await
     }
 
     /// Starts a contender, and waits until the client is served through it.
