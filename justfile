@@ -21,3 +21,7 @@ namespaces:
 # The static binary
 static:
     .ci/build-static
+
+# The documentation as a site
+site:
+    .ci/site
