@@ -10,10 +10,12 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use fastrand::Rng;
+use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, no_new_privs, set_capabilities};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::LocalSet;
 use tokio::time::Instant;
+use tracing::debug;
 
 use crate::Error;
 use crate::board::Board;
@@ -173,6 +175,9 @@ impl Control {
         // Nothing is ever sent: its closing says that no worker is left.
         let (alive, workers) = mpsc::channel::<Infallible>(1);
         let (mut threads, mut crew) = (Vec::new(), Vec::new());
+        // To have a client's address. All that listens is bound elsewhere.
+        let transparent = self.standing.may_be_transparent == Some(true);
+        let kept = if transparent { CapabilitySet::NET_RAW } else { CapabilitySet::empty() };
         for (index, listeners) in std::mem::take(&mut self.listeners).into_iter().enumerate() {
             let (turn, turns) = mpsc::channel(TURNS);
             crew.push(turn);
@@ -187,7 +192,11 @@ impl Control {
                 seed: rng.u64(..),
             };
             let name = format!("lb-worker-{index}");
-            match launch(&name, move |started| worker.run(started)) {
+            let body = move |started: &Started| {
+                give_up(kept);
+                worker.run(started);
+            };
+            match launch(&name, body) {
                 Ok(thread) => threads.push(thread),
                 Err(source) => {
                     // Without the sender of their orders, the workers stop.
@@ -245,6 +254,21 @@ impl Control {
             let supervisor = Supervisor::new(board, probes, crew, standing, redirects, bells);
             supervisor.run(workers, commands, held).await;
         });
+    }
+}
+
+/// Leaves the calling thread no capabilities but these, as what it reads is a stranger's: in a process that can't get any back.
+fn give_up(kept: CapabilitySet) {
+    if no_new_privs() != Ok(true) {
+        return;
+    }
+    let given_up = capabilities(None).and_then(|CapabilitySets { effective, permitted, .. }| {
+        let left = |held: CapabilitySet| held.intersection(kept);
+        let (effective, permitted) = (left(effective), left(permitted));
+        set_capabilities(None, CapabilitySets { effective, permitted, inheritable: CapabilitySet::empty() })
+    });
+    if let Err(error) = given_up {
+        debug!(%error, "a worker keeps its capabilities");
     }
 }
 

@@ -76,6 +76,9 @@ pub(crate) struct Start {
     /// Lead alone while no other node has been heard: for exactly one node, while a cluster is made
     #[arg(short = 'l', long = "startAsLeader", alias = "start-as-leader")]
     pub(crate) start_as_leader: bool,
+    /// Keep all privileges: to find out whether what vipd gives up is what something fails for
+    #[arg(long)]
+    pub(crate) unconfined: bool,
     /// What is logged: error, warn, info, debug or trace; also per part, as in `info,lb=debug`
     #[arg(long = "log-level", env = "VIPD_LOG", value_name = "LEVEL", default_value = "info")]
     pub(crate) log_level: String,
@@ -110,6 +113,9 @@ pub(crate) struct Manager {
     /// The status socket
     #[arg(long, value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
+    /// Keep all privileges: to find out whether what vipd gives up is what something fails for
+    #[arg(long)]
+    pub(crate) unconfined: bool,
     /// What kube-vip's flags say.
     #[command(flatten)]
     pub(crate) flags: Flags,

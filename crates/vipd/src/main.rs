@@ -14,6 +14,7 @@ mod check;
 mod cli;
 mod command;
 mod config;
+mod confinement;
 mod convert;
 mod daemon;
 mod logging;

@@ -96,22 +96,31 @@ fn judged(id: &NodeId, mismatch: Option<&Mismatch>) -> Finding {
     }
 }
 
+/// A peer that was heard so lately still is: the longest lease that can be set takes two heartbeats of it.
+const LATELY_MS: u64 = 30_000;
+
 /// What the vipd that runs here says of its peers.
 fn told(running: &Snapshot) -> Overheard {
     let peers: Vec<_> = running.owners.iter().flat_map(|owner| &owner.peers).collect();
-    let heard = peers.iter().any(|peer| peer.heard_ms.is_some());
+    let lately = |heard_ms: Option<u64>| heard_ms.is_some_and(|ms| ms <= LATELY_MS);
+    let heard = peers.iter().any(|peer| lately(peer.heard_ms));
     let findings = peers.iter().map(|peer| match (&peer.trouble, peer.heard_ms) {
         (Some(trouble), _) => Finding::doubtful(
             if is_of_keys(trouble) { &about::PEER_KEY } else { &about::PEER_SETTINGS },
             format!("the vipd that runs here doesn't count with the peer {}: it {trouble}", peer.id),
             "compare the two configurations, and the keys' files with `sha256sum`",
         ),
-        (None, Some(_)) => {
+        (None, heard_ms) if lately(heard_ms) => {
             Finding::good(&about::PEER, format!("the vipd that runs here hears the peer {}", peer.id))
         }
-        (None, None) => Finding::doubtful(
+        (None, heard_ms) => Finding::doubtful(
             &about::PEER,
-            format!("the vipd that runs here has not heard the peer {}", peer.id),
+            match heard_ms {
+                Some(ms) => {
+                    format!("the vipd that runs here has not heard the peer {} for {} s", peer.id, ms / 1000)
+                }
+                None => format!("the vipd that runs here has not heard the peer {}", peer.id),
+            },
             format!("does vipd run there, and is UDP let through to {} and back?", peer.address),
         ),
     });
@@ -126,6 +135,18 @@ fn is_of_keys(trouble: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_peer_that_was_heard_once_long_ago_is_not_heard() {
+        let mut running: Snapshot = serde_json::from_str(include_str!("../status/sample.json")).unwrap();
+        let peers = &mut running.owners[0].peers;
+        (peers[0].heard_ms, peers[1].heard_ms) = (Some(LATELY_MS), Some(LATELY_MS + 1));
+        let overheard = told(&running);
+        let good: Vec<_> = overheard.findings.iter().map(|finding| finding.help.is_none()).collect();
+        assert!(overheard.heard && good == [true, false], "{good:?}");
+        running.owners[0].peers[0].heard_ms = Some(3_600_000);
+        assert!(!told(&running).heard);
+    }
 
     #[test]
     fn what_is_told_of_keys_is_known_by_its_words() {

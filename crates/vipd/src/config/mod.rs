@@ -58,6 +58,19 @@ pub(crate) struct Config {
     pub(crate) reload_on_change: bool,
 }
 
+impl Config {
+    /// The folders that vipd writes in while it runs: those of its sockets, and of what it remembers of the cluster.
+    pub(crate) fn folders(&self) -> Vec<PathBuf> {
+        let elections = self.vips.iter().filter_map(|vip| match &vip.election {
+            Election::Kubernetes(election) => Some(&election.access),
+            Election::Peers(_) => None,
+        });
+        let memories = elections.chain(&self.discovery).filter_map(|access| access.memory.as_ref());
+        let files = memories.chain([&self.socket]);
+        files.filter_map(|file| file.parent().map(Path::to_owned)).collect()
+    }
+}
+
 /// Virtual addresses that move together.
 #[derive(Debug)]
 pub(crate) struct Vip {

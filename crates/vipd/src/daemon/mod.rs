@@ -50,6 +50,7 @@ use tracing::{debug, info, warn};
 use crate::cli::{LogFormat, Manager, Start};
 use crate::config::kube_vip::Settings;
 use crate::config::{self, Config, Diagnostic, Election, Severity, Vip};
+use crate::confinement::Confinement;
 use crate::service::Service;
 use crate::signals::Signals;
 use crate::{check, exit, fail, listed, logging, memory, punctuality, scheduling, tell};
@@ -71,6 +72,7 @@ const SHUTDOWN_MAX: Duration = Duration::from_secs(1);
 
 /// `vipd start`: runs until a signal asks for a stop.
 pub(crate) fn start(options: &Start) -> ExitCode {
+    let confinement = Confinement::unless(options.unconfined);
     if let Err(error) = logging::begin(&options.log_level, options.log_format) {
         return fail(exit::USAGE, &error);
     }
@@ -88,12 +90,13 @@ pub(crate) fn start(options: &Start) -> ExitCode {
         let signals = Signals::listen().context("failed to listen for signals")?;
         let reload = Reload::listen(Some((&options.config, options.overrides())));
         let reload = reload.context("failed to listen for signals")?;
-        run(config, "file", Vec::new(), signals, reload).await
+        run(Setup { config, door: "file", names: Vec::new(), confinement }, signals, reload).await
     })
 }
 
 /// `vipd manager`: the same, set up by kube-vip's flags and environment.
 pub(crate) fn manager(options: &Manager) -> ExitCode {
+    let confinement = Confinement::unless(options.unconfined);
     let settings = Settings::gather(&options.flags, &environment());
     if let Err(error) = logging::begin(settings.log_level(), LogFormat::Text) {
         return fail(exit::USAGE, &error);
@@ -127,7 +130,8 @@ pub(crate) fn manager(options: &Manager) -> ExitCode {
             config.socket = socket;
         }
         let names = kube_vip::followed(&settings, &lookups);
-        run(config, "kube-vip's flags and environment", names, signals, reload).await
+        let door = "kube-vip's flags and environment";
+        run(Setup { config, door, names, confinement }, signals, reload).await
     });
     refused.map_or(code, |findings| refuse(&findings))
 }
@@ -256,16 +260,23 @@ fn code_of(error: &anyhow::Error) -> u8 {
     }
 }
 
-/// Runs until a signal. `door` names what the configuration came from; `names` are those that addresses were taken from.
-async fn run(
-    mut config: Config,
-    door: &str,
+/// What is run.
+struct Setup {
+    config: Config,
+    /// What the configuration came from.
+    door: &'static str,
+    /// What addresses were taken from.
     names: Vec<names::Followed>,
-    mut signals: Signals,
-    reload: Reload,
-) -> anyhow::Result<()> {
+    confinement: Option<Confinement>,
+}
+
+/// Runs until a signal.
+async fn run(setup: Setup, mut signals: Signals, reload: Reload) -> anyhow::Result<()> {
+    let Setup { mut config, door, names, confinement } = setup;
     announce(&config, door);
     let predecessor = Predecessor::find()?;
+    let takes_over = predecessor.is_some();
+    confinement.into_iter().for_each(|confinement| confinement.complete(&config.folders(), takes_over));
     let service = Rc::new(Service::find());
     service.set_heard(predecessor.is_none());
     let succession =

@@ -83,6 +83,11 @@ pub(crate) fn for_stderr(text: &str) -> Cow<'_, str> {
     if journal::reads_stderr() { journal::prioritised(text) } else { text.into() }
 }
 
+/// Has the thread that writes the log do something, soon; false where that can't be, or where nothing is logged here.
+pub(crate) fn on_its_thread(errand: Box<dyn FnOnce() + Send>) -> bool {
+    QUEUE.get().is_some_and(|queue| queue.ask(errand))
+}
+
 /// Waits, not for ever, until what was said is written.
 pub(crate) fn finish() {
     if let Some(queue) = QUEUE.get() {

@@ -13,6 +13,7 @@ use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -30,6 +31,12 @@ const WAITING_MAX: usize = 1 << 20;
 /// No line is longer; what is, is cut. That of the longest message, a backtrace, is a fraction.
 const LINE_MAX: usize = 32 * 1024;
 
+/// Something for the thread to do.
+pub(super) type Errand = Box<dyn FnOnce() + Send>;
+
+/// Asks the thread to do its errand.
+const ERRAND: &[u8] = &[1];
+
 /// Asks the thread to answer: no line is like this, as each ends in a line feed.
 const FLUSH: &[u8] = &[0];
 
@@ -38,6 +45,7 @@ const FLUSH: &[u8] = &[0];
 pub(super) struct Queue {
     inlet: OwnedFd,
     dropped: Arc<AtomicU64>,
+    errands: SyncSender<Errand>,
 }
 
 impl Queue {
@@ -57,9 +65,10 @@ impl Queue {
             sockopt::set_socket_send_buffer_size(&inlet, WAITING_MAX)?;
         }
         let dropped = Arc::new(AtomicU64::new(0));
-        let writer = Writer { outlet, dropped: Arc::clone(&dropped), out };
+        let (errands, taken) = sync_channel(1);
+        let writer = Writer { outlet, dropped: Arc::clone(&dropped), errands: taken, out };
         std::thread::Builder::new().name(THREAD.to_owned()).spawn(move || writer.run())?;
-        Ok(Self { inlet, dropped })
+        Ok(Self { inlet, dropped, errands })
     }
 
     /// Puts some bytes, of whole lines, into the queue; or drops and counts them where it is full.
@@ -73,6 +82,11 @@ impl Queue {
         if sent.is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Has the thread do something, once it has written what is in the queue; false where that is full, or another errand waits.
+    pub(super) fn ask(&self, errand: Errand) -> bool {
+        self.errands.try_send(errand).is_ok() && send(&self.inlet, ERRAND, SendFlags::DONTWAIT).is_ok()
     }
 
     /// Waits until all that is in the queue is written, or for as long as this; says whether it is.
@@ -120,6 +134,7 @@ impl Write for &Queue {
 struct Writer<W> {
     outlet: OwnedFd,
     dropped: Arc<AtomicU64>,
+    errands: Receiver<Errand>,
     out: W,
 }
 
@@ -139,6 +154,11 @@ impl<W: Write> Writer<W> {
                 Ok((_, len)) if line[..len] == *FLUSH => {
                     // Whoever asked may have given up, and then more of these may lie here than there is room for.
                     let _ = send(&self.outlet, FLUSH, SendFlags::DONTWAIT);
+                }
+                Ok((_, len)) if line[..len] == *ERRAND => {
+                    if let Ok(errand) = self.errands.try_recv() {
+                        errand();
+                    }
                 }
                 // A line that can't be written has nobody to read it.
                 Ok((_, len)) => drop(self.out.write_all(&line[..len])),

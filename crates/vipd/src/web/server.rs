@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use rustix::thread::no_new_privs;
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, JoinSet};
@@ -14,6 +15,7 @@ use tracing::{debug, info, warn};
 
 use super::answer::{Site, Sources, answer};
 use super::{Neighbours, bind, connection};
+use crate::confinement::capabilities;
 
 /// Connections at one time to one listener. A Prometheus, its spare, a kubelet and some people need a dozen; each costs a
 /// descriptor and some kilobytes. One more makes the oldest go, so that connections that say nothing keep nobody out.
@@ -111,6 +113,12 @@ type Door = (tokio::net::TcpListener, Rc<(Site, Sources)>);
 fn prepare(listeners: Vec<(Site, TcpListener)>, sources: Sources) -> io::Result<(LocalRuntime, Vec<Door>)> {
     if let Err(error) = rustix::process::setpriority_process(None, NICENESS) {
         debug!(%error, "metrics and health are served with the priority of the balancer");
+    }
+    // Anybody may ask; nothing that is asked takes a capability.
+    if no_new_privs() == Ok(true)
+        && let Err(error) = capabilities::drop_all()
+    {
+        debug!(%error, "metrics and health are served with vipd's capabilities");
     }
     let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
     let entered = runtime.enter();

@@ -11,6 +11,7 @@ use std::process::{Command, Stdio};
 mod access_log;
 mod alone;
 mod commands;
+mod confinement;
 mod health;
 mod held;
 mod late;
