@@ -196,9 +196,13 @@ pub(crate) struct Check {
                         is missing or has no counterpart, and the report says what; 78: a file can't be read."
 )]
 pub(crate) struct Convert {
-    /// keepalived.conf and haproxy.cfg of one host, an nginx.conf with `stream`, a manifest of kube-vip, or its config.yaml; known by content
+    /// keepalived.conf and haproxy.cfg of one host, or the manifests of Pods that mount them; an nginx.conf with `stream`; a manifest of kube-vip,
+    /// or its config.yaml; known by content
     #[arg(required = true, value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
+    /// Where the files of the host are that a manifest's Pods mount
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    pub(crate) root: PathBuf,
     /// A host of the address, where the files name none; once for each, this one may be among them
     #[arg(long = "peer", value_name = "NAME=ADDRESS[:PORT]")]
     pub(crate) peers: Vec<Named>,

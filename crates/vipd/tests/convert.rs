@@ -137,3 +137,16 @@ fn a_missing_file_a_folder_and_a_wrong_option_are_told_apart() {
     let (code, _) = convert(&[]);
     assert_eq!(code, Some(64));
 }
+
+/// What has no end, or is no file, is not opened.
+#[test]
+fn a_device_that_a_pod_mounts_is_named_and_not_read() {
+    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("convert-device.yaml");
+    let manifest = "apiVersion: v1\nkind: Pod\nmetadata: {name: haproxy}\nspec:\n  containers: [{name: haproxy, image: haproxy}]\n  \
+                    volumes: [{name: a, hostPath: {path: /dev/zero}}, {name: b, hostPath: {path: /}}]\n";
+    fs::write(&file, manifest).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_vipd")).arg("convert").arg(&file).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(65), "{said}");
+    assert!(said.contains("/dev/zero (is neither a file nor a folder), / (no configuration)"), "{said}");
+}

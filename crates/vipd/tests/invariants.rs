@@ -56,6 +56,7 @@ const PURE: &[&str] = &[
     "vipd/src/convert/keepalived",
     "vipd/src/convert/kind.rs",
     "vipd/src/convert/kube_vip.rs",
+    "vipd/src/convert/mounts.rs",
     "vipd/src/convert/nginx.rs",
     "vipd/src/convert/report.rs",
     "vipd/src/convert/setup.rs",

@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use serde::Deserialize;
 use serde_yaml::{Mapping, Value};
 
+use super::mounts::{Mounted, paths};
 use super::report::{At, Fault, Kind, Report};
 use super::{Options, Text};
 use crate::config::kube_vip::table::{self, Meaning};
@@ -16,7 +17,7 @@ use crate::config::kube_vip::{Flags, Settings};
 use crate::config::{Diagnostic, Severity};
 
 /// The most documents of a file.
-const DOCUMENTS_MAX: usize = 100;
+pub(super) const DOCUMENTS_MAX: usize = 100;
 
 /// Reads manifests; the document that a kube-vip among them leads to.
 ///
@@ -24,7 +25,7 @@ const DOCUMENTS_MAX: usize = 100;
 /// They are not YAML, or not objects of Kubernetes.
 pub(super) fn manifest(
     (file, text): &Text,
-    options: &Options,
+    (options, mounted): (&Options, &[Mounted]),
     report: &mut Report,
 ) -> Result<Option<Mapping>, Fault> {
     let mut found = None;
@@ -66,54 +67,76 @@ pub(super) fn manifest(
             Some(_) if found.is_some() => {
                 return Err(Fault::about(file, "it has two Pods of kube-vip", "convert them one by one"));
             }
-            Some(container) => found = pod((file, text), container, &spec, options, report)?,
-            None => other((file, text), &kind, &spec, report),
+            Some(container) => match starts(container) {
+                Some(start) => start_of((file, text), start, (&spec, mounted), report),
+                None => found = pod((file, text), container, options, report)?,
+            },
+            None => other((file, text), &kind, (&spec, mounted), report),
         }
     }
     Ok(found)
 }
 
-fn is_kube_vip(container: &Container) -> bool {
+/// Whether a container runs kube-vip.
+pub(super) fn is_kube_vip(container: &Container) -> bool {
     let image = container.image.as_deref().unwrap_or_default();
     let words = || container.command.iter().flatten().chain(container.args.iter().flatten());
     image.contains("kube-vip") || words().any(|word| matches!(word.as_str(), "manager" | "/kube-vip"))
 }
 
-/// A Pod of something else: it goes when vipd comes, and what it mounts is what was to be converted.
-fn other((file, text): (&Rc<str>, &str), kind: &str, spec: &PodSpec, report: &mut Report) {
-    let paths: Vec<&str> = paths(spec).collect();
+/// The word by which a kube-vip 0.1 runs by a file.
+pub(super) fn starts(container: &Container) -> Option<&String> {
+    container.command.iter().flatten().chain(container.args.iter().flatten()).find(|word| *word == "start")
+}
+
+/// A Pod of kube-vip 0.1: what counts is in the file that it mounts.
+fn start_of(
+    (file, text): (&Rc<str>, &str),
+    start: &String,
+    (spec, mounted): (&PodSpec, &[Mounted]),
+    report: &mut Report,
+) {
+    let found = mounted.iter().any(|mount| mount.is_of(file) && mount.texts().next().is_some());
+    let told = format!(
+        "kube-vip 0.1: vipd takes this manifest with its image changed, and its file unchanged, which is among {}",
+        listed(file, spec, mounted)
+    );
+    let kind = if found { Kind::Carried } else { Kind::Missing };
+    report.note(kind, &line(file, text, "start"), std::slice::from_ref(start), told);
+}
+
+/// A Pod of something else: it goes when vipd comes, and what it mounts is what is converted.
+fn other(
+    (file, text): (&Rc<str>, &str),
+    kind: &str,
+    (spec, mounted): (&PodSpec, &[Mounted]),
+    report: &mut Report,
+) {
     let told = format!(
         "goes when vipd's comes (`vipd sample manifest`); what it runs by is in the files that it mounts: {}",
-        if paths.is_empty() { "none".to_owned() } else { paths.join(", ") }
+        listed(file, spec, mounted)
     );
     report.note(Kind::Changed, &line(file, text, &format!("kind: {kind}")), &[format!("kind: {kind}")], told);
 }
 
-fn paths(spec: &PodSpec) -> impl Iterator<Item = &str> {
-    spec.volumes
-        .iter()
-        .flatten()
-        .filter_map(|volume| volume.host_path.as_ref())
-        .map(|path| path.path.as_str())
+/// The paths of the host that a Pod mounts, each with what was found there if it was looked at.
+fn listed(file: &Rc<str>, spec: &PodSpec, mounted: &[Mounted]) -> String {
+    let told = |path: &str| {
+        let mount = mounted.iter().find(|mount| mount.is_of(file) && mount.path() == path);
+        mount.map_or_else(|| path.to_owned(), ToString::to_string)
+    };
+    let paths: Vec<String> = paths(spec).map(told).collect();
+    if paths.is_empty() { "none".to_owned() } else { paths.join(", ") }
 }
 
 fn pod(
     (file, text): (&Rc<str>, &str),
     container: &Container,
-    spec: &PodSpec,
     options: &Options,
     report: &mut Report,
 ) -> Result<Option<Mapping>, Fault> {
     let args: Vec<&String> =
         container.command.iter().flatten().chain(container.args.iter().flatten()).collect();
-    if let Some(start) = args.iter().position(|word| *word == "start") {
-        let told = format!(
-            "kube-vip 0.1: vipd takes this manifest with its image changed, and its file unchanged, which is among {}",
-            paths(spec).collect::<Vec<_>>().join(", ")
-        );
-        report.note(Kind::Missing, &line(file, text, "start"), &[args[start].clone()], told);
-        return Ok(None);
-    }
     let environment = environment((file, text), container, options, report);
     let flags = flags((file, text), &args)?;
     let settings = Settings::gather(&flags, &environment);

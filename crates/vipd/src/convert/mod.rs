@@ -7,6 +7,8 @@
 //!  a kube-vip manifest or file ──▶ its settings ──▶ config.yaml
 //! ```
 //!
+//! A manifest of static Pods stands for the files that these mount of their host.
+//!
 //! Everything but [`read`] and [`convert`] is a function of texts. What is printed has been loaded before.
 
 mod haproxy;
@@ -14,6 +16,7 @@ mod hosts;
 mod keepalived;
 mod kind;
 mod kube_vip;
+mod mounts;
 mod nginx;
 mod read;
 mod report;
@@ -28,6 +31,7 @@ use std::rc::Rc;
 use leader::NodeId;
 
 use self::kind::Kind as File;
+use self::mounts::Mounted;
 use self::report::{Fault, Kind, Report};
 use self::setup::Setup;
 use crate::config::{self, Overrides};
@@ -96,7 +100,8 @@ pub(crate) fn convert(options: &cli::Convert) -> ExitCode {
     }
     let given =
         Options { node: options.node.as_ref().map(ToString::to_string), peers: options.peers.clone() };
-    let outcome = outcome(&texts, &given, &mut |from, pattern| reader.include(from, pattern));
+    let mounted = mounts::of(&texts, &mut |path| reader.mounted(&options.root.join(path)));
+    let outcome = outcome(&texts, &mounted, &given, &mut |from, pattern| reader.include(from, pattern));
     let Outcome { document, report } = match outcome {
         Ok(outcome) => outcome,
         Err(fault) => return refuse(&fault),
@@ -112,12 +117,18 @@ fn refuse(fault: &Fault) -> ExitCode {
     ExitCode::from(exit::CONFIG)
 }
 
-/// Converts texts.
-fn outcome(texts: &[Text], options: &Options, include: &mut Include<'_>) -> Result<Outcome, Fault> {
+/// Converts texts, and those that were found where manifests among them say.
+fn outcome(
+    given: &[Text],
+    mounted: &[Mounted],
+    options: &Options,
+    include: &mut Include<'_>,
+) -> Result<Outcome, Fault> {
+    let texts = &[given, &mounts::texts(mounted)].concat();
     let mut kinds = Vec::new();
     for text in texts {
         let kind = kind::of(&text.1).ok_or_else(|| {
-            let help = "give a keepalived.conf, a haproxy.cfg, an nginx.conf with `stream`, a manifest of kube-vip, or its config.yaml";
+            let help = "give a keepalived.conf, a haproxy.cfg, an nginx.conf with `stream`, manifests of their Pods or of kube-vip, or its config.yaml";
             Fault::about(&text.0, "is no file that can be converted", help)
         })?;
         kinds.push(kind);
@@ -125,13 +136,18 @@ fn outcome(texts: &[Text], options: &Options, include: &mut Include<'_>) -> Resu
     let of = |wanted: File| -> Vec<Text> {
         texts.iter().zip(&kinds).filter(|(_, kind)| **kind == wanted).map(|(text, _)| text.clone()).collect()
     };
-    if let [config, ..] = &of(File::Config)[..] {
-        return alone(config, texts, of_config(config)?);
-    }
     let mut report = Report::default();
+    if let [config, ..] = &of(File::Config)[..] {
+        let (leading, others): (Vec<Text>, Vec<Text>) =
+            texts.iter().cloned().partition(|text| mounts::lead(mounted, text, config));
+        for manifest in leading {
+            kube_vip::manifest(&manifest, (options, mounted), &mut report)?;
+        }
+        return alone(config, &others, of_config(config, report)?);
+    }
     let mut whole = None;
     for manifest in of(File::Manifest) {
-        if let Some(document) = kube_vip::manifest(&manifest, options, &mut report)? {
+        if let Some(document) = kube_vip::manifest(&manifest, (options, mounted), &mut report)? {
             let text = serde_yaml::to_string(&document).unwrap_or_default();
             whole =
                 Some(alone(&manifest, texts, Outcome { document: Some(text), report: Report::default() })?);
@@ -143,7 +159,7 @@ fn outcome(texts: &[Text], options: &Options, include: &mut Include<'_>) -> Resu
             if !report.has(Kind::Missing) && !report.has(Kind::Refused) {
                 report.tell(
                     Kind::Missing,
-                    "the files that these Pods mount: give those, in the place of the manifests",
+                    "the files that these Pods mount: run this on their host, or say by `--root` where its files are; or give those, in the place of the manifests",
                 );
             }
             None
@@ -185,8 +201,7 @@ fn alone(text: &Text, all: &[Text], outcome: Outcome) -> Result<Outcome, Fault> 
     Ok(outcome)
 }
 
-fn of_config(text: &Text) -> Result<Outcome, Fault> {
-    let mut report = Report::default();
+fn of_config(text: &Text, mut report: Report) -> Result<Outcome, Fault> {
     let loaded = config::load_text(config::Text::of(&text.0, &text.1), Overrides::default());
     if let Err(findings) = loaded {
         let finding = findings.iter().find(|finding| finding.severity == config::Severity::Error);

@@ -15,6 +15,8 @@ const TOTAL_MAX: u64 = 8 << 20;
 const FILES_MAX: usize = 256;
 /// How many names of a folder are looked at.
 const ENTRIES_MAX: usize = 10_000;
+/// What is read of a folder that a Pod mounts.
+const USUAL: [&str; 4] = ["keepalived.conf", "haproxy.cfg", "nginx.conf", "config.yaml"];
 
 /// Reads files, within bounds.
 #[derive(Debug, Default)]
@@ -47,6 +49,23 @@ impl Reader {
         }
         let text = String::from_utf8(bytes).map_err(|_| "is not UTF-8 text".to_owned())?;
         Ok((path.display().to_string().into(), text))
+    }
+
+    /// Reads what a Pod mounts of its host: a file, or those of a folder that have their usual names.
+    ///
+    /// # Errors
+    /// Why it can't be, in words for an operator.
+    pub(super) fn mounted(&mut self, path: &Path) -> Result<Vec<Text>, String> {
+        let found = fs::metadata(path).map_err(|error| format!("failed to read it: {error}"))?;
+        if found.is_file() {
+            return Ok(vec![self.read(path)?]);
+        }
+        // A device or a pipe might have no end.
+        if !found.is_dir() {
+            return Err("is neither a file nor a folder".to_owned());
+        }
+        let files = USUAL.iter().map(|name| path.join(name)).filter(|file| file.is_file());
+        files.map(|file| self.read(&file)).collect()
     }
 
     /// Reads those that a file includes by a name or a pattern, which is relative to its own folder; in the order of their names.

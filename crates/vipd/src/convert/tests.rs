@@ -84,6 +84,8 @@ fn inputs() -> (Vec<Vec<Text>>, Vec<Options>) {
         while let Some(word) = words.next() {
             match word {
                 "--node" => options.node = words.next().map(str::to_owned),
+                // What is found there is the dice's.
+                "--root" => drop(words.next()),
                 "--peer" => options.peers.push(words.next().unwrap().parse().unwrap()),
                 file => texts.push((Rc::from(file), fs::read_to_string(setup.join(file)).unwrap())),
             }
@@ -155,7 +157,8 @@ fn whatever_stands_in_the_files_nothing_panics_and_what_is_printed_loads() {
         };
         let node = dice.bool().then(|| names[dice.usize(..names.len())].to_owned());
         let options = if dice.bool() { given[place].clone() } else { Options { node, peers } };
-        let outcome = outcome(&texts, &options, &mut |_, _| Ok(included.clone()));
+        let mounted = mounts::of(&texts, &mut |_| Ok(included.clone()));
+        let outcome = outcome(&texts, &mounted, &options, &mut |_, _| Ok(included.clone()));
         match outcome {
             Ok(Outcome { document, report }) => {
                 let _ = report.to_string();
@@ -194,7 +197,9 @@ fn whatever_stands_in_the_files_nothing_panics_and_what_is_printed_loads() {
 fn depth_size_and_number_are_bounded() {
     let read = |text: String| {
         let texts = [(Rc::from("a"), text)];
-        outcome(&texts, &Options::default(), &mut |_, _| Ok(vec![("b".into(), "include x\n".to_owned())]))
+        outcome(&texts, &[], &Options::default(), &mut |_, _| {
+            Ok(vec![("b".into(), "include x\n".to_owned())])
+        })
     };
     let fails = |text: String, why: &str| {
         let fault = read(text).err().map(|fault| fault.to_string()).unwrap_or_default();
