@@ -233,7 +233,7 @@ fn whole_answer(answer: &[u8]) -> Option<u16> {
     (answer.len() - head_end >= length).then_some(status)
 }
 
-/// Makes an attempt every [`INTERVAL`] from one namespace until it is dropped.
+/// Makes an attempt every [`INTERVAL`], or at another pace, from one namespace until it is dropped.
 #[derive(Debug)]
 pub struct Prober {
     attempts: Arc<Journal<Attempt>>,
@@ -246,11 +246,19 @@ impl Prober {
     /// # Errors
     /// If its thread cannot be started.
     pub async fn start(from: Arc<Namespace>, target: Target) -> Result<Self> {
+        Self::start_paced(from, target, INTERVAL).await
+    }
+
+    /// Starts probing with another time between the starts of two attempts, where several probers share the machine.
+    ///
+    /// # Errors
+    /// If its thread cannot be started.
+    pub async fn start_paced(from: Arc<Namespace>, target: Target, interval: Duration) -> Result<Self> {
         let attempts = Arc::new(Journal::new(MEMORY));
         let journal = Arc::clone(&attempts);
         let observer = Observer::start("prober", from, move |stop, ready| async move {
             ready.send(()).ok();
-            probe(target, journal, stop).await;
+            probe(target, interval, journal, stop).await;
             Ok(())
         });
         Ok(Self { attempts, _observer: observer.await? })
@@ -262,13 +270,13 @@ impl Prober {
     }
 }
 
-async fn probe(target: Target, journal: Arc<Journal<Attempt>>, stop: CancellationToken) {
+async fn probe(target: Target, interval: Duration, journal: Arc<Journal<Attempt>>, stop: CancellationToken) {
     let target = Arc::new(target);
     let places = Arc::new(Semaphore::new(MAX_IN_FLIGHT));
     let standing = Arc::new(AtomicUsize::new(0));
     let mut running = JoinSet::new();
     let mut last_start = Instant::now();
-    let mut ticks = tokio::time::interval(INTERVAL);
+    let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
         tokio::select! {

@@ -1,20 +1,19 @@
-//! The guide of docs/migrating-from-keepalived-haproxy.md, carried out: three nodes with keepalived and haproxy are given to vipd one by
-//! one, with the files that `vipd convert` makes of theirs, and back, while a client asks all the time.
-//!
-//! They need a built vipd, beside this test's target folder or named by VIPD_BIN, and fail without one; and keepalived and haproxy.
-
-mod enclosed;
+//! keepalived and haproxy on three nodes are given to vipd one by one, with the files that `vipd convert` makes of theirs, and back.
 
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use enclosed::in_a_lab;
 use lab::lab::Lab;
 use lab::network::{NODES, nft};
-use lab::process::{Launch, STOP_PATIENCE};
 use lab::system::{Programs, System, Variant};
 use tokio::time::Instant;
+
+use crate::enclosed::in_a_lab;
+use crate::guide::{Step, carry_out, start_vipd, stop, table};
+use crate::say;
+
+const GUIDE: &str = include_str!("../../../../docs/migrating-from-keepalived-haproxy.md");
 
 /// keepalived's election takes 3.6 s; a loaded machine may take much longer.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -39,26 +38,6 @@ fn convert(lab: &Lab, place: usize) -> Result<()> {
     Ok(())
 }
 
-fn start_vipd(lab: &mut Lab, place: usize) -> Result<()> {
-    let config = lab.nodes[place].folder().join("config.yaml");
-    let socket = lab.nodes[place].vipd_socket();
-    let mut launch = Launch::new("vipd", &Programs::default().vipd()?, ["start", "-c"]);
-    launch.args.extend([config.into(), "--socket".into(), socket.clone().into()]);
-    launch.leftovers.push(socket);
-    lab.nodes[place].run(launch)
-}
-
-/// `systemctl stop`: SIGTERM, and waiting for the end.
-async fn stop(lab: &mut Lab, place: usize, names: &[&str]) -> Result<()> {
-    for name in names {
-        lab.nodes[place].process(name)?.signal(rustix::process::Signal::TERM)?;
-    }
-    for name in names {
-        lab.nodes[place].await_end(name, STOP_PATIENCE).await?;
-    }
-    Ok(())
-}
-
 /// What has been seen since, with one owner at a time throughout.
 fn one_owner(lab: &Lab, from: Instant, what: &str) -> Result<()> {
     let seen = lab.observe(from);
@@ -70,75 +49,86 @@ fn one_owner(lab: &Lab, from: Instant, what: &str) -> Result<()> {
     Ok(())
 }
 
-fn say(text: &str) {
-    use std::io::Write as _;
-    writeln!(std::io::stderr(), "{text}").ok();
+/// Which nodes the guide means.
+struct Roles {
+    /// O, which has the address when the steps begin.
+    owner: usize,
+    /// W.
+    waiting: usize,
+    /// F.
+    first: usize,
 }
 
-/// The owner, and the two others.
-fn roles(lab: &Lab) -> Result<(usize, usize, usize)> {
-    let owner = lab.owner().context("nobody owns the address, or several do")?;
-    let mut others = (0..NODES.len()).filter(|place| *place != owner);
-    let (Some(one), Some(other)) = (others.next(), others.next()) else {
-        anyhow::bail!("there are three nodes")
-    };
-    Ok((owner, one, other))
+impl Roles {
+    fn of(lab: &Lab) -> Result<Self> {
+        let owner = lab.owner().context("nobody owns the address, or several do")?;
+        let mut others = (0..NODES.len()).filter(|place| *place != owner);
+        let (Some(waiting), Some(first)) = (others.next(), others.next()) else {
+            anyhow::bail!("there are three nodes")
+        };
+        Ok(Self { owner, waiting, first })
+    }
+
+    async fn carry_out(&self, lab: &mut Lab, step: &Step) -> Result<()> {
+        let place = match step.host.as_str() {
+            "O" => self.owner,
+            "W" => self.waiting,
+            "F" => self.first,
+            other => anyhow::bail!("who is {other}?"),
+        };
+        carry_out(&mut lab.nodes[place], &step.commands).await
+    }
 }
 
-/// Steps 1 to 4 of the guide.
+/// The guide's steps to vipd.
 async fn forward(lab: &mut Lab) -> Result<()> {
-    let (owner, waiting, first) = roles(lab)?;
+    let roles = Roles::of(lab)?;
+    let steps = table(GUIDE, "\n## Setup A")?;
+    let [one, two, three, four] = &steps[..] else { anyhow::bail!("four steps: {steps:?}") };
     let from = Instant::now();
-    // 1. A node without the address: one of three has no majority, so it balances and claims nothing.
-    stop(lab, first, &["keepalived", "haproxy"]).await?;
-    start_vipd(lab, first)?;
-    lab.calm(CALM, PATIENCE).await?;
-    ensure!(lab.owner() == Some(owner), "the address has left {}", NODES[owner]);
-    // 2. VRRP must not answer the owner's end, so nobody else may speak it.
-    stop(lab, waiting, &["keepalived"]).await?;
-    lab.calm(CALM, PATIENCE).await?;
-    ensure!(lab.owner() == Some(owner), "the address has left {}", NODES[owner]);
+    // A node without the address: one of three has no majority, so it balances and claims nothing. Then VRRP must not answer the owner's
+    // end, so nobody else may speak it.
+    for step in [one, two] {
+        roles.carry_out(lab, step).await?;
+        lab.calm(CALM, PATIENCE).await?;
+        ensure!(lab.owner() == Some(roles.owner), "the address has left {}", NODES[roles.owner]);
+    }
     one_owner(lab, from, "the address where it was")?;
-    // 3. The move.
     let from = Instant::now();
-    stop(lab, owner, &["keepalived", "haproxy"]).await?;
-    start_vipd(lab, owner)?;
+    roles.carry_out(lab, three).await?;
     lab.await_owner(PATIENCE, |_| true).await?;
     lab.calm(CALM, PATIENCE).await?;
     one_owner(lab, from, "from VRRP to vipd")?;
-    // 4. The last.
     let from = Instant::now();
-    stop(lab, waiting, &["haproxy"]).await?;
-    start_vipd(lab, waiting)?;
+    roles.carry_out(lab, four).await?;
     lab.calm(CALM, PATIENCE).await?;
     one_owner(lab, from, "the third vipd")
 }
 
 /// The way back.
 async fn back(lab: &mut Lab) -> Result<()> {
-    let (owner, waiting, first) = roles(lab)?;
+    let mut roles = Roles::of(lab)?;
+    let steps = table(GUIDE, "\n**Back again**")?;
+    let [one, two, three, four] = &steps[..] else { anyhow::bail!("four steps: {steps:?}") };
     let from = Instant::now();
-    // 1. Two of three are a majority.
-    stop(lab, waiting, &["vipd"]).await?;
-    lab.nodes[waiting].start_again("haproxy")?;
+    // Two of three are a majority.
+    roles.carry_out(lab, one).await?;
     lab.calm(CALM, PATIENCE).await?;
     one_owner(lab, from, "a vipd less")?;
     // The preferred node may have taken the address meanwhile.
     let held = lab.owner().context("nobody owns the address")?;
-    let first = if held == first { owner } else { first };
-    // 2. One of three is none: the owner lets go, and VRRP begins elsewhere.
+    if held == roles.first {
+        std::mem::swap(&mut roles.first, &mut roles.owner);
+    }
+    // One of three is none: the owner lets go, and VRRP begins elsewhere.
     let from = Instant::now();
-    stop(lab, first, &["vipd"]).await?;
-    lab.nodes[first].start_again("haproxy")?;
-    lab.nodes[first].start_again("keepalived")?;
-    lab.await_owner(PATIENCE, |node| node == first).await?;
+    roles.carry_out(lab, two).await?;
+    lab.await_owner(PATIENCE, |node| node == roles.first).await?;
     lab.calm(CALM, PATIENCE).await?;
     one_owner(lab, from, "from vipd to VRRP")?;
-    // 3. and 4. The rest is VRRP's own.
-    stop(lab, held, &["vipd"]).await?;
-    lab.nodes[held].start_again("haproxy")?;
-    lab.nodes[held].start_again("keepalived")?;
-    lab.nodes[waiting].start_again("keepalived")?;
+    // The rest is VRRP's own.
+    roles.carry_out(lab, three).await?;
+    roles.carry_out(lab, four).await?;
     lab.calm(Duration::from_secs(5), PATIENCE).await?;
     Ok(())
 }
@@ -154,8 +144,8 @@ async fn begin(lab: &mut Lab) -> Result<()> {
 }
 
 #[test]
-fn keepalived_and_haproxy_are_replaced_node_by_node_and_back_with_one_owner_throughout() {
-    let name = "keepalived_and_haproxy_are_replaced_node_by_node_and_back_with_one_owner_throughout";
+fn both_are_replaced_node_by_node_and_back_with_one_owner_throughout() {
+    let name = "keepalived::both_are_replaced_node_by_node_and_back_with_one_owner_throughout";
     in_a_lab(name, async |mut lab| {
         begin(&mut lab).await?;
         forward(&mut lab).await?;
@@ -166,35 +156,35 @@ fn keepalived_and_haproxy_are_replaced_node_by_node_and_back_with_one_owner_thro
     });
 }
 
-/// The order for static Pods, whose start takes as long as a kubelet likes: it is no part of the gap.
+/// The order for static Pods, whose start takes as long as a kubelet likes: it is no part of the gap. `tests/kube/life` has the Pods.
 #[test]
 fn two_vipds_whose_votes_are_held_apart_wait_for_the_end_of_the_last_keepalived() {
-    let name = "two_vipds_whose_votes_are_held_apart_wait_for_the_end_of_the_last_keepalived";
+    let name = "keepalived::two_vipds_whose_votes_are_held_apart_wait_for_the_end_of_the_last_keepalived";
     in_a_lab(name, async |mut lab| {
         begin(&mut lab).await?;
-        let (owner, waiting, first) = roles(&lab)?;
+        let Roles { owner, waiting, first } = Roles::of(&lab)?;
         let from = Instant::now();
         let hold = "add table inet hold\nadd chain inet hold in { type filter hook input priority -10; }\n\
                     add rule inet hold in udp dport 10000 drop\n";
         nft(Some(&lab.nodes[first].host.namespace), hold).await?;
         for place in [first, waiting] {
-            stop(&mut lab, place, &["keepalived", "haproxy"]).await?;
-            start_vipd(&mut lab, place)?;
+            stop(&mut lab.nodes[place], &["keepalived", "haproxy"]).await?;
+            start_vipd(&mut lab.nodes[place])?;
         }
         lab.calm(CALM, PATIENCE).await?;
         ensure!(lab.owner() == Some(owner), "the address has left {}", NODES[owner]);
         one_owner(&lab, from, "two vipds that hear no majority")?;
 
         let from = Instant::now();
-        stop(&mut lab, owner, &["keepalived"]).await?;
+        stop(&mut lab.nodes[owner], &["keepalived"]).await?;
         nft(Some(&lab.nodes[first].host.namespace), "delete table inet hold\n").await?;
         lab.await_owner(PATIENCE, |node| node != owner).await?;
         lab.calm(CALM, PATIENCE).await?;
         one_owner(&lab, from, "from VRRP to vipds that run")?;
 
         let from = Instant::now();
-        stop(&mut lab, owner, &["haproxy"]).await?;
-        start_vipd(&mut lab, owner)?;
+        stop(&mut lab.nodes[owner], &["haproxy"]).await?;
+        start_vipd(&mut lab.nodes[owner])?;
         lab.calm(CALM, PATIENCE).await?;
         one_owner(&lab, from, "the third vipd")
     });
