@@ -221,6 +221,13 @@ func (c *Cluster) images(ctx context.Context) (master, worker []image, err error
 	for _, reference := range []string{WebImage, secondWebImage} {
 		master = append(master, image{reference: reference, program: c.programs.Web, path: "web", entrypoint: []string{"/web"}})
 	}
+	if c.Born == Keepalived {
+		before, err := forebears()
+		if err != nil {
+			return nil, nil, err
+		}
+		master = append(master, before...)
+	}
 	for _, image := range master {
 		if strings.Contains(image.path, "pause") || strings.Contains(image.path, "web") {
 			worker = append(worker, image)

@@ -11,11 +11,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 
 	"vipd/tests/kube/machine"
@@ -24,7 +26,7 @@ import (
 // images is where the images are until the machines have imported them.
 const images = "/run/images"
 
-// image is a container image of one program and nothing else.
+// image is a container image of one program, and of little else if anything.
 type image struct {
 	// reference is its whole name.
 	reference string
@@ -32,6 +34,8 @@ type image struct {
 	program, path string
 	// link is a second name of the program, if there is one.
 	link string
+	// more are further programs, by where they are in the image; files are texts in it.
+	more, files map[string]string
 	// entrypoint is what runs when the pod names no command.
 	entrypoint []string
 }
@@ -79,7 +83,7 @@ func (i image) make() error {
 	config, err := json.Marshal(map[string]any{
 		"architecture": runtime.GOARCH,
 		"os":           runtime.GOOS,
-		"config":       map[string]any{"Entrypoint": i.entrypoint, "Env": []string{"PATH=/usr/local/bin"}},
+		"config":       map[string]any{"Entrypoint": i.entrypoint, "Env": []string{"PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}},
 		"rootfs":       map[string]any{"type": "layers", "diff_ids": []string{"sha256:" + hex.EncodeToString(digest.Sum(nil))}},
 	})
 	if err != nil {
@@ -110,39 +114,40 @@ func (i image) make() error {
 }
 
 func (i image) writeLayer(to io.Writer) error {
-	program, err := os.Open(i.program)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = program.Close() }()
-	status, err := program.Stat()
-	if err != nil {
-		return err
-	}
-	layer := tar.NewWriter(to)
+	programs := map[string]string{i.path: i.program}
+	maps.Copy(programs, i.more)
 	// etcd and the apiserver have temporary files.
-	folders := []string{"tmp/"}
-	for folder := path.Dir(i.path); folder != "."; folder = path.Dir(folder) {
-		folders = append([]string{folder + "/"}, folders...)
-	}
-	for _, folder := range folders {
-		if err := layer.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: folder, Mode: 0o755}); err != nil {
-			return err
+	folders := map[string]bool{"tmp": true}
+	beside := map[string]bool{}
+	for at, program := range programs {
+		for folder := path.Dir(at); folder != "."; folder = path.Dir(folder) {
+			folders[folder] = true
 		}
-	}
-	if err := writeFile(layer, i.path, 0o755, status.Size(), program); err != nil {
-		return err
-	}
-	libraries, err := libraries(i.program)
-	if err != nil {
-		return err
-	}
-	for _, library := range libraries {
-		content, err := os.ReadFile(library)
+		needed, err := libraries(program)
 		if err != nil {
 			return err
 		}
-		if err := writeFile(layer, strings.TrimPrefix(library, "/"), 0o755, int64(len(content)), bytes.NewReader(content)); err != nil {
+		for _, library := range needed {
+			beside[library] = true
+		}
+	}
+	layer := tar.NewWriter(to)
+	// A folder comes before those in it.
+	for _, folder := range slices.Sorted(maps.Keys(folders)) {
+		if err := layer.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: folder + "/", Mode: 0o755}); err != nil {
+			return err
+		}
+	}
+	for library := range beside {
+		programs[strings.TrimPrefix(library, "/")] = library
+	}
+	for at, program := range programs {
+		if err := copyFile(layer, at, program); err != nil {
+			return err
+		}
+	}
+	for at, text := range i.files {
+		if err := writeFile(layer, at, 0o644, int64(len(text)), strings.NewReader(text)); err != nil {
 			return err
 		}
 	}
@@ -152,6 +157,20 @@ func (i image) writeLayer(to io.Writer) error {
 		}
 	}
 	return layer.Close()
+}
+
+// copyFile adds a file of this machine to an archive, as a program.
+func copyFile(archive *tar.Writer, at, from string) error {
+	file, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = file.Close() }()
+	status, err := file.Stat()
+	if err != nil {
+		return err
+	}
+	return writeFile(archive, at, 0o755, status.Size(), file)
 }
 
 // libraries are what a program that is not static, such as an ordinary `cargo build` makes, needs beside it.

@@ -36,6 +36,8 @@ type Options struct {
 	Port int
 	// Timing is the profile of the peers' election; vipd's default where it is empty.
 	Timing string
+	// Born is what has the virtual IP while the cluster comes up: vipd where it is empty, or Keepalived.
+	Born string
 }
 
 // Check fills what is not chosen and refuses what doesn't go together.
@@ -52,6 +54,9 @@ func (o *Options) Check() error {
 	}
 	if o.Timing != "" && o.Election != Peers {
 		return fmt.Errorf("--timing goes with --election %s", Peers)
+	}
+	if o.Born != "" && (o.Born != Keepalived || o.Election != Peers || o.Port != 8443) {
+		return fmt.Errorf("--born is %s, with --election %s and --endpoint 8443, not %q", Keepalived, Peers, o.Born)
 	}
 	if o.Port != 8443 && o.Port != apiserverPort {
 		return fmt.Errorf("--endpoint is 8443 or %d, not %d", apiserverPort, o.Port)
@@ -134,6 +139,9 @@ func (c *Cluster) configuration(local *machine.Machine) string {
 
 // prepare puts vipd's files where a user puts them, before kubeadm runs on the node.
 func (c *Cluster) prepare(ctx context.Context, node *machine.Machine) error {
+	if c.Born == Keepalived {
+		return c.prepareForebears(node)
+	}
 	if c.Form == DaemonSet && node != c.ControlPlane[0] {
 		return nil
 	}

@@ -1,6 +1,7 @@
 package life
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -247,15 +248,18 @@ func awaitFailure(t *testing.T, node *machine.Machine) (int32, []string) {
 }
 
 // lastLog reads what the last container of vipd's static pod that ended wrote, from the kubelet's own files: they are there before
-// there is an API.
+// there is an API. Each container's log has a number, and the kubelet removes the older ones: the first that is left is of one that has ended.
 func lastLog(t *testing.T, node *machine.Machine) []string {
 	t.Helper()
-	files, err := filepath.Glob(filepath.Join(node.Logs, "pods", "kube-system_vipd-"+node.Name+"_*", "vipd", "0.log"))
+	files, err := filepath.Glob(filepath.Join(node.Logs, "pods", "kube-system_vipd-"+node.Name+"_*", "vipd", "*.log"))
 	if err != nil || len(files) == 0 {
 		t.Fatalf("the kubelet of %s has no log of vipd: %v", node.Name, err)
 	}
-	newest := slices.MaxFunc(files, func(a, b string) int { return modified(a).Compare(modified(b)) })
-	text, err := os.ReadFile(newest)
+	newest := filepath.Dir(slices.MaxFunc(files, func(a, b string) int { return modified(a).Compare(modified(b)) }))
+	files = slices.DeleteFunc(files, func(file string) bool { return filepath.Dir(file) != newest })
+	// 9.log comes before 10.log.
+	first := slices.MinFunc(files, func(a, b string) int { return cmp.Or(cmp.Compare(len(a), len(b)), cmp.Compare(a, b)) })
+	text, err := os.ReadFile(first)
 	if err != nil {
 		t.Fatal(err)
 	}

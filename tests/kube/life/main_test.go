@@ -30,6 +30,7 @@ var (
 	// A lease of vipd's default is 150 ms: on a machine that is busy with something else, the address moves although
 	// nothing is broken, which some tests take for a failure.
 	timing = flag.String("timing", "", "the profile of the peers' election")
+	born   = flag.String("born", "", "what has the virtual IP until a test gives it to vipd: keepalived, or vipd itself")
 )
 
 // c is the cluster of all tests.
@@ -46,7 +47,7 @@ func run(m *testing.M) int {
 	programs, err := cluster.ProgramsFromEnvironment()
 	if err == nil {
 		say := func(format string, values ...any) { fmt.Printf(format+"\n", values...) }
-		c, err = cluster.New(cluster.Options{Election: *election, Form: *form, Port: *port, Timing: *timing}, programs, say)
+		c, err = cluster.New(cluster.Options{Election: *election, Form: *form, Port: *port, Timing: *timing, Born: *born}, programs, say)
 	}
 	if err == nil {
 		err = c.Up(ctx)
