@@ -19,7 +19,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use k8s_openapi::jiff::Timestamp;
 use rustix::time::{ClockId, clock_gettime};
+
+use crate::lease::Stamp;
 
 /// A look at both clocks that took no longer than this is sharp enough: a hundredth of what a vote waits for clocks that differ, in
 /// the shortest lease.
@@ -41,6 +44,11 @@ pub fn now() -> Instant {
 /// How long the machine was suspended since this process asked for the time first. Never more than it was.
 pub fn asleep() -> Duration {
     SLEPT.look(Look::take)
+}
+
+/// The wall clock, for others to read; nothing is decided by it.
+pub fn stamp() -> Stamp {
+    Stamp(Timestamp::now().as_microsecond())
 }
 
 /// The instant at which a timer of the runtime is to fire, to be in time for one of [`now`]'s.

@@ -30,6 +30,8 @@ pub(crate) struct Wishes {
     pub(crate) segment: Segment,
     /// How often the segment was probed: an answer that is the same again is news all the same.
     pub(crate) probes: u64,
+    /// What is to stand on the Lease while this node holds it.
+    pub(crate) remark: Option<Arc<str>>,
     /// The turn in which nothing was held; see [`Handle::confirm_standby`].
     standby_in: u64,
 }
@@ -67,6 +69,18 @@ impl Handle {
         self.wish(|wishes| {
             let changed = wishes.successor != successor;
             wishes.successor = successor;
+            changed
+        });
+    }
+
+    /// Says what is to stand on the Lease, for people, while this node holds it. It is written with the next renewal, and costs no
+    /// request. Without effect on an election without a Lease.
+    pub fn set_remark(&self, remark: Option<&str>) {
+        self.wish(|wishes| {
+            let changed = wishes.remark.as_deref() != remark;
+            if changed {
+                wishes.remark = remark.map(Arc::from);
+            }
             changed
         });
     }
@@ -154,8 +168,14 @@ impl Desk {
     pub(crate) fn open() -> (Self, Handle) {
         let turns = Arc::new(AtomicU64::new(1));
         let (leadership, leadership_seen) = watch::channel(Leadership::Follower { leader: None });
-        let wishes =
-            Wishes { eligible: true, successor: None, segment: Segment::Unknown, probes: 0, standby_in: 0 };
+        let wishes = Wishes {
+            eligible: true,
+            successor: None,
+            segment: Segment::Unknown,
+            probes: 0,
+            remark: None,
+            standby_in: 0,
+        };
         let (wish, wishes) = watch::channel(wishes);
         let (command, commands) = mpsc::channel(COMMANDS_MAX);
         let handle = Handle {

@@ -4,10 +4,11 @@ use std::{
     collections::VecDeque,
     future::Future,
     pin::{Pin, pin},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use k8s_openapi::{api::coordination::v1::Lease, jiff::Timestamp};
+use k8s_openapi::api::coordination::v1::Lease;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
@@ -26,9 +27,9 @@ use super::{
 };
 use crate::{
     Leadership,
-    clock::{due, now},
+    clock::{due, now, stamp},
     handle::{Command, Desk, Handle, Leaving, Word},
-    lease::{self, Ask, Election, Reply, Request, RequestId, Stamp},
+    lease::{self, Ask, Election, Reply, Request, RequestId},
 };
 
 mod loading;
@@ -69,6 +70,8 @@ pub struct Driver {
     news: mpsc::Receiver<News>,
     heard_at: Instant,
     leases: VecDeque<Lease>,
+    /// What stands on the Lease while this node holds it.
+    remark: Option<Arc<str>>,
     told: Option<String>,
     /// How many looks at the segment have been heeded.
     probes: u64,
@@ -107,11 +110,6 @@ enum Woken {
     Credentials(Box<Result<Credentials, CredentialsError>>),
     ControlPlane,
     Deadline,
-}
-
-/// The wall clock, for others to read; nothing is decided by it.
-fn stamp() -> Stamp {
-    Stamp(Timestamp::now().as_microsecond())
 }
 
 impl Driver {
@@ -162,6 +160,7 @@ impl Driver {
             news,
             heard_at: now,
             leases: VecDeque::new(),
+            remark: None,
             told: None,
             probes: 0,
             leaving: None,
@@ -227,6 +226,8 @@ impl Driver {
         let now = now();
         let wishes = self.desk.wishes();
         self.election.set_eligible(wishes.eligible, wishes.successor.clone(), now);
+        // With the next renewal: nothing is written for it alone.
+        self.remark.clone_from(&wishes.remark);
         if std::mem::replace(&mut self.probes, wishes.probes) != wishes.probes {
             self.election.set_segment(wishes.segment, now);
         }
@@ -339,7 +340,7 @@ impl Driver {
     fn call(&self, ask: &Ask) -> Option<Call> {
         let place = place(&self.config);
         let place = (place.namespace.as_str(), place.name.as_str());
-        let annotations = &self.config.annotations;
+        let annotations = (&self.config.annotations, self.remark.as_deref());
         match ask {
             Ask::Get => Some(Call::Get),
             Ask::Create(record) => {

@@ -18,6 +18,7 @@
 //! | `telling` | What does an operator read of it? |
 //! | `nodes` | Where are the control-plane nodes? |
 //! | `endpoints`, `discovery` | Where are the apiservers, for who takes no part in an election? |
+//! | `recorder`, `event` | What is written there besides? (`event` is pure) |
 //! | `memory` | What was known before the start? |
 //! | `survey` | What may this node do there? Asked by who checks a configuration |
 
@@ -33,7 +34,9 @@ pub use self::{
     discovery::Discovery,
     driver::Driver,
     endpoints::Endpoints,
+    event::{EVENT_NAMESPACE, Event, Weight},
     nodes::ControlPlane,
+    recorder::{Labelled, RecordError, Recorder},
     survey::{Right, Survey, SurveyError},
 };
 
@@ -44,10 +47,12 @@ mod credentials;
 mod discovery;
 mod driver;
 mod endpoints;
+mod event;
 mod failure;
 mod memory;
 mod nodes;
 mod object;
+mod recorder;
 mod servers;
 mod survey;
 mod telling;

@@ -20,6 +20,10 @@ use crate::{
 /// would give the Lease away to the coordinated election of newer control planes.
 const SUCCESSOR: &str = "vipd.io/successor";
 
+/// The annotation that tells people of the holder: `NODE@TRANSITIONS: …`, so that one that another client carries along is seen to
+/// be old.
+const OWNER: &str = "vipd.io/owner";
+
 /// What a Lease object says.
 pub(super) fn observed(lease: &Lease) -> Observed {
     let spec = lease.spec.clone().unwrap_or_default();
@@ -53,11 +57,12 @@ fn time(stamp: Stamp) -> MicroTime {
     MicroTime(Timestamp::from_microsecond(stamp.0).unwrap_or(Timestamp::UNIX_EPOCH))
 }
 
-/// The object that says this: a new one, or the known one with all that isn't about the election left as it was.
+/// The object that says this: a new one, or the known one with all that isn't about the election left as it was. Annotations are those
+/// of the configuration, and a remark about the holder.
 pub(super) fn written(
     known: Option<&Lease>,
     (namespace, name): (&str, &str),
-    annotations: &BTreeMap<String, String>,
+    (annotations, remark): (&BTreeMap<String, String>, Option<&str>),
     record: &Record,
 ) -> Lease {
     let mut lease = known.cloned().unwrap_or_else(|| Lease {
@@ -73,6 +78,10 @@ pub(super) fn written(
     all.remove(SUCCESSOR);
     if let Some(successor) = &record.successor {
         all.insert(SUCCESSOR.to_owned(), format!("{successor}@{}", record.transitions));
+    }
+    all.remove(OWNER);
+    if let (Some(holder), Some(remark)) = (&record.holder, remark) {
+        all.insert(OWNER.to_owned(), format!("{holder}@{}: {remark}", record.transitions));
     }
     lease.metadata.annotations = Some(all).filter(|all| !all.is_empty());
     // Left to the server, which refuses what it doesn't expect.
@@ -106,7 +115,7 @@ mod tests {
     }
 
     fn write(known: Option<&Lease>, record: &Record) -> Lease {
-        written(known, ("kube-system", "plndr-cp-lock"), &BTreeMap::new(), record)
+        written(known, ("kube-system", "plndr-cp-lock"), (&BTreeMap::new(), None), record)
     }
 
     #[test]
@@ -149,13 +158,28 @@ mod tests {
         known.metadata.resource_version = Some("42".to_owned());
         let own = BTreeMap::from([("ours".to_owned(), "1".to_owned())]);
 
-        let lease = written(Some(&known), ("n", "l"), &own, &record());
+        let lease = written(Some(&known), ("n", "l"), (&own, None), &record());
 
         let annotations = lease.metadata.annotations.unwrap();
         assert_eq!(annotations["note"], "keep");
         assert_eq!(annotations["ours"], "1");
         assert_eq!(lease.metadata.labels, known.metadata.labels);
         assert_eq!(lease.metadata.resource_version.as_deref(), Some("42"));
+    }
+
+    #[test]
+    fn a_remark_stands_on_the_lease_while_it_is_held_by_whom_it_is_about() {
+        let none = BTreeMap::new();
+        let write = |known: Option<&Lease>, remark, record: &Record| {
+            let lease = written(known, ("n", "l"), (&none, remark), record);
+            let annotations = lease.metadata.annotations.clone().unwrap_or_default();
+            (annotations.get(OWNER).cloned(), lease)
+        };
+        let (told, lease) = write(None, Some("has it"), &record());
+        assert_eq!(told.as_deref(), Some("master-1@7: has it"));
+        assert_eq!(write(Some(&lease), None, &record()).0, None, "one that is not so any more");
+        let released = Record { holder: None, ..record() };
+        assert_eq!(write(Some(&lease), Some("has it"), &released).0, None);
     }
 
     #[test]
