@@ -3,7 +3,7 @@
 mod relaying;
 mod telling;
 
-pub use telling::{Handle, Status};
+pub use telling::{Handle, Reason, Status};
 
 use crate::address::{Address, Mac};
 use crate::announce::Announcer;
@@ -14,7 +14,7 @@ use crate::network::{Event, Events, Link, Network};
 use crate::ownership::{Action, Outcome, Ownership, State};
 use crate::relay::Farewell;
 use std::time::{Duration, Instant};
-use telling::{Reason, Telling};
+use telling::Telling;
 use tokio::sync::watch;
 use tokio::time::sleep_until;
 

@@ -16,6 +16,7 @@ pub struct Handle {
     link_up: watch::Receiver<bool>,
     parting: watch::Receiver<bool>,
     conflicts: watch::Receiver<u64>,
+    repairs: watch::Receiver<u64>,
     status: watch::Receiver<Status>,
     stop: watch::Sender<bool>,
 }
@@ -37,6 +38,10 @@ pub struct Status {
     pub claims: u64,
     /// How long the last claim took, from the first request to the kernel's confirmation.
     pub last_claim: Option<Duration>,
+    /// Times that the addresses were released after they had been claimed.
+    pub releases: u64,
+    /// Why they were released last, and how long they had been held.
+    pub last_release: Option<(Reason, Duration)>,
     /// Times that an address was put back after somebody else had deleted it.
     pub repairs: u64,
     /// Frames sent to tell the neighbours.
@@ -75,6 +80,12 @@ impl Handle {
         self.conflicts.clone()
     }
 
+    /// Follows the count of times that an address was put back after somebody else had deleted it.
+    #[must_use]
+    pub fn repairs(&self) -> watch::Receiver<u64> {
+        self.repairs.clone()
+    }
+
     /// Returns all counts, as they are now.
     #[must_use]
     pub fn status(&self) -> Status {
@@ -89,11 +100,16 @@ impl Handle {
 
 /// Why the addresses are withdrawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reason {
+pub enum Reason {
+    /// The lease ended, and was not renewed.
     LeaseEnded,
+    /// The lease was given up in good order.
     LeaseGivenUp,
+    /// The interface is down, gone, or without a carrier.
     LinkDown,
+    /// The driver was stopped.
     Stopped,
+    /// A request for the addresses failed.
     Failed,
 }
 
@@ -118,10 +134,13 @@ pub(super) struct Telling {
     link_up: watch::Sender<bool>,
     parting: watch::Sender<bool>,
     conflicts: watch::Sender<u64>,
+    repairs_made: watch::Sender<u64>,
     status: watch::Sender<Status>,
     /// Kept so that the receiver in the driver never finds it closed.
     _stop: watch::Sender<bool>,
     claim_began: Option<Instant>,
+    /// Since when they are held.
+    held_since: Option<Instant>,
     release: Option<(Reason, Instant)>,
     missing_since: Option<Instant>,
     repairs: Warnings,
@@ -139,6 +158,8 @@ impl Telling {
             fenced: false,
             claims: 0,
             last_claim: None,
+            releases: 0,
+            last_release: None,
             repairs: 0,
             announcements: 0,
             conflicts: 0,
@@ -149,6 +170,7 @@ impl Telling {
         let (link, link_seen) = watch::channel(link_up);
         let (parting, parting_seen) = watch::channel(false);
         let (conflicts, conflicts_seen) = watch::channel(0);
+        let (repairs, repairs_seen) = watch::channel(0);
         let (status, status_seen) = watch::channel(status);
         let (stop, stop_seen) = watch::channel(false);
         let vips: Vec<_> = config.addresses.iter().map(ToString::to_string).collect();
@@ -157,6 +179,7 @@ impl Telling {
             link_up: link_seen,
             parting: parting_seen,
             conflicts: conflicts_seen,
+            repairs: repairs_seen,
             status: status_seen,
             stop: stop.clone(),
         };
@@ -167,9 +190,11 @@ impl Telling {
             link_up: link,
             parting,
             conflicts,
+            repairs_made: repairs,
             status,
             _stop: stop,
             claim_began: None,
+            held_since: None,
             release: None,
             missing_since: None,
             repairs: Warnings::default(),
@@ -216,6 +241,7 @@ impl Telling {
         }
         if let Some(since) = self.missing_since.take() {
             self.status.send_modify(|status| status.repairs += 1);
+            self.repairs_made.send_modify(|count| *count += 1);
             if let Some(suppressed) = self.repairs.next(now) {
                 tracing::warn!(
                     vip = self.vips,
@@ -246,6 +272,7 @@ impl Telling {
             State::Active => {
                 let took = self.claim_began.take().map(|began| now.duration_since(began));
                 tracing::info!(vip, interface, took = ?took.unwrap_or_default(), "claimed the virtual IP");
+                self.held_since.get_or_insert(now);
                 self.status.send_modify(|status| {
                     status.claims += 1;
                     status.last_claim = took;
@@ -257,6 +284,13 @@ impl Telling {
                 if claimed {
                     let took = now.duration_since(began);
                     tracing::info!(vip, interface, %reason, ?took, "released the virtual IP");
+                }
+                // Back from a claim that never succeeded, there is nothing to tell.
+                if let Some(since) = self.held_since.take() {
+                    self.status.send_modify(|status| {
+                        status.releases += 1;
+                        status.last_release = Some((reason, began.saturating_duration_since(since)));
+                    });
                 }
             }
         }
