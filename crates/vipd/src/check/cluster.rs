@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::time::Duration;
 
-use leader::kubernetes::{Access, Right, Survey, SurveyError};
+use leader::kubernetes::{Access, EVENT_NAMESPACE, Right, Survey, SurveyError};
 
 use tokio::time::timeout;
 
 use super::examination::Situation;
+use super::subjects::Subject;
 use super::{Finding, about};
-use crate::config::{Config, Election};
+use crate::config::{Config, Election, Record};
 use crate::daemon::resolution;
 
 /// How long an apiserver has to answer.
@@ -35,13 +36,26 @@ struct Errand<'a> {
     mend: &'static str,
     /// What comes of it where nobody may be asked.
     without: &'static str,
+    /// What vipd does there besides, and goes on without.
+    besides: Vec<Besides>,
+}
+
+/// Something that is told the API.
+struct Besides {
+    subject: &'static Subject,
+    rights: Vec<Right>,
+    /// What it is, as in: it may not be done.
+    what: &'static str,
+    mend: &'static str,
 }
 
 /// Asks the API, if the configuration does. Besides, the DNS name by which the credentials reach it, if they do so by a name.
 pub(super) async fn look(situation: &Situation<'_>) -> (Vec<Finding>, Option<String>) {
     let (mut findings, mut proxy, mut name) = (Vec::new(), None, None);
     for errand in errands(situation.config) {
-        let asked = Survey::make(errand.access, &errand.rights, AGENT, PATIENCE);
+        let besides = errand.besides.iter().flat_map(|besides| &besides.rights);
+        let all: Vec<Right> = errand.rights.iter().chain(besides).cloned().collect();
+        let asked = Survey::make(errand.access, &all, AGENT, PATIENCE);
         let Ok(surveyed) = timeout(PATIENCE_IN_ALL, asked).await else {
             findings.push(silent(&format!("nobody has answered for {PATIENCE_IN_ALL:?}")));
             continue;
@@ -80,6 +94,15 @@ fn errands(config: &Config) -> Vec<Errand<'_>> {
             rights,
             mend: "`vipd manifest rbac | kubectl apply -f -`, and use that ServiceAccount; or name an administrator's kubeconfig",
             without: "nobody leads from here until there is one",
+            besides: config.record.as_ref().map(besides).unwrap_or_default(),
+        });
+    } else if let Some(record) = &config.record {
+        errands.push(Errand {
+            access: &record.access,
+            rights: Vec::new(),
+            mend: "name a kubeconfig with these rights (`kubernetes.kubeconfig`)",
+            without: "the API is told of no move until there is one",
+            besides: besides(record),
         });
     }
     if let Some(access) = &config.discovery {
@@ -94,9 +117,33 @@ fn errands(config: &Config) -> Vec<Errand<'_>> {
             rights: ["list", "watch"].map(slices).into(),
             mend: "docs/balancer-alone.md has a ServiceAccount and its Role; write its kubeconfig to `kubernetes.kubeconfig`",
             without: "nothing is discovered until there is one",
+            besides: Vec::new(),
         });
     }
     errands
+}
+
+/// The rights that Events and the label take.
+fn besides(record: &Record) -> Vec<Besides> {
+    let nodes = |verb| Right { verb, group: "", resource: "nodes", namespace: None };
+    let events = record.events.then(|| Besides {
+        subject: &about::EVENTS,
+        rights: vec![Right {
+            verb: "create",
+            group: "events.k8s.io",
+            resource: "events",
+            namespace: Some(EVENT_NAMESPACE.to_owned()),
+        }],
+        what: "Events of moves",
+        mend: "apply what `vipd manifest rbac` prints, which has a Role for it; or `kubernetes: {events: false}`",
+    });
+    let label = record.label.map(|_| Besides {
+        subject: &about::NODE_LABEL,
+        rights: ["list", "patch"].map(nodes).into(),
+        what: "the label of the owner's Node",
+        mend: "apply what `vipd manifest rbac --enableNodeLabeling` prints; or `kubernetes: {nodeLabel: false}`",
+    });
+    events.into_iter().chain(label).collect()
 }
 
 /// A kubeconfig that appears later (`kubeadm init` writes it after the static Pods) is found then.
@@ -125,7 +172,7 @@ fn told(errand: &Errand<'_>, surveyed: &Result<Survey, SurveyError>) -> Vec<Find
         return findings;
     };
     findings.push(Finding::good(&about::API, format!("the apiserver {server} answers")));
-    findings.push(rights(errand, survey));
+    findings.extend(rights(errand, survey));
     findings
 }
 
@@ -137,21 +184,34 @@ fn silent(why: &str) -> Finding {
     )
 }
 
-fn rights(errand: &Errand<'_>, survey: &Survey) -> Finding {
+fn rights(errand: &Errand<'_>, survey: &Survey) -> Vec<Finding> {
     if let Some(refusal) = &survey.refusal {
-        return Finding::unseen(
-            &about::RIGHTS,
-            format!("the rights of {}: {refusal}", survey.credentials),
-            errand.mend,
-        );
+        let what = format!("the rights of {}: {refusal}", survey.credentials);
+        return vec![Finding::unseen(&about::RIGHTS, what, errand.mend)];
     }
-    if survey.missing.is_empty() {
+    let missing = |rights: &[Right]| -> Vec<Right> {
+        survey.missing.iter().filter(|right| rights.contains(right)).cloned().collect()
+    };
+    let mut findings = Vec::new();
+    let lacking = missing(&errand.rights);
+    if !lacking.is_empty() {
+        let text = format!("{} may not {}", survey.credentials, crate::listed(&lacking));
+        findings.push(Finding::doubtful(&about::RIGHTS, text, errand.mend));
+    } else if !errand.rights.is_empty() {
         let text =
             format!("{} may do all that vipd does: {}", survey.credentials, crate::listed(&errand.rights));
-        return Finding::good(&about::RIGHTS, text);
+        findings.push(Finding::good(&about::RIGHTS, text));
     }
-    let text = format!("{} may not {}", survey.credentials, crate::listed(&survey.missing));
-    Finding::doubtful(&about::RIGHTS, text, errand.mend)
+    for Besides { subject, rights, what, mend } in &errand.besides {
+        let lacking = missing(rights);
+        findings.push(if lacking.is_empty() {
+            Finding::good(subject, format!("{} may write {what}", survey.credentials))
+        } else {
+            let lacking = crate::listed(&lacking);
+            Finding::doubtful(subject, format!("{} may not {lacking}, for {what}", survey.credentials), *mend)
+        });
+    }
+    findings
 }
 
 /// By what this host shows: the interface of IPVS mode, and whether ARP is answered for addresses of other interfaces. What the API has is

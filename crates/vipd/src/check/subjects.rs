@@ -59,9 +59,11 @@ subjects! {
     PEER_FIREWALL, "peer-firewall", "a host that hears no peer neither votes nor leads";
     TIE_BREAK, "tie-break", "of two hosts, one leads without the other only if the tie-break answers it";
 
-    CREDENTIALS, "credentials", "without credentials the API is not asked: no Lease is held, and no apiserver is discovered";
+    CREDENTIALS, "credentials", "without credentials the API is not asked: no Lease is held, no apiserver is discovered, and no move is told";
     API, "api", "where the API decides who leads, nobody leads from here while it can't be reached";
     RIGHTS, "rights", "the API refuses what it was not told to allow: a Lease that can't be written is never held";
+    EVENTS, "events", "`kubectl describe node` shows the moves of the address only where vipd may write Events; moves themselves don't wait for it";
+    NODE_LABEL, "node-label", "what selects the owner by its Node's label finds it only where vipd may write that; the address doesn't wait for it";
     CERTIFICATE, "certificate", "clients such as kubectl refuse a server whose certificate is not for the address or name that they connect to";
     ENDPOINT, "endpoint", "clients that are given the name must come to the virtual address by it";
     KUBE_PROXY, "kube-proxy", "in IPVS mode every host has the Services' addresses, and without strictARP it answers ARP for them";

@@ -60,7 +60,7 @@ pub(super) struct File {
     pub(super) enable_packet: Option<bool>,
 }
 
-/// The election by Kubernetes Lease.
+/// The election by Kubernetes Lease, and what the API is told beside it.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Kubernetes {
@@ -74,6 +74,8 @@ pub(super) struct Kubernetes {
     pub(super) port: Option<u16>,
     pub(super) preserve: Option<bool>,
     pub(super) annotations: Option<BTreeMap<String, String>>,
+    pub(super) events: Option<bool>,
+    pub(super) node_label: Option<bool>,
     pub(super) memory: Option<String>,
 }
 

@@ -44,6 +44,8 @@ pub(crate) struct Config {
     pub(crate) balancer: Option<Balancer>,
     /// How the API is reached, where it tells backends and no election asks it.
     pub(crate) discovery: Option<leader::kubernetes::Access>,
+    /// What the Kubernetes API is told of this node, beside the election; `None`: nothing.
+    pub(crate) record: Option<Record>,
     /// The check of this host's own apiserver, where there is an address and no balancer.
     pub(crate) health_check: Option<lb::Config>,
     /// The status socket.
@@ -69,6 +71,21 @@ impl Config {
         let files = memories.chain([&self.socket]);
         files.filter_map(|file| file.parent().map(Path::to_owned)).collect()
     }
+}
+
+/// What the Kubernetes API is told of a node.
+#[derive(Clone, Debug)]
+pub(crate) struct Record {
+    /// The node's name there.
+    pub(crate) node: String,
+    /// How the API is reached.
+    pub(crate) access: leader::kubernetes::Access,
+    /// The Lease that elects, if one does: its namespace and name.
+    pub(crate) lease: Option<(String, String)>,
+    /// Whether moves are written as Events.
+    pub(crate) events: bool,
+    /// The address that the label of its owner's Node names; `None`: there is no label.
+    pub(crate) label: Option<IpAddr>,
 }
 
 /// Virtual addresses that move together.

@@ -26,6 +26,7 @@ mod own;
 pub(crate) mod owner;
 pub(crate) mod parts;
 mod predecessor;
+mod record;
 mod reload;
 pub(crate) mod resolution;
 mod standing;

@@ -232,6 +232,16 @@ impl Moves {
         self.recent.iter()
     }
 
+    /// How often the address came to this node since it started.
+    pub(crate) fn arrivals(&self) -> u64 {
+        self.tally.counts.iter().sum()
+    }
+
+    /// The latest of these, the last first.
+    pub(crate) fn own(&self) -> impl Iterator<Item = &Move> {
+        self.recent.iter().rev().filter(|this| this.to == self.me)
+    }
+
     /// All that came to this node since it started.
     pub(crate) fn tally(&self) -> &Tally {
         &self.tally
@@ -384,7 +394,8 @@ mod tests {
         story.follows(300, Some("c"));
         assert_eq!(story.last(), (Some("b"), "c", Reason::Unknown, None));
         assert_eq!(story.moves.transitions(), 2);
-        assert_eq!(story.moves.tally().counts().map(|(_, count)| count).sum::<u64>(), 1, "only own ones");
+        assert_eq!(story.moves.arrivals(), 1, "only own ones");
+        assert_eq!(story.moves.own().map(|this| this.reason).collect::<Vec<_>>(), [Reason::First]);
     }
 
     #[test]

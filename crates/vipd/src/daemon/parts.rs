@@ -21,6 +21,7 @@ use super::endpoints::ApiBackends;
 use super::notes;
 use super::owner::{Farewell, Owner};
 use super::predecessor::Predecessor;
+use super::record::Record;
 use super::reload::{Adjustable, Running};
 use super::resolution::Resolution;
 use super::successor::Successor;
@@ -52,6 +53,8 @@ pub(crate) struct Parts {
     pub(crate) stopping: watch::Sender<bool>,
     status_task: Option<JoinHandle<()>>,
     command_task: Option<JoinHandle<()>>,
+    /// Tells the Kubernetes API of moves.
+    record: Option<Record>,
     /// Tells the peers of this node's status.
     notes_task: Option<JoinHandle<()>>,
     web: Option<web::Server>,
@@ -111,6 +114,7 @@ impl Parts {
                 }
             }
         }
+        let record = Record::start(config.record, &owners);
         let mut witnesses = Vec::new();
         for witness in config.witnesses {
             witnesses.push(Witness::start(witness).await?);
@@ -127,6 +131,7 @@ impl Parts {
             stopping: watch::Sender::new(false),
             status_task: None,
             command_task: None,
+            record,
             notes_task: None,
             web: None,
             socket: config.socket,
@@ -240,8 +245,11 @@ impl Parts {
         info!("vipd stopped");
     }
 
-    /// Closes the sockets on which it is asked.
+    /// Closes the sockets on which it is asked, and has the API told what is left to tell.
     async fn close(&mut self) {
+        if let Some(record) = self.record.take() {
+            record.stop().await;
+        }
         if let Some(task) = self.notes_task.take() {
             task.abort();
             let _ = task.await;

@@ -79,6 +79,7 @@ fn what_a_manifest_says_is_what_it_was_made_from() {
         &["--k8sConfigPath", "/root/.kube/config", "--nodeName", "this-one"],
         &["--vip", "10.0.0.41", "--address="],
         &["--loseLeadership", "--lbForwardingMethod", "masquerade"],
+        &["--enableNodeLabeling"],
     ];
     let variables = [
         &[][..],
@@ -231,23 +232,27 @@ const KUBE_VIP: &[(&str, &str, &[&str])] = &[
     ("", "nodes", &["list", "get", "watch", "update", "patch"]),
 ];
 
+/// The documents of `vipd manifest rbac`.
+fn rbac_documents(arguments: &[&str]) -> Vec<serde_yaml::Value> {
+    let all = [&["vipd", "manifest", "rbac"], arguments].concat();
+    let Command::Manifest(Manifest::Rbac(options)) = Cli::try_parse_from(all).unwrap().command else {
+        panic!("{arguments:?}")
+    };
+    let Ok(text) = rbac::rbac(&gathered(&options.flags, &[]), &options) else { panic!("{arguments:?}") };
+    text.split("---\n").map(|text| serde_yaml::from_str(text).unwrap()).collect()
+}
+
 #[test]
 fn rights_are_no_wider_than_kube_vips() {
     for arguments in [&[][..], &["--rolebinding"], &["--role"], &["--namespace", "other"]] {
-        let all = [&["vipd", "manifest", "rbac"], arguments].concat();
-        let Command::Manifest(Manifest::Rbac(options)) = Cli::try_parse_from(all).unwrap().command else {
-            panic!("{arguments:?}")
-        };
-        let Ok(text) = rbac::rbac(&gathered(&options.flags, &[]), &options) else { panic!("{arguments:?}") };
-        let documents: Vec<serde_yaml::Value> =
-            text.split("---\n").map(|text| serde_yaml::from_str(text).unwrap()).collect();
+        let documents = rbac_documents(arguments);
         let kinds: Vec<_> = documents.iter().map(|document| document["kind"].as_str().unwrap()).collect();
-        let expected = match (options.role, options.rolebinding) {
-            (true, _) => ["ServiceAccount", "Role", "RoleBinding"],
-            (false, true) => ["ServiceAccount", "ClusterRole", "RoleBinding"],
-            (false, false) => ["ServiceAccount", "ClusterRole", "ClusterRoleBinding"],
+        let (role, binding) = match arguments {
+            ["--role"] => ("Role", "RoleBinding"),
+            ["--rolebinding"] => ("ClusterRole", "RoleBinding"),
+            _ => ("ClusterRole", "ClusterRoleBinding"),
         };
-        assert_eq!(kinds, expected);
+        assert_eq!(kinds, ["ServiceAccount", role, binding, "Role", "RoleBinding"]);
         assert_eq!(documents[2]["roleRef"]["name"], documents[1]["metadata"]["name"]);
         assert_eq!(documents[2]["subjects"][0]["namespace"], documents[0]["metadata"]["namespace"]);
         for rule in documents[1]["rules"].as_sequence().unwrap() {
@@ -262,4 +267,31 @@ fn rights_are_no_wider_than_kube_vips() {
             }
         }
     }
+}
+
+/// kube-vip writes none, so this is the one right that it lacks.
+#[test]
+fn events_may_be_made_in_one_namespace_and_neither_read_nor_changed() {
+    for arguments in [&[][..], &["--role"], &["--namespace", "other"]] {
+        let documents = rbac_documents(arguments);
+        let (role, binding) = (&documents[3], &documents[4]);
+        assert_eq!(role["metadata"], binding["metadata"]);
+        assert_eq!(role["metadata"]["namespace"], "default");
+        let expected = "[{apiGroups: [events.k8s.io], resources: [events], verbs: [create]}]";
+        assert_eq!(role["rules"], serde_yaml::from_str::<serde_yaml::Value>(expected).unwrap());
+        assert_eq!(binding["roleRef"]["name"], role["metadata"]["name"]);
+        assert_eq!(binding["subjects"], documents[2]["subjects"], "{arguments:?}");
+    }
+}
+
+#[test]
+fn nodes_may_be_patched_only_where_they_are_to_be_labelled() {
+    let verbs = |arguments: &[&str]| -> Vec<String> {
+        let rules = rbac_documents(arguments)[1]["rules"].clone();
+        let nodes = rules.as_sequence().unwrap().iter().find(|rule| rule["resources"][0] == "nodes").unwrap();
+        nodes["verbs"].as_sequence().unwrap().iter().map(|verb| verb.as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(verbs(&[]), ["list", "watch"]);
+    assert_eq!(verbs(&["--enableNodeLabeling"]), ["list", "watch", "patch"]);
+    assert_eq!(verbs(&["--enableNodeLabeling=false"]), ["list", "watch"]);
 }

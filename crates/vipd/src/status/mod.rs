@@ -19,5 +19,5 @@ pub(crate) use self::owner::{Clients, TieBreak};
 #[cfg(test)]
 pub(crate) use self::report::Tally;
 pub(crate) use self::report::{Backend, Frontend, MainLoop, Reporter, Snapshot};
-pub(crate) use self::show::show;
+pub(crate) use self::show::{ago, show};
 pub(crate) use self::socket::{READ_MAX, ask, connect, listen, serve, unanswered};

@@ -284,7 +284,7 @@ fn count(times: u64) -> String {
 }
 
 /// A duration in the two units that matter.
-fn ago(ms: u64) -> String {
+pub(crate) fn ago(ms: u64) -> String {
     let duration = Duration::from_millis(ms);
     match duration.as_secs() {
         0 => format!("{ms} ms"),

@@ -59,13 +59,14 @@ pub(super) fn election(reader: &mut Reader<'_>, file: &File, node: &str, vips: &
     })
 }
 
-/// `kubernetes:` where another election runs.
+/// `kubernetes:` where another election runs, and nothing is to be told.
 pub(super) fn without_effect(reader: &mut Reader<'_>, file: &File) {
-    if file.kubernetes.is_some() {
+    let tells = |wanted: &Kubernetes| wanted.events == Some(true) || wanted.node_label == Some(true);
+    if file.kubernetes.as_ref().is_some_and(|wanted| !tells(wanted)) {
         reader.warn(
             &["kubernetes".into()],
             "`kubernetes` has no effect without `election: kubernetes`",
-            "add `election: kubernetes`, or remove the key",
+            "add `election: kubernetes`, or remove the key; with `events: true` or `nodeLabel: true` in it, the API is told of moves",
         );
     }
 }
@@ -215,6 +216,34 @@ fn annotations(
 pub(super) fn access_alone(reader: &mut Reader<'_>, file: &File) -> Option<Access> {
     let nothing = Kubernetes::default();
     let wanted = file.kubernetes.as_ref().unwrap_or(&nothing);
+    of_a_lease(reader, wanted, "without a `vip`: no Lease is held");
+    let keys = [("events", wanted.events.is_some()), ("nodeLabel", wanted.node_label.is_some())];
+    for (key, _) in keys.into_iter().filter(|(_, there)| *there) {
+        reader.warn(
+            &["kubernetes".into(), key.into()],
+            format!("`{key}` has no effect without a `vip`: nothing moves"),
+            "remove the key",
+        );
+    }
+    access(reader, wanted, &[], MEMORY_ALONE_DEFAULT)
+}
+
+/// How the API is reached where peers decide, and it is told of moves. Complains of keys that say how a Lease decides.
+pub(super) fn access_beside_peers(
+    reader: &mut Reader<'_>,
+    wanted: &Kubernetes,
+    vips: &[IpAddr],
+) -> Option<Access> {
+    of_a_lease(reader, wanted, "without `election: kubernetes`: no Lease is held");
+    if wanted.memory.is_some() {
+        let message = "`memory` has no effect without `election: kubernetes`: nothing is discovered";
+        reader.warn(&["kubernetes".into(), "memory".into()], message, "remove the key");
+    }
+    Some(Access { memory: None, ..access(reader, wanted, vips, MEMORY_DEFAULT)? })
+}
+
+/// Warns of keys that say how a Lease decides, and why they don't.
+fn of_a_lease(reader: &mut Reader<'_>, wanted: &Kubernetes, why: &str) {
     let keys = [
         ("lease", wanted.lease.is_some()),
         ("leaseDuration", wanted.lease_duration.is_some()),
@@ -224,13 +253,9 @@ pub(super) fn access_alone(reader: &mut Reader<'_>, file: &File) -> Option<Acces
         ("annotations", wanted.annotations.is_some()),
     ];
     for (key, _) in keys.into_iter().filter(|(_, there)| *there) {
-        reader.warn(
-            &["kubernetes".into(), key.into()],
-            format!("`{key}` has no effect without a `vip`: no Lease is held"),
-            "remove the key",
-        );
+        let message = format!("`{key}` has no effect {why}");
+        reader.warn(&["kubernetes".into(), key.into()], message, "remove the key");
     }
-    access(reader, wanted, &[], MEMORY_ALONE_DEFAULT)
 }
 
 fn access(

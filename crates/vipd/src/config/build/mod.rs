@@ -11,6 +11,7 @@ mod clients;
 mod kernel_path;
 pub(super) mod kubernetes;
 mod peers;
+mod record;
 mod spread;
 mod vips;
 mod web;
@@ -48,6 +49,7 @@ pub(super) fn build(
     let local = file.local_peer.as_ref().and_then(|peer| peer.address.parse::<IpAddr>().ok());
     let balancer = balancer::balancer(&mut reader, &file, &ips, local);
     let built = wants_vip.then(|| vips::vips(&mut reader, &file, &node, addresses)).flatten();
+    let record = built.as_ref().and_then(|vips| record::record(&mut reader, &file, &node, vips));
     let (vips, witnesses) = seats(built.unwrap_or_default(), file.is_of_witness());
     if !wants_vip {
         without_vip(&mut reader, &file);
@@ -86,6 +88,7 @@ pub(super) fn build(
         witnesses,
         balancer,
         discovery,
+        record,
         health_check,
         socket,
         metrics,

@@ -113,6 +113,10 @@ impl Filling<'_> {
             if elects != Some("true") {
                 self.filled.file.single_node = Some(true);
                 self.name(Key::SingleNode, &["singleNode".into()]);
+                // Nobody asks the API then, unless there is something to tell it.
+                if self.settings.is_on(Key::NodeLabel) {
+                    self.filled.file.kubernetes = Some(self.api());
+                }
                 return;
             }
             let message = "has no effect: an election by Lease is asked for too".to_owned();
@@ -128,20 +132,28 @@ impl Filling<'_> {
             lease_duration: self.seconds(Key::LeaseDuration, "leaseDuration"),
             renew_deadline: self.seconds(Key::RenewDeadline, "renewDeadline"),
             retry_period: self.seconds(Key::RetryPeriod, "retryPeriod"),
-            kubeconfig: self.take(Key::Kubeconfig, &["kubernetes".into(), "kubeconfig".into()]),
-            port: self.settings.port(Key::Port),
             preserve: self.settings.value(Key::Preserve).map(|_| self.settings.is_on(Key::Preserve)),
-            ..Kubernetes::default()
+            ..self.api()
         };
-        if let Some(server) = self.take(Key::Server, &["kubernetes".into(), "server".into()]) {
-            kubernetes.server = Some(host(&server).to_owned());
-        }
         kubernetes.annotations = self.annotations();
         kubernetes.memory = self
             .settings
             .text(Key::Instance)
             .map(|instance| MEMORY_DEFAULT.replace("control-plane", &format!("control-plane-{instance}")));
         self.filled.file.kubernetes = Some(kubernetes);
+    }
+
+    /// How the API is reached, and what it is told of nodes.
+    fn api(&mut self) -> Kubernetes {
+        self.name(Key::NodeLabel, &["kubernetes".into(), "nodeLabel".into()]);
+        let server = self.take(Key::Server, &["kubernetes".into(), "server".into()]);
+        Kubernetes {
+            kubeconfig: self.take(Key::Kubeconfig, &["kubernetes".into(), "kubeconfig".into()]),
+            server: server.map(|server| host(&server).to_owned()),
+            port: self.settings.port(Key::Port),
+            node_label: self.settings.value(Key::NodeLabel).map(|_| self.settings.is_on(Key::NodeLabel)),
+            ..Kubernetes::default()
+        }
     }
 
     /// `NAMESPACE/NAME`: the name's own namespace, else the ServiceAccount's, else the one that is set.

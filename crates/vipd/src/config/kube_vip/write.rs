@@ -52,6 +52,7 @@ impl Settings {
                     .collect::<Mapping>()
             });
             put(&mut map, "annotations", annotations);
+            put(&mut map, "nodeLabel", kubernetes.node_label);
             put(&mut map, "memory", kubernetes.memory);
             put(&mut document, "kubernetes", Some(map));
         }

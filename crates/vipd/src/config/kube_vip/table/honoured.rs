@@ -114,6 +114,14 @@ pub(super) static SETTINGS: &[Setting] = &[
     ),
     Setting::honoured(Key::LeaseAnnotations, &[], &["vip_leaseannotations"], Text, WhenSet, ""),
     Setting::honoured(
+        Key::NodeLabel,
+        &["enableNodeLabeling"],
+        &["enable_node_labeling"],
+        Bool,
+        WhenSet,
+        "Label the Node that has the address: kube-vip.io/has-ip=ADDRESS",
+    ),
+    Setting::honoured(
         Key::LoadBalancer,
         &["enableLoadBalancer"],
         &["lb_enable"],

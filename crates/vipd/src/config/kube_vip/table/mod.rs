@@ -108,6 +108,8 @@ pub(crate) enum Key {
     RetryPeriod,
     /// Annotations of the Lease.
     LeaseAnnotations,
+    /// The label of the owner's Node.
+    NodeLabel,
     /// The balancer.
     LoadBalancer,
     /// Its port.

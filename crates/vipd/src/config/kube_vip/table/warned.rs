@@ -78,13 +78,6 @@ pub(super) static SETTINGS: &[Setting] = &[
         NO,
         "vipd puts no address on the loopback interface",
     ),
-    Setting::warned(
-        &["enableNodeLabeling"],
-        &["enable_node_labeling"],
-        Bool,
-        NO,
-        "vipd labels no nodes; the holder of the Lease has the address, and `vipd status` tells",
-    ),
     Setting::warned(&["debounceTime"], &["debounce_time"], Text, &["0s"], SERVICES),
     // Services.
     Setting::warned(&["serviceInterface"], &["vip_servicesinterface"], Text, &[], SERVICES),
