@@ -26,9 +26,10 @@ func TestCheckNamesMissingRightsAndAKubeProxyThatIsNotStrict(t *testing.T) {
 	c := open(t)
 	node := lab.Nodes[0]
 	config, admin := c.files(t, node)
+	config = replaced(t, config, "\n  memory:", "\n  nodeLabel: true\n  memory:")
 
 	permitted := c.check(t, node, config, admin)
-	for _, id := range []string{"credentials", "api", "rights", "certificate"} {
+	for _, id := range []string{"credentials", "api", "rights", "events", "node-label", "certificate"} {
 		for _, found := range permitted[id] {
 			if found.Verdict != "ok" {
 				t.Errorf("%s of an administrator: %+v", id, found)
@@ -50,6 +51,13 @@ func TestCheckNamesMissingRightsAndAKubeProxyThatIsNotStrict(t *testing.T) {
 	for _, words := range []string{"get leases in " + leaseNamespace, "create leases", "update leases", "watch leases", "list nodes"} {
 		if !strings.Contains(rights[0].Found, words) {
 			t.Errorf("no %q in %q", words, rights[0].Found)
+		}
+	}
+
+	for id, words := range map[string]string{"events": "create events in default", "node-label": "patch nodes"} {
+		found := stranger[id]
+		if len(found) != 1 || found[0].Verdict != "warning" || !strings.Contains(found[0].Found, words) || !strings.Contains(found[0].Mend, "vipd manifest rbac") {
+			t.Errorf("%s of a stranger: %+v", id, found)
 		}
 	}
 

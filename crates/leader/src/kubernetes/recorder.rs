@@ -37,7 +37,7 @@ pub enum RecordError {
     /// The API lets this node not do that, or doesn't know it. Another try changes nothing until a person does.
     #[error("{0}")]
     Forbidden(String),
-    /// The API has no such object, or can't take what was sent. Another try changes nothing.
+    /// The API has no such object, can't take what was sent, or gives an answer that nobody understands. Another try changes nothing.
     #[error("{0}")]
     Refused(String),
     /// The object has changed since it was looked at. Nothing was written.
@@ -122,12 +122,7 @@ impl Recorder {
         let path = format!("/api/v1/nodes?limit={SERVERS_MAX}&labelSelector={label}={value}");
         let header = (ACCEPT, METADATA);
         let text = self.run(Errand { method: Method::GET, path, header, body: Vec::new() }).await?;
-        let list: List = serde_json::from_str(&text)
-            .map_err(|error| RecordError::Unreached(format!("the list of nodes can't be read: {error}")))?;
-        let items = list.items.into_iter().map(|item| item.metadata);
-        Ok(items
-            .map(|Meta { name, resource_version }| Labelled { name, version: resource_version })
-            .collect())
+        listed(&text)
     }
 
     /// Puts a label on a node.
@@ -253,9 +248,18 @@ async fn send(client: &Client, errand: &Errand) -> Result<Result<String, RecordE
     }
 }
 
+/// The nodes of a list.
+fn listed(text: &str) -> Result<Vec<Labelled>, RecordError> {
+    let list: List = serde_json::from_str(text)
+        .map_err(|error| RecordError::Refused(format!("the list of nodes can't be read: {error}")))?;
+    let items = list.items.into_iter().flatten().map(|item| item.metadata);
+    Ok(items.map(|Meta { name, resource_version }| Labelled { name, version: resource_version }).collect())
+}
+
 #[derive(Deserialize)]
 struct List {
-    items: Vec<Item>,
+    /// Null where there are none.
+    items: Option<Vec<Item>>,
 }
 
 #[derive(Deserialize)]
@@ -268,4 +272,38 @@ struct Item {
 struct Meta {
     name: String,
     resource_version: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As Kubernetes 1.37 answers.
+    #[test]
+    fn a_list_of_nodes_has_names_and_versions_or_nothing_at_all() {
+        let list = |items: &str| {
+            listed(&format!("{{\"kind\":\"PartialObjectMetadataList\",\"metadata\":{{}},\"items\":{items}}}"))
+        };
+        let node = Labelled { name: "a".to_owned(), version: "7".to_owned() };
+        let one = r#"[{"metadata":{"name":"a","uid":"u","resourceVersion":"7","labels":{"kube-vip.io/has-ip":"10.0.0.9"}}}]"#;
+        assert_eq!(list(one), Ok(vec![node]));
+        assert_eq!(list("null"), Ok(Vec::new()));
+        assert!(matches!(list("[7]"), Err(RecordError::Refused(_))));
+    }
+
+    #[test]
+    fn what_only_a_person_can_mend_is_told_from_what_time_can() {
+        let server = "10.0.0.1:6443".parse().unwrap();
+        let silent = unreached(Some((server, Failure::timed_out())));
+        assert_eq!(silent, RecordError::Unreached("10.0.0.1:6443: no answer in time".to_owned()));
+        let status =
+            serde_json::json!({"code": 403, "message": "events is forbidden", "reason": "Forbidden"});
+        let refused = Error::Api(serde_json::from_value(status).unwrap());
+        let failure = Failure::explained(&refused, "the rule");
+        let expected = "403, not allowed: events is forbidden (the rule)".to_owned();
+        assert_eq!(unreached(Some((server, failure))), RecordError::Forbidden(expected));
+        assert!(
+            matches!(unreached(None), RecordError::Unreached(text) if text.contains("kubernetes.server"))
+        );
+    }
 }
