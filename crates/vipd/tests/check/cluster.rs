@@ -69,13 +69,41 @@ fn rights_that_are_missing_are_named() {
 }
 
 #[test]
+fn rights_that_only_telling_takes_are_named_apart() {
+    let Some(bench) = Bench::new("telling") else { return };
+    let identity = apiserver::identity(&bench.folder, COMPLETE);
+    apiserver::serve(&bench.here, identity, Attitude::Denies("patch"));
+    bench.check(&config(&bench)).are(&[]);
+    let labelling = config(&bench).replace("kubernetes: {", "kubernetes: {nodeLabel: true, ");
+    let findings = bench.check(&labelling);
+    findings.are(&[("node-label", "warning")]);
+    findings.tell("node-label", "may not patch nodes", "`vipd manifest rbac --enableNodeLabeling`");
+}
+
+#[test]
+fn where_peers_decide_the_rights_are_those_to_tell_of_moves() {
+    let Some(bench) = Bench::new("peers-telling") else { return };
+    let identity = apiserver::identity(&bench.folder, COMPLETE);
+    apiserver::serve(&bench.here, identity, Attitude::Denies("create"));
+    let kubernetes = format!(
+        "kubernetes: {{events: true, kubeconfig: {}, server: \"{}\"}}\n",
+        bench.folder.join("admin.conf").display(),
+        apiserver::ADDRESS
+    );
+    let findings = bench.check(&format!("{}vip: 10.0.0.9\ninterface: eth0\n{kubernetes}", bench.members()));
+    findings.are(&[("events", "warning")]);
+    findings.tell("events", "may not create events in default", "`vipd manifest rbac`");
+    assert!(!findings.all().any(|finding| finding["id"] == "rights"), "{findings}");
+}
+
+#[test]
 fn with_all_rights_and_names_a_member_of_a_cluster_has_nothing_to_find() {
     let Some(bench) = Bench::new("permitted") else { return };
     let identity = apiserver::identity(&bench.folder, COMPLETE);
     apiserver::serve(&bench.here, identity, Attitude::Permits);
     let findings = bench.check(&config(&bench));
     findings.are(&[]);
-    for id in ["credentials", "api", "rights", "certificate"] {
+    for id in ["credentials", "api", "rights", "events", "certificate"] {
         assert!(findings.all().any(|finding| finding["id"] == id), "nothing is said of {id}: {findings}");
     }
 }
