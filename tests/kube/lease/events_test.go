@@ -67,6 +67,9 @@ func TestMovesAreToldToTheClusterAndAreNotHeldUpWhereTheyMayNot(t *testing.T) {
 	c.awaitLabel(t, old)
 	c.awaitRemark(t, old)
 
+	c.DeleteVIP(t, old)
+	c.awaitEvent(t, old, "VirtualIPRestored", corev1.EventTypeWarning, "put back")
+
 	// A planned move, told by both.
 	runs[old].signal(t, syscall.SIGTERM)
 	c.awaitOwner(t, next)

@@ -21,6 +21,7 @@ var manifests = map[string][]string{
 	"the DaemonSet":         {"manifest", "daemonset", "--inCluster", "--address", "10.0.0.162", "--controlplane", "--arp", "--leaderElection"},
 	"the rights":            {"manifest", "rbac"},
 	"the rights in a role":  {"manifest", "rbac", "--role"},
+	"the rights to label":   {"manifest", "rbac", "--enableNodeLabeling"},
 }
 
 // Nothing is created: the server validates and admits each object as if it were.

@@ -40,6 +40,8 @@ pub struct Event {
     pub node: String,
     /// When.
     pub at: Stamp,
+    /// Another for each of a process: several things may happen at one time.
+    pub serial: u16,
     /// How much it matters.
     pub weight: Weight,
     /// What happened, in one word of letters: programs select by it.
@@ -56,7 +58,7 @@ impl Event {
     /// Its name: a second try of the same has the same, so nothing is told twice.
     fn name(&self) -> String {
         let node = cut(&self.node, NAME_BYTES_MAX).trim_end_matches(['.', '-']);
-        format!("{node}.{:016x}", self.at.0)
+        format!("{node}.{:016x}{:04x}", self.at.0, self.serial)
     }
 
     /// The object as JSON.
@@ -143,6 +145,7 @@ mod tests {
         Event {
             node: "master-1".to_owned(),
             at: Stamp(1_700_000_000_000_001),
+            serial: 0x2a,
             weight: Weight::Warning,
             reason: "VirtualIPClaimed",
             action: "Claim",
@@ -159,7 +162,7 @@ mod tests {
             serde_json::json!({
                 "apiVersion": "events.k8s.io/v1",
                 "kind": "Event",
-                "metadata": {"name": "master-1.00060a24181e4001", "namespace": "default"},
+                "metadata": {"name": "master-1.00060a24181e4001002a", "namespace": "default"},
                 "eventTime": "2023-11-14T22:13:20.000001Z",
                 "type": "Warning",
                 "reason": "VirtualIPClaimed",
@@ -186,7 +189,7 @@ mod tests {
         // A name that would end in a dot where it is cut.
         let node = format!("{}.{}", "n".repeat(NAME_BYTES_MAX - 1), "x".repeat(40));
         let long = Event { node, note: "ä".repeat(600), ..event() };
-        assert_eq!(long.name(), format!("{}.00060a24181e4001", "n".repeat(NAME_BYTES_MAX - 1)));
+        assert_eq!(long.name(), format!("{}.00060a24181e4001002a", "n".repeat(NAME_BYTES_MAX - 1)));
         let object: serde_json::Value = serde_json::from_slice(&long.body()).unwrap();
         assert_eq!(object["note"].as_str().unwrap().len(), NOTE_BYTES_MAX);
         assert_eq!(object["reportingInstance"].as_str().unwrap().len(), INSTANCE_BYTES_MAX);

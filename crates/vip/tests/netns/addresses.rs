@@ -14,6 +14,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+use vip::driver::Reason;
 use vip::linux::Linux;
 use vip::network::Network as _;
 use vip::{Address, Error, State};
@@ -40,8 +41,13 @@ fn an_address_is_held_with_a_short_life_and_without_side_effects() {
     assert_eq!(routes(), before, "a virtual IP adds no route");
     assert!(node.ip("route get 10.0.0.77").contains("src 10.0.0.1 "), "not chosen as a source");
     assert!(node.ip("route get fd00::77").contains("src fd00::1 "), "not chosen as a source");
+    let handle = owner.handle.clone();
+    assert_eq!((handle.status().releases, handle.status().last_release), (0, None));
     owner.stop();
     assert!(!node.has("10.0.0.162") && !node.has("fd00::162"));
+    let (reason, held) = handle.status().last_release.unwrap();
+    assert!(handle.status().releases == 1 && held > Duration::ZERO, "{held:?}");
+    assert_eq!(reason, Reason::Stopped);
 }
 
 #[test]
@@ -152,6 +158,7 @@ fn deleted_addresses_are_put_back_at_once() {
     assert_eq!(owner.state(), State::Active);
     assert_eq!(owner.handle.status().claims, 1, "it stayed Active all the time");
     let repairs = owner.handle.status().repairs;
+    assert_eq!(*owner.handle.repairs().borrow(), repairs, "who follows the count sees them all");
     assert!((490..=500).contains(&repairs), "{repairs} repairs");
     owner.stop();
 }
@@ -265,6 +272,8 @@ fn the_end_of_the_lease_withdraws_with_nobody_saying_so() {
     assert!(!node.has("10.0.0.162") && !node.has("fd00::162"));
     monitor.stop();
     assert_eq!(monitor.lines().iter().filter(|line| line.starts_with("Deleted")).count(), 2);
+    let release = owner.handle.status().last_release;
+    assert!(matches!(release, Some((Reason::LeaseEnded, _))), "{release:?}");
     eprintln!("MEASURED withdrawn {late:?} after the lease's end (seen by a poll of 2 ms)");
     assert!(late < ms(500), "{late:?}");
     owner.stop();

@@ -114,12 +114,12 @@ impl Parts {
                 }
             }
         }
-        let record = Record::start(config.record, &owners);
         let mut witnesses = Vec::new();
         for witness in config.witnesses {
             witnesses.push(Witness::start(witness).await?);
         }
         let mut parts = Self {
+            record: Record::start(config.record, &owners),
             owners,
             witnesses,
             balancer,
@@ -131,7 +131,6 @@ impl Parts {
             stopping: watch::Sender::new(false),
             status_task: None,
             command_task: None,
-            record,
             notes_task: None,
             web: None,
             socket: config.socket,
@@ -225,18 +224,31 @@ impl Parts {
         if let Some(mut successor) = successor {
             join_all(std::mem::take(&mut farewells).into_iter().map(Farewell::end)).await;
             self.close().await;
+            // The address waits for the successor, which has to find the label as it is.
+            if let Some(record) = &self.record {
+                record.leave_label();
+            }
             successor.release().await;
         }
+        let record = self.record.take();
+        let tell = async {
+            if let Some(record) = record {
+                record.stop().await;
+            }
+        };
         let drain = async {
             for balancer in self.balancer.take().into_iter().chain(self.health_check.take()) {
                 let drained = balancer.drain(self.drain_timeout.get()).await;
                 info!(reset = drained.reset, "connections drained");
             }
         };
-        tokio::select! {
-            () = drain => {}
-            signal = signals.next() => warn!(signal, "second signal: open connections are cut"),
-        }
+        let drain = async {
+            tokio::select! {
+                () = drain => {}
+                signal = signals.next() => warn!(signal, "second signal: open connections are cut"),
+            }
+        };
+        tokio::join!(tell, drain);
         drop(self.ended.take());
         // Beside the drain, and seldom longer.
         join_all(farewells.into_iter().map(Farewell::end)).await;
@@ -245,11 +257,8 @@ impl Parts {
         info!("vipd stopped");
     }
 
-    /// Closes the sockets on which it is asked, and has the API told what is left to tell.
+    /// Closes the sockets on which it is asked.
     async fn close(&mut self) {
-        if let Some(record) = self.record.take() {
-            record.stop().await;
-        }
         if let Some(task) = self.notes_task.take() {
             task.abort();
             let _ = task.await;

@@ -20,7 +20,7 @@ pub(super) fn record(reader: &mut Reader<'_>, file: &File, node: &str, vips: &[V
         Election::Kubernetes(election) => Some(election),
         Election::Peers(_) => None,
     };
-    let events = wanted.events.unwrap_or(by_lease.is_some());
+    let events = wanted.events.unwrap_or_else(|| by_lease.is_some());
     if !events && !wants_label {
         return None;
     }

@@ -88,8 +88,16 @@ impl Record {
             seats: owners.iter().map(Seat::of).collect(),
             of,
             ration: Ration::new(leader::clock::now()),
+            serial: 0,
         };
         Some(Self { stop, observing: spawn_local(observer.run(stopped)), writer })
+    }
+
+    /// Leaves the label as it is from now on: another process of this node looks after it.
+    pub(super) fn leave_label(&self) {
+        if let Some(writer) = &self.writer {
+            writer.leave_label();
+        }
     }
 
     /// Has the last of it told, and ends; waits for no longer than a moment.
@@ -159,6 +167,8 @@ struct Observer {
     /// None where no Events are wanted.
     of: Option<Of>,
     ration: Ration,
+    /// Counts Events.
+    serial: u16,
 }
 
 impl Observer {
@@ -192,9 +202,10 @@ impl Observer {
             seat.election.set_remark(remark.as_deref());
             let Some(of) = &self.of else { continue };
             for told in told {
+                self.serial = self.serial.wrapping_add(1);
                 if !self.ration.take(told.what.is_move(), now) {
                     of.unwritten.add(1);
-                } else if of.queue.try_send(of.event(told, (wall, now))).is_err() {
+                } else if of.queue.try_send(of.event(told, self.serial, (wall, now))).is_err() {
                     debug!("an Event is not written: too many wait");
                     of.unwritten.add(1);
                 }
@@ -204,11 +215,12 @@ impl Observer {
 }
 
 impl Of {
-    fn event(&self, told: Told, (wall, now): (Stamp, std::time::Instant)) -> Event {
+    fn event(&self, told: Told, serial: u16, (wall, now): (Stamp, std::time::Instant)) -> Event {
         let ago = i64::try_from(now.saturating_duration_since(told.at).as_micros()).unwrap_or(0);
         Event {
             node: self.node.clone(),
             at: Stamp(wall.0.saturating_sub(ago)),
+            serial,
             weight: told.weight,
             reason: told.what.reason(),
             action: told.what.action(),

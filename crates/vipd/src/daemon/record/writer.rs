@@ -37,10 +37,12 @@ const LABEL_FORBIDDEN_RETRY: Duration = Duration::from_secs(60);
 const LABEL_LOOK_AGAIN: Duration = Duration::from_secs(600);
 
 /// How long the end of the process may wait for what is still to be written.
-const FAREWELL: Duration = Duration::from_millis(1500);
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// The thread.
 pub(super) struct Writer {
+    /// Whether the label is another's to look after.
+    left: watch::Sender<bool>,
     stop: oneshot::Sender<()>,
     ended: oneshot::Receiver<()>,
     thread: JoinHandle<()>,
@@ -72,22 +74,29 @@ impl Writer {
         let labelling =
             wanted_label.zip(state).map(|(ip, state)| Labelling::new(recorder(), node, ip, state));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (left, leaving) = watch::channel(false);
         let (stop, stopped) = oneshot::channel();
         let (end, ended) = oneshot::channel();
         let thread = std::thread::Builder::new().name("vip-record".to_owned()).spawn(move || {
-            runtime.block_on(work(telling, labelling, stopped));
+            runtime.block_on(work(telling, labelling, leaving, stopped));
             // Whoever waited may have gone.
             let _ = end.send(());
         })?;
-        Ok(Self { stop, ended, thread })
+        Ok(Self { left, stop, ended, thread })
+    }
+
+    /// Has it leave the label as it is from now on.
+    pub(super) fn leave_label(&self) {
+        self.left.send_replace(true);
     }
 
     /// Has what is left written, and ends; waits for no longer than a moment.
     pub(super) async fn stop(self) {
-        let Self { stop, ended, thread } = self;
+        let Self { left, stop, ended, thread } = self;
         drop(stop);
         // The sender's end is the end.
         let _ = ended.await;
+        drop(left);
         if thread.join().is_err() {
             warn!("the thread that tells the API panicked");
         }
@@ -95,7 +104,12 @@ impl Writer {
 }
 
 /// Writes until it is told to stop, and then what is left.
-async fn work(mut telling: Option<Telling>, mut labelling: Option<Labelling>, stop: oneshot::Receiver<()>) {
+async fn work(
+    mut telling: Option<Telling>,
+    mut labelling: Option<Labelling>,
+    mut left: watch::Receiver<bool>,
+    stop: oneshot::Receiver<()>,
+) {
     let running = async {
         let events = async {
             if let Some(telling) = &mut telling {
@@ -104,7 +118,10 @@ async fn work(mut telling: Option<Telling>, mut labelling: Option<Labelling>, st
         };
         let label = async {
             if let Some(labelling) = &mut labelling {
-                labelling.run().await;
+                tokio::select! {
+                    () = labelling.run() => {}
+                    _ = left.wait_for(|left| *left) => {}
+                }
             }
         };
         tokio::join!(events, label);
@@ -116,6 +133,7 @@ async fn work(mut telling: Option<Telling>, mut labelling: Option<Labelling>, st
         _ = stop => {}
         () = running => {}
     }
+    labelling = labelling.filter(|_| !*left.borrow());
     let farewell = async {
         let label = async {
             if let Some(labelling) = &mut labelling {
