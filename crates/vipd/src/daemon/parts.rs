@@ -103,17 +103,7 @@ impl Parts {
             .map(|check| lb::Balancer::start(check, held_seen))
             .transpose()
             .context("failed to start the health check")?;
-        let mut owners = Vec::new();
-        for vip in config.vips {
-            match Owner::start(vip, ports.clone()).await {
-                Ok(owner) => owners.push(owner),
-                Err(error) => {
-                    // Those before it may lead by now.
-                    join_all(owners.into_iter().map(Owner::stop)).await;
-                    return Err(error);
-                }
-            }
-        }
+        let owners = own(config.vips, &ports).await?;
         let mut witnesses = Vec::new();
         for witness in config.witnesses {
             witnesses.push(Witness::start(witness).await?);
@@ -275,6 +265,22 @@ impl Parts {
         }
         drop(self.web.take());
     }
+}
+
+/// Starts an owner for each; all or none.
+async fn own(vips: Vec<Vip>, ports: &Ports) -> anyhow::Result<Vec<Owner>> {
+    let mut owners = Vec::new();
+    for vip in vips {
+        match Owner::start(vip, ports.clone()).await {
+            Ok(owner) => owners.push(owner),
+            Err(error) => {
+                // Those before it may lead by now.
+                join_all(owners.into_iter().map(Owner::stop)).await;
+                return Err(error);
+            }
+        }
+    }
+    Ok(owners)
 }
 
 /// The ports that the kernel redirects: from where the balancer listens to where clients connect.

@@ -47,8 +47,13 @@ impl Unwritten {
         self.0.fetch_add(count, Ordering::Relaxed);
     }
 
-    fn take(&self) -> u64 {
-        self.0.swap(0, Ordering::Relaxed)
+    fn count(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// So many were told of.
+    fn settle(&self, count: u64) {
+        self.0.fetch_sub(count, Ordering::Relaxed);
     }
 }
 

@@ -187,7 +187,7 @@ impl Telling {
             }
             self.current = self.events.try_recv().ok().map(|event| (event, 0));
         }
-        let count = self.unwritten.take();
+        let count = self.unwritten.count();
         if count > 0 && !self.refused {
             info!(count, "Events were not written");
         }
@@ -197,12 +197,13 @@ impl Telling {
     async fn attempt(&mut self) -> Option<Duration> {
         let (event, tries) = self.current.as_ref()?;
         let (mut event, tries) = (event.clone(), *tries);
-        let before = self.unwritten.take();
+        let before = self.unwritten.count();
         if before > 0 {
             event.note += &format!(" ({before} Events before this one were not written)");
         }
         let error = match self.recorder.tell(&event).await {
             Ok(()) => {
+                self.unwritten.settle(before);
                 if std::mem::take(&mut self.refused) {
                     info!("the API takes Events");
                 }
@@ -211,7 +212,6 @@ impl Telling {
             }
             Err(error) => error,
         };
-        self.unwritten.add(before);
         let pause = match &error {
             RecordError::Unreached(_) | RecordError::Changed => PAUSES.get(tries).copied(),
             RecordError::Forbidden(_) | RecordError::Refused(_) => None,
