@@ -33,7 +33,9 @@ const LABEL_RETRY: Duration = Duration::from_secs(5);
 /// Rights are given by a person.
 const LABEL_FORBIDDEN_RETRY: Duration = Duration::from_secs(60);
 
-/// The owner looks again for nodes that have the label: one that has come back, or on which somebody has put it.
+/// The owner looks again for nodes that have the label: soon after a move, as what the owner before had sent may have come late; then
+/// for one that has come back, or on which somebody has put it.
+const LABEL_LOOK_SOON: Duration = Duration::from_secs(10);
 const LABEL_LOOK_AGAIN: Duration = Duration::from_secs(600);
 
 /// How long the end of the process may wait for what is still to be written.
@@ -262,6 +264,7 @@ impl Labelling {
 
     /// Follows the address. May be cancelled: the next look finds what is there.
     async fn run(&mut self) {
+        let mut settled = None;
         loop {
             let has_it = *self.state.borrow_and_update() == State::Active;
             let pause = match self.settle(has_it).await {
@@ -269,7 +272,8 @@ impl Labelling {
                     if std::mem::take(&mut self.refused) {
                         info!(label = label::KEY, "the API takes the label");
                     }
-                    has_it.then_some(LABEL_LOOK_AGAIN)
+                    let is_new = settled.replace(has_it) != Some(has_it);
+                    has_it.then_some(if is_new { LABEL_LOOK_SOON } else { LABEL_LOOK_AGAIN })
                 }
                 Err(error) => Some(self.complain(&error)),
             };
