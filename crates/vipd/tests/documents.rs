@@ -90,6 +90,43 @@ fn each_quotation_is_vipds_and_each_name_exists() {
     assert!(rows.len() > 50, "{} rows were found", rows.len());
 }
 
+/// What is tested somewhere in the workspace, by the functions' names.
+fn functions() -> BTreeSet<String> {
+    fn walk(path: &Path, found: &mut BTreeSet<String>) {
+        if path.is_dir() {
+            fs::read_dir(path).unwrap().for_each(|entry| walk(&entry.unwrap().path(), found));
+        } else if path.extension().is_some_and(|extension| extension == "rs" || extension == "go") {
+            let text = fs::read_to_string(path).unwrap();
+            let names = text.lines().filter_map(|line| {
+                let line = line.trim_start().trim_start_matches("async ");
+                line.strip_prefix("fn ").or_else(|| line.strip_prefix("func "))?.split(['(', '<']).next()
+            });
+            found.extend(names.map(str::to_owned));
+        }
+    }
+    let mut found = BTreeSet::new();
+    for part in ["crates", "tests"] {
+        walk(&repository().join(part), &mut found);
+    }
+    found
+}
+
+#[test]
+fn each_defence_of_the_threat_model_names_tests_that_exist() {
+    let functions = functions();
+    let rows = rows(&document("threat-model.md"));
+    let named: Vec<&str> = rows.iter().filter_map(|row| row.get(2)).flat_map(|cell| quoted(cell)).collect();
+    for name in &named {
+        assert!(functions.contains(*name), "{name} is no test (any more)");
+    }
+    assert!(named.len() > 40, "{named:?}");
+    let is_defence = |row: &&Vec<String>| row.len() == 3 && row[0].trim() != "what it may do";
+    let without: Vec<_> =
+        rows.iter().filter(is_defence).filter(|row| quoted(&row[2]).next().is_none()).collect();
+    // Those that say that nothing stops it.
+    assert!(without.len() <= 4, "defences without a test: {without:#?}");
+}
+
 /// The figures of a text that are a median and a worst one: `8 / 10 ms`.
 fn figures(text: &str) -> Vec<String> {
     let words: Vec<&str> =

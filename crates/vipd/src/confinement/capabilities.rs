@@ -3,8 +3,10 @@
 use std::io;
 
 use rustix::thread::{
-    CapabilitySet, CapabilitySets, capabilities, remove_capability_from_bounding_set, set_capabilities,
+    CapabilitySet, CapabilitySets, capabilities, no_new_privs, remove_capability_from_bounding_set,
+    set_capabilities,
 };
+use tracing::debug;
 
 /// What vipd needs while it runs: the address, routes and nf_tables; raw sockets for ARP, neighbour discovery and tickles; ports below
 /// 1024; real-time priority; memory that stays in RAM. Files are read and sockets made as the user that it runs as.
@@ -38,11 +40,21 @@ pub(crate) fn keep() -> io::Result<()> {
     Ok(())
 }
 
-/// Gives up all of the calling thread's, for one that needs none.
+/// Gives up all of the calling thread's, for one that needs none: in a process that has given up its own, and so isn't to keep them.
+pub(crate) fn renounce() {
+    if no_new_privs() == Ok(true)
+        && let Err(error) = drop_all()
+    {
+        let thread = std::thread::current();
+        debug!(%error, thread = thread.name(), "a thread keeps its capabilities");
+    }
+}
+
+/// Gives up all of the calling thread's.
 ///
 /// # Errors
 /// The kernel's refusal.
-pub(crate) fn drop_all() -> io::Result<()> {
+pub(super) fn drop_all() -> io::Result<()> {
     let none = CapabilitySet::empty();
     set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?;
     Ok(())

@@ -6,7 +6,7 @@
 //! | capabilities but for [`capabilities::KEPT`], the way to get others, core dumps, being traced | before a thread is begun or a packet read | the process |
 //! | writing, making and running files but in a few folders ([`files`]) | when the configuration is known | the process |
 //! | system calls that it doesn't make ([`calls`]) | likewise | the process |
-//! | all capabilities | when they begin | threads that read what strangers send, and need none ([`capabilities::drop_all`]) |
+//! | all capabilities | when they begin | threads that read what strangers send, and need none ([`capabilities::renounce`]) |
 //!
 //! What the kernel refuses is told, and vipd does its work all the same: each is a defence of its own. A vipd that takes over from one that runs
 //! has what that one was left with.

@@ -7,7 +7,6 @@ use std::rc::Rc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use rustix::thread::no_new_privs;
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, JoinSet};
@@ -115,11 +114,7 @@ fn prepare(listeners: Vec<(Site, TcpListener)>, sources: Sources) -> io::Result<
         debug!(%error, "metrics and health are served with the priority of the balancer");
     }
     // Anybody may ask; nothing that is asked takes a capability.
-    if no_new_privs() == Ok(true)
-        && let Err(error) = capabilities::drop_all()
-    {
-        debug!(%error, "metrics and health are served with vipd's capabilities");
-    }
+    capabilities::renounce();
     let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
     let entered = runtime.enter();
     let mut doors = Vec::new();

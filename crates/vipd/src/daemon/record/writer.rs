@@ -14,6 +14,7 @@ use vip::State;
 use super::super::owner::Owner;
 use super::{Unwritten, label};
 use crate::config;
+use crate::confinement::capabilities;
 
 /// The pauses between the tries of an Event: within a minute, an apiserver that was restarted is back, and an election of etcd over.
 const PAUSES: [Duration; 5] = [
@@ -80,6 +81,8 @@ impl Writer {
         let (stop, stopped) = oneshot::channel();
         let (end, ended) = oneshot::channel();
         let thread = std::thread::Builder::new().name("vip-record".to_owned()).spawn(move || {
+            // It reads what an apiserver, or what has its place, answers.
+            capabilities::renounce();
             runtime.block_on(work(telling, labelling, leaving, stopped));
             // Whoever waited may have gone.
             let _ = end.send(());
