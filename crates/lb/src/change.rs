@@ -1,12 +1,9 @@
 //! From one configuration to another: which frontend goes on as which, what is bound anew. Nothing of it is in force yet.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Instant;
-
-use rustix::thread::no_new_privs;
 
 use crate::config::{Backend, Config, Frontend, Listen};
 use crate::forward::Forward;
@@ -53,8 +50,6 @@ pub(crate) struct Standing {
     pub(crate) leaving: Vec<Arc<Shared>>,
     /// The number that the next new frontend gets.
     next: u64,
-    /// Whether the workers, once they run, may come to backends from clients' addresses; unknown before the first configuration.
-    pub(crate) may_be_transparent: Option<bool>,
     /// Listening sockets of another process, by their address, for the first configuration.
     inherited: Inherited,
 }
@@ -159,19 +154,11 @@ impl Standing {
         let mut listeners: Vec<Vec<_>> = (0..config.workers).map(|_| Vec::new()).collect();
         let mut namesakes: Vec<_> = self.stations.iter().map(Some).collect();
         let mut leaving: Vec<_> = self.leaving.iter().map(Some).collect();
-        let transparent = config.frontends.iter().any(|frontend| !frontend.transparent_source.is_empty());
-        let keeps_all = || no_new_privs() != Ok(true);
-        let may_be_transparent = *self.may_be_transparent.get_or_insert_with(|| transparent || keeps_all());
         let (mut parts, mut next) = (Vec::new(), self.next);
         for mut frontend in config.frontends {
             let plan = Plan::new(&frontend)?;
             if !frontend.transparent_source.is_empty() {
                 let error = |source| Error::TransparentSource { frontend: frontend.name.clone(), source };
-                if !may_be_transparent {
-                    let kept = "the workers have given up the capability for it, as no load balancer had this at the start: restart vipd, or let \
-                                another take over (SIGUSR2)";
-                    return Err(error(io::Error::other(kept)));
-                }
                 transparent::rehearse().map_err(error)?;
             }
             let namesake = take(&mut namesakes, |station| station.shared.name == frontend.name);

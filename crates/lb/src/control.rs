@@ -175,9 +175,6 @@ impl Control {
         // Nothing is ever sent: its closing says that no worker is left.
         let (alive, workers) = mpsc::channel::<Infallible>(1);
         let (mut threads, mut crew) = (Vec::new(), Vec::new());
-        // To have a client's address. All that listens is bound elsewhere.
-        let transparent = self.standing.may_be_transparent == Some(true);
-        let kept = if transparent { CapabilitySet::NET_RAW } else { CapabilitySet::empty() };
         for (index, listeners) in std::mem::take(&mut self.listeners).into_iter().enumerate() {
             let (turn, turns) = mpsc::channel(TURNS);
             crew.push(turn);
@@ -193,7 +190,7 @@ impl Control {
             };
             let name = format!("lb-worker-{index}");
             let body = move |started: &Started| {
-                give_up(kept);
+                give_up_capabilities();
                 worker.run(started);
             };
             match launch(&name, body) {
@@ -257,14 +254,17 @@ impl Control {
     }
 }
 
-/// Leaves the calling thread no capabilities but these, as what it reads is a stranger's: in a process that can't get any back.
-fn give_up(kept: CapabilitySet) {
+/// What a worker needs: to send a reset from an address that has left this host, and to come to a backend from its client's. All that listens
+/// is bound elsewhere.
+const KEPT: CapabilitySet = CapabilitySet::NET_RAW;
+
+/// Leaves the calling thread no other capabilities, as what it reads is a stranger's: in a process that can't get any back.
+fn give_up_capabilities() {
     if no_new_privs() != Ok(true) {
         return;
     }
     let given_up = capabilities(None).and_then(|CapabilitySets { effective, permitted, .. }| {
-        let left = |held: CapabilitySet| held.intersection(kept);
-        let (effective, permitted) = (left(effective), left(permitted));
+        let (effective, permitted) = (effective.intersection(KEPT), permitted.intersection(KEPT));
         set_capabilities(None, CapabilitySets { effective, permitted, inheritable: CapabilitySet::empty() })
     });
     if let Err(error) = given_up {

@@ -10,7 +10,9 @@ import (
 // IPC_LOCK and SYS_NICE.
 const kept = 1<<10 | 1<<12 | 1<<13 | 1<<14 | 1<<23
 
-// In its Pod vipd has no more than it needs, and the threads that read what strangers send have nothing.
+const netRaw = 1 << 13
+
+// In its Pod vipd has no more than it needs, and the threads that read what strangers send have next to nothing.
 func TestVipdIsConfinedInItsPod(t *testing.T) {
 	awaitHealthy(t)
 	for _, node := range c.ControlPlane {
@@ -42,14 +44,14 @@ func TestVipdIsConfinedInItsPod(t *testing.T) {
 				if set&^kept != 0 {
 					t.Errorf("%s: %s has %s %s", node.Name, name, field, value)
 				}
-				if field == "CapPrm" && set == 0 {
+				if field == "CapPrm" && set&^netRaw == 0 {
 					powerless++
 				}
 			}
 		}
-		// That of the log, and the workers.
+		// That of the log, and the workers, which reset clients of an address that has left.
 		if powerless < 2 {
-			t.Errorf("%s: %d threads have no capability:\n%s", node.Name, powerless, text)
+			t.Errorf("%s: %d threads have few or no capabilities:\n%s", node.Name, powerless, text)
 		}
 	}
 }

@@ -48,7 +48,7 @@ impl Daemon {
     }
 
     /// The same with a file that is refused.
-    pub(crate) fn refuse(&mut self, text: &str) -> String {
+    fn refuse(&mut self, text: &str) -> String {
         fs::write(self.file(), text).unwrap();
         self.hang_up();
         self.read_until("nothing has changed")
