@@ -67,6 +67,8 @@ func TestMovesAreToldToTheClusterAndAreNotHeldUpWhereTheyMayNot(t *testing.T) {
 	c.awaitLabel(t, old)
 	c.awaitRemark(t, old)
 
+	runs[old].assertPowerless(t, "vip-record")
+
 	c.DeleteVIP(t, old)
 	c.awaitEvent(t, old, "VirtualIPRestored", corev1.EventTypeWarning, "put back")
 
@@ -164,6 +166,28 @@ func (r *run) awaitLine(t *testing.T, words ...string) {
 			return !slices.ContainsFunc(words, func(word string) bool { return !strings.Contains(line, word) })
 		})
 	})
+}
+
+// assertPowerless fails the test unless a thread of this name has no capabilities.
+func (r *run) assertPowerless(t *testing.T, name string) {
+	t.Helper()
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", r.command.Process.Pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, thread := range threads {
+		status, err := os.ReadFile(thread)
+		if err != nil || !strings.HasPrefix(string(status), "Name:\t"+name+"\n") {
+			continue
+		}
+		for _, set := range []string{"CapInh", "CapPrm", "CapEff", "CapAmb"} {
+			if !strings.Contains(string(status), "\n"+set+":\t0000000000000000\n") {
+				t.Errorf("%s of %s is not empty:\n%s", set, name, status)
+			}
+		}
+		return
+	}
+	t.Errorf("no thread is called %s", name)
 }
 
 // awaitFollower returns when a vipd knows who leads.
