@@ -87,6 +87,7 @@ func TestMovesAreToldToTheClusterAndAreNotHeldUpWhereTheyMayNot(t *testing.T) {
 	c.awaitOwner(t, old)
 	c.awaitEvent(t, old, "VirtualIPClaimed", corev1.EventTypeWarning, next+" fell silent; ")
 	c.awaitLabel(t, old)
+	c.awaitRemark(t, old)
 
 	described := c.kubectl(t, "describe", "node", old)
 	for _, words := range []string{"VirtualIPClaimed", "vipd", next + " fell silent", hasIP + "=" + os.Getenv("LAB_VIP")} {
