@@ -11,13 +11,11 @@ import (
 	"syscall"
 	"testing"
 
-	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
-	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
 	"vipd/tests/kube/lab"
 )
@@ -111,21 +109,7 @@ func (c *cluster) grant(t *testing.T, file string) {
 			t.Fatal(err)
 		}
 	}
-	token, err := accounts.CreateToken(ctx, aloneName, &authenticationv1.TokenRequest{}, metav1.CreateOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	admin, err := clientcmd.LoadFromFile(os.Getenv("KUBECONFIG"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	admin.AuthInfos = map[string]*clientcmdapi.AuthInfo{aloneName: {Token: token.Status.Token}}
-	for _, one := range admin.Contexts {
-		one.AuthInfo = aloneName
-	}
-	if err := clientcmd.WriteToFile(*admin, file); err != nil {
-		t.Fatal(err)
-	}
+	c.writeToken(t, meta.Namespace, aloneName, file)
 }
 
 // askLocalhost asks an apiserver through the balancer.

@@ -52,7 +52,7 @@ func TestMovesAreToldToTheClusterAndAreNotHeldUpWhereTheyMayNot(t *testing.T) {
 	start := func(node, account string) {
 		folder := t.TempDir()
 		kubeconfig := filepath.Join(folder, "kubeconfig")
-		c.writeToken(t, account, kubeconfig)
+		c.writeToken(t, leaseNamespace, account, kubeconfig)
 		runs[node] = c.runVipd(t, node, folder, replaced(t, configs[node], os.Getenv("KUBECONFIG"), kubeconfig))
 	}
 
@@ -131,7 +131,7 @@ func TestMovesAreToldToTheClusterAndAreNotHeldUpWhereTheyMayNot(t *testing.T) {
 	c.runVipd(t, next, folder, replaced(t, alone, os.Getenv("KUBECONFIG"), kubeconfig))
 	c.awaitOwner(t, next)
 	late := time.Now()
-	c.writeToken(t, printed, kubeconfig)
+	c.writeToken(t, leaseNamespace, printed, kubeconfig)
 	c.awaitEvent(t, next, "VirtualIPClaimed", corev1.EventTypeNormal, "nobody is known to have had it")
 	for _, event := range c.events(t, next) {
 		if !strings.Contains(event.Note, "nobody is known to have had it") {
@@ -358,11 +358,11 @@ func (c *cluster) makePoor(t *testing.T) {
 }
 
 // writeToken writes a kubeconfig with a token of an account.
-func (c *cluster) writeToken(t *testing.T, account, file string) {
+func (c *cluster) writeToken(t *testing.T, namespace, account, file string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), attemptWithin)
 	defer cancel()
-	accounts := c.clients[lab.Nodes[2]].CoreV1().ServiceAccounts(leaseNamespace)
+	accounts := c.clients[lab.Nodes[2]].CoreV1().ServiceAccounts(namespace)
 	token, err := accounts.CreateToken(ctx, account, &authenticationv1.TokenRequest{}, metav1.CreateOptions{})
 	if err != nil {
 		t.Fatal(err)

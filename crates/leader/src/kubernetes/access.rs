@@ -66,15 +66,16 @@ impl Access {
         access
     }
 
-    pub(super) fn credentials(&self) -> &Credentials {
-        &self.credentials
-    }
-
-    /// Uses these credentials from now on.
-    pub(super) fn set_credentials(&mut self, credentials: Credentials) {
-        self.servers.set_named(credentials.named());
-        self.credentials = credentials;
-        self.clients.clear();
+    /// Uses these credentials from now on, if they are others; tells whether they are.
+    pub(super) fn renew(&mut self, credentials: Credentials) -> bool {
+        let known = &self.credentials;
+        let differ = known.origin != credentials.origin || known.fingerprint != credentials.fingerprint;
+        if differ {
+            self.servers.set_named(credentials.named());
+            self.credentials = credentials;
+            self.clients.clear();
+        }
+        differ
     }
 
     /// Takes note of who answered and who didn't.

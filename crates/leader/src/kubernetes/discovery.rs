@@ -122,10 +122,9 @@ impl Discovery {
         let credentials = read.map_err(|error| error.to_string())?.map_err(|error| told(&error))?;
         match &mut self.access {
             Some(access) => {
-                let known = access.credentials();
-                if known.origin != credentials.origin || known.fingerprint != credentials.fingerprint {
-                    info!(credentials = %credentials.origin, "uses other credentials for the API");
-                    access.set_credentials(credentials);
+                let origin = credentials.origin.clone();
+                if access.renew(credentials) {
+                    info!(credentials = %origin, "uses other credentials for the API");
                 }
             }
             None => {

@@ -182,10 +182,7 @@ impl Recorder {
         let credentials = credentials.map_err(|error| RecordError::Unreached(told(&error)))?;
         let access = match &mut self.access {
             Some(access) => {
-                let known = access.credentials();
-                if known.origin != credentials.origin || known.fingerprint != credentials.fingerprint {
-                    access.set_credentials(credentials);
-                }
+                access.renew(credentials);
                 access
             }
             None => {

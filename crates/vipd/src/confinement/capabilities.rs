@@ -28,15 +28,12 @@ pub(crate) fn keep() -> io::Result<()> {
             let _unknown = remove_capability_from_bounding_set(capability);
         }
     }
-    let kept = held.permitted.intersection(KEPT);
-    set_capabilities(
-        None,
-        CapabilitySets {
-            effective: held.effective.intersection(KEPT),
-            permitted: kept,
-            inheritable: held.inheritable.intersection(KEPT),
-        },
-    )?;
+    let left = CapabilitySets {
+        effective: held.effective.intersection(KEPT),
+        permitted: held.permitted.intersection(KEPT),
+        inheritable: held.inheritable.intersection(KEPT),
+    };
+    set_capabilities(None, left)?;
     Ok(())
 }
 

@@ -92,7 +92,7 @@ async fn any<T>(watches: &mut [watch::Receiver<T>]) {
 }
 
 /// Waits for a change. One whose teller is gone never changes again.
-async fn changed<T>(watch: &mut watch::Receiver<T>) {
+pub(super) async fn changed<T>(watch: &mut watch::Receiver<T>) {
     if watch.changed().await.is_err() {
         std::future::pending().await
     }

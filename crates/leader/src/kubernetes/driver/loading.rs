@@ -49,12 +49,10 @@ impl Driver {
         let origin = credentials.origin.clone();
         match &mut self.access {
             Some(access) => {
-                let known = access.credentials();
-                if known.origin == origin && known.fingerprint == credentials.fingerprint {
+                if !access.renew(credentials) {
                     return;
                 }
                 info!(credentials = %origin, "uses other credentials for the API");
-                access.set_credentials(credentials);
             }
             None => {
                 info!(credentials = %origin, "credentials for the API");

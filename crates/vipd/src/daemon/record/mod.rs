@@ -28,6 +28,7 @@ use self::ration::Ration;
 use self::story::{Story, Told};
 use self::writer::Writer;
 use super::moves::Moves;
+use super::notes::changed;
 use super::owner::{Monitor, Owner};
 use crate::config;
 
@@ -156,13 +157,6 @@ impl Seat {
             () = changed(&mut self.conflicts) => {}
             () = changed(&mut self.repairs) => {}
         }
-    }
-}
-
-/// Waits for a change. One whose teller is gone never changes again.
-async fn changed<T>(watch: &mut watch::Receiver<T>) {
-    if watch.changed().await.is_err() {
-        std::future::pending().await
     }
 }
 
