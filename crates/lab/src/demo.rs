@@ -145,7 +145,8 @@ fn sentence(trial: &Trial) -> String {
         | Fault::Jitter
         | Fault::Starved
         | Fault::RollingRestart
-        | Fault::EtcdKilled => format!("{} for the owner, {owner}; later undone", trial.fault),
+        | Fault::EtcdKilled
+        | Fault::StepDown => format!("{} for the owner, {owner}; later undone", trial.fault),
     }
 }
 

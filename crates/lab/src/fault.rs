@@ -56,11 +56,13 @@ pub enum Fault {
     RollingRestart,
     /// Its member of etcd is killed, where there are real control planes.
     EtcdKilled,
+    /// Its vipd is told to hand the address over (`vipd step-down`).
+    StepDown,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::ApiserverKilled,
         Self::LinkDown,
         Self::Sigterm,
@@ -80,6 +82,7 @@ impl Fault {
         Self::Starved,
         Self::RollingRestart,
         Self::EtcdKilled,
+        Self::StepDown,
     ];
 
     /// Its name on the command line and in reports.
@@ -104,6 +107,7 @@ impl Fault {
             Self::Starved => "starved",
             Self::RollingRestart => "rolling-restart",
             Self::EtcdKilled => "etcd-killed",
+            Self::StepDown => "step-down",
         }
     }
 
@@ -140,7 +144,8 @@ impl Fault {
             | Self::Loss30
             | Self::Starved
             | Self::RollingRestart
-            | Self::EtcdKilled => None,
+            | Self::EtcdKilled
+            | Self::StepDown => None,
         }
     }
 
@@ -176,7 +181,9 @@ impl Fault {
             Self::Loss1 | Self::Loss10 | Self::Loss30 | Self::Latency | Self::Jitter | Self::Starved => {
                 Duration::from_secs(10)
             }
-            Self::LinkDown | Self::Sigterm | Self::RollingRestart => Duration::from_millis(100),
+            Self::LinkDown | Self::Sigterm | Self::RollingRestart | Self::StepDown => {
+                Duration::from_millis(100)
+            }
             // Without a balancer nothing fails at first: the address is still there, and the apiserver answers behind it. What
             // the system does about its dead holder comes when the lease has run out.
             Self::Sigkill

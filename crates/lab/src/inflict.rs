@@ -82,6 +82,7 @@ impl Lab {
             }
             Fault::RollingRestart => self.restart_all(place).await,
             Fault::EtcdKilled => self.nodes[place].process("etcd")?.signal(Signal::KILL),
+            Fault::StepDown => self.step_down(place).await,
         }
     }
 
@@ -112,7 +113,7 @@ impl Lab {
                 self.nodes[place].await_end_of_owner(STOP_PATIENCE).await?;
                 self.nodes[place].start_missing()
             }
-            Fault::AddressDeleted | Fault::RollingRestart => Ok(()),
+            Fault::AddressDeleted | Fault::RollingRestart | Fault::StepDown => Ok(()),
             Fault::Sigkill => self.start_killed(place).await,
             Fault::SigkillTwo => {
                 self.start_killed(place).await?;
@@ -136,6 +137,16 @@ impl Lab {
                 Ok(())
             }
         }
+    }
+
+    /// Tells vipd on a node to hand the address over, and waits until it has.
+    async fn step_down(&self, place: usize) -> Result<()> {
+        let mut command = tokio::process::Command::new(self.plan.programs.vipd()?);
+        command.args(["step-down", "--socket"]).arg(self.nodes[place].vipd_socket());
+        let output = command.output().await.context("vipd can't be run")?;
+        let error = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{} did not step down: {}: {error}", NODES[place], output.status);
+        Ok(())
     }
 
     /// Has the system on one node after the other end and starts it again, and goes on when all is well.

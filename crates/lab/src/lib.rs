@@ -23,6 +23,7 @@ pub mod compare;
 pub mod control;
 pub mod delay;
 pub mod demo;
+pub mod endurance;
 pub mod fault;
 mod inflict;
 pub mod isolation;
@@ -41,6 +42,7 @@ pub mod soak;
 pub mod starve;
 pub mod storm;
 pub mod system;
+mod taken;
 pub mod wall_clock;
 
 #[expect(

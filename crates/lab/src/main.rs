@@ -73,6 +73,21 @@ enum Command {
         #[command(flatten)]
         setup: Setup,
     },
+    /// Let the address move thousands of times, by faults drawn from a seed, and judge: never two nodes that answer, always one again,
+    /// nothing that grows, nothing left behind
+    Endure {
+        /// How many failovers
+        #[arg(long, default_value_t = 5000)]
+        failovers: usize,
+        /// The seed that they are drawn from [default: a new one]
+        #[arg(long)]
+        seed: Option<u64>,
+        /// Write every single result to this file
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+        #[command(flatten)]
+        setup: Setup,
+    },
     /// Take the machine's processors by eight busy loops for a while: the address is to stay where it is
     Starve {
         /// For how many seconds
@@ -272,6 +287,7 @@ async fn run(command: Command) -> Result<u8> {
         Command::Demo { .. }
         | Command::Compare { .. }
         | Command::Storm { .. }
+        | Command::Endure { .. }
         | Command::Starve { .. }
         | Command::Balance { .. }
         | Command::Soak { .. }
@@ -296,10 +312,7 @@ async fn inside(command: Command, enclosure: &Enclosure) -> Result<u8> {
     let began = Started::now();
     match command {
         Command::Demo { setup } => {
-            let mut lab = build(enclosure, &setup.places, setup.kubernetes).await?;
-            let passed = lab::demo::run(&mut lab, setup.system(), began.at()).await;
-            save_logs(&lab, &setup.places)?;
-            Ok(u8::from(!passed?))
+            judged(enclosure, &setup, async |lab, system| lab::demo::run(lab, system, began.at()).await).await
         }
         Command::Compare { runs, systems, scenarios, json, kubernetes, places } => {
             let matrix = Matrix { runs, systems, faults: scenarios, json };
@@ -311,17 +324,19 @@ async fn inside(command: Command, enclosure: &Enclosure) -> Result<u8> {
         Command::Storm { faults, seed, scenarios, json, setup } => {
             let seed = seed.unwrap_or_else(|| fastrand::u64(..));
             let plan = lab::storm::Plan::new(setup.system(), seed, faults, scenarios);
-            let mut lab = build(enclosure, &setup.places, setup.kubernetes).await?;
-            let passed = lab::storm::run(&mut lab, setup.system(), &plan, json.as_deref()).await;
-            save_logs(&lab, &setup.places)?;
-            Ok(u8::from(!passed?))
+            let storm =
+                async |lab: &mut Lab, system| lab::storm::run(lab, system, &plan, json.as_deref()).await;
+            judged(enclosure, &setup, storm).await
+        }
+        Command::Endure { failovers, seed, json, setup } => {
+            let plan = lab::endurance::Plan::new(seed.unwrap_or_else(|| fastrand::u64(..)), failovers);
+            let row =
+                async |lab: &mut Lab, system| lab::endurance::run(lab, system, &plan, json.as_deref()).await;
+            judged(enclosure, &setup, row).await
         }
         Command::Starve { seconds, setup } => {
-            let mut lab = build(enclosure, &setup.places, setup.kubernetes).await?;
             let lasts = std::time::Duration::from_secs(seconds);
-            let passed = lab::starve::run(&mut lab, setup.system(), lasts).await;
-            save_logs(&lab, &setup.places)?;
-            Ok(u8::from(!passed?))
+            judged(enclosure, &setup, async |lab, system| lab::starve::run(lab, system, lasts).await).await
         }
         Command::Balance { rounds, contenders, loads, seconds, idle, json, places } => {
             let lasts = std::time::Duration::from_secs(seconds);
@@ -337,10 +352,7 @@ async fn inside(command: Command, enclosure: &Enclosure) -> Result<u8> {
             Ok(u8::from(!passed))
         }
         Command::Clocks { setup } => {
-            let mut lab = build(enclosure, &setup.places, setup.kubernetes).await?;
-            let passed = lab::wall_clock::run(&mut lab, setup.system()).await;
-            save_logs(&lab, &setup.places)?;
-            Ok(u8::from(!passed?))
+            judged(enclosure, &setup, async |lab, system| lab::wall_clock::run(lab, system).await).await
         }
         Command::Exec { setup, bare, shutdown_delay, command } => {
             let mut lab = build_with_delay(enclosure, &setup, shutdown_delay).await?;
@@ -361,6 +373,18 @@ async fn inside(command: Command, enclosure: &Enclosure) -> Result<u8> {
             unreachable!("they need no lab and were handled before")
         }
     }
+}
+
+/// Carries something out in a lab, keeps the logs, and makes an exit code of its judgement.
+async fn judged(
+    enclosure: &Enclosure,
+    setup: &Setup,
+    body: impl AsyncFnOnce(&mut Lab, System) -> Result<bool>,
+) -> Result<u8> {
+    let mut lab = build(enclosure, &setup.places, setup.kubernetes).await?;
+    let passed = body(&mut lab, setup.system()).await;
+    save_logs(&lab, &setup.places)?;
+    Ok(u8::from(!passed?))
 }
 
 async fn build(enclosure: &Enclosure, places: &Places, kubernetes: bool) -> Result<Lab> {

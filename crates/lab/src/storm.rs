@@ -55,11 +55,13 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Draws a storm of so many faults for a system from a seed; of all there are but a starved machine, if nothing else is said, and
-    /// without etcd's where there is none.
+    /// Draws a storm of so many faults for a system from a seed; of all there are but a starved machine and a command, if nothing else is
+    /// said, and without etcd's where there is none.
     pub fn new(system: System, seed: u64, faults: usize, scenarios: Option<Vec<Fault>>) -> Self {
         let suits = |fault: &Fault| {
-            *fault != Fault::Starved && (*fault != Fault::EtcdKilled || system.lease().is_some())
+            // No system is to survive the one, and the other is no fault: a vipd may refuse it.
+            !matches!(fault, Fault::Starved | Fault::StepDown)
+                && (*fault != Fault::EtcdKilled || system.lease().is_some())
         };
         let scenarios = scenarios.unwrap_or_else(|| Fault::ALL.into_iter().filter(suits).collect());
         let mut dice = fastrand::Rng::with_seed(seed);
@@ -81,7 +83,11 @@ fn lasts(system: System) -> [Duration; 2] {
 
 fn blow(dice: &mut fastrand::Rng, fault: Fault, lasts: [Duration; 2]) -> Blow {
     // The owner twice as often as both others together; what only an owner has can be taken from it alone.
-    let victim = if fault == Fault::AddressDeleted { 0 } else { [0, 0, 0, 0, 1, 2][dice.usize(..6)] };
+    let victim = if matches!(fault, Fault::AddressDeleted | Fault::StepDown) {
+        0
+    } else {
+        [0, 0, 0, 0, 1, 2][dice.usize(..6)]
+    };
     let [shortest, longest] = lasts.map(|lasts| lasts.as_secs_f64());
     let lasts = Duration::from_secs_f64(shortest * (longest / shortest).powf(dice.f64()));
     Blow { fault, victim, lasts, pause: PAUSE_MAX.mul_f64(dice.f64()) }
@@ -271,7 +277,7 @@ mod tests {
         assert_eq!(plan, Plan::new(peers, 7, 500, None));
         assert_ne!(plan, Plan::new(peers, 8, 500, None));
         let kinds: std::collections::BTreeSet<_> = plan.blows.iter().map(|blow| blow.fault).collect();
-        assert_eq!(kinds.len(), Fault::ALL.len() - 2, "all but a starved machine and etcd's");
+        assert_eq!(kinds.len(), Fault::ALL.len() - 3, "all but a starved machine, a command and etcd's");
         assert!(plan.blows.iter().all(|blow| LASTS[0] <= blow.lasts && blow.lasts <= LASTS[1]));
         let few = Plan::new(peers, 7, 50, Some(vec![Fault::Sigstop]));
         assert!(few.blows.iter().all(|blow| blow.fault == Fault::Sigstop));

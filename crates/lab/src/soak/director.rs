@@ -18,11 +18,12 @@ use super::book::Book;
 use super::change::{ALWAYS_LISTED, Standing, Way};
 use super::client::{Load, Report};
 use super::kind::{Scale, between};
-use super::sample::{Metrics, Taken, open_files, taken};
+use super::sample::Metrics;
 use super::site::{BACKENDS, Site, TARGET, address};
 use super::totals::{Check, Lives, checks};
 use crate::demo::{Console, readable};
 use crate::process::Process;
+use crate::taken::{Taken, open_files, taken};
 
 /// What vipd is to notice, it has noticed by then, and what is to end has ended.
 const PATIENCE: Duration = Duration::from_secs(60);

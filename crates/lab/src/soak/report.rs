@@ -151,8 +151,8 @@ fn median(numbers: Vec<u64>) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::sample::Taken;
     use super::*;
+    use crate::taken::Taken;
 
     fn samples(memory: impl Fn(u64) -> u64) -> Vec<Sample> {
         let of = |rss| Sample { taken: Taken { rss, pss: rss, descriptors: 1, threads: 1 }, open: 0 };
