@@ -62,6 +62,21 @@ pub enum Error {
         source: io::Error,
     },
 
+    /// The interface has no IPv6, so the kernel takes no such address there.
+    #[error(
+        "failed to add {address} to {interface}, which has no IPv6: its MTU is below 1280, or \
+         net.ipv6.conf.{interface}.disable_ipv6 is 1"
+    )]
+    NoIpv6 {
+        /// The address.
+        address: Address,
+        /// The interface.
+        interface: String,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+
     /// The kernel did not remove an address, which may still be there until its lifetime ends.
     #[error("failed to remove {address} from {interface}")]
     Withdraw {
@@ -103,6 +118,17 @@ pub enum Error {
 }
 
 impl Error {
+    /// What it is that the kernel refuses an address with this answer.
+    pub(crate) fn hold(address: Address, interface: String, source: io::Error) -> Self {
+        // Without IPv6 (`disable_ipv6`) it says EACCES, and where the MTU leaves none EINVAL; a missing right is EPERM.
+        let no_ipv6 = matches!(source.raw_os_error(), Some(libc::EACCES | libc::EINVAL));
+        if address.ip.is_ipv6() && no_ipv6 {
+            Self::NoIpv6 { address, interface, source }
+        } else {
+            Self::Hold { address, interface, source }
+        }
+    }
+
     /// Whether the kernel gave no answer in time, so that the same request may succeed a moment later.
     #[must_use]
     pub fn is_timeout(&self) -> bool {
@@ -113,6 +139,7 @@ impl Error {
             Self::Netlink(_)
             | Self::NoInterface { .. }
             | Self::NotEthernet { .. }
+            | Self::NoIpv6 { .. }
             | Self::Foreign { .. }
             | Self::Packets { .. }
             | Self::Send { .. }

@@ -218,7 +218,7 @@ impl Network for Linux {
             fence.expect(address).await;
         }
         let held = self.requests.hold(index, address, valid_for).await;
-        held.map_err(|source| Error::Hold { address, interface: self.interface.clone(), source })?;
+        held.map_err(|source| Error::hold(address, self.interface.clone(), source))?;
         if let IpAddr::V6(ip) = address.ip {
             self.await_delivery(index, ip).await;
         }

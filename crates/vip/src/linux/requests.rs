@@ -126,15 +126,15 @@ impl Requests {
         message.attributes.push(AddressAttribute::Local(address.ip));
         message.attributes.push(AddressAttribute::Address(address.ip));
         match answered(self.handle.address().del(message).execute()).await {
-            Err(error)
-                if is(&error, rustix::io::Errno::ADDRNOTAVAIL) || is(&error, rustix::io::Errno::NODEV) =>
-            {
-                Ok(())
-            }
+            Err(error) if GONE.into_iter().any(|errno| is(&error, errno)) => Ok(()),
             other => other,
         }
     }
 }
+
+/// What the kernel answers where there is nothing to remove: no such address, no such interface, no IPv6 on it (its MTU is too small).
+const GONE: [rustix::io::Errno; 3] =
+    [rustix::io::Errno::ADDRNOTAVAIL, rustix::io::Errno::NODEV, rustix::io::Errno::NXIO];
 
 /// Returns the interface of this name, if there is one.
 pub(super) async fn find_link(handle: &Handle, name: &str) -> Result<Option<Link>, Error> {

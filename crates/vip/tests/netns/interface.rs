@@ -1,7 +1,7 @@
 //! What happens to the interface under a driver.
 
 use crate::owner::{EASY, Lease, Owner, VIPS, ms};
-use crate::segment::{Segment, eventually};
+use crate::segment::{Namespace, Segment, eventually};
 use std::time::{Duration, Instant};
 use vip::{Error, State};
 
@@ -199,22 +199,41 @@ fn an_interface_that_is_down_at_the_start_is_claimed_when_it_comes_up() {
     owner.stop();
 }
 
-#[test]
-fn a_group_that_the_kernel_takes_only_in_part_is_not_held_at_all() {
-    let Some(segment) = Segment::new(1) else { return };
-    let node = &segment.stations[0];
-    node.enter(|| std::fs::write("/proc/sys/net/ipv6/conf/eth0/disable_ipv6", "1").unwrap());
-
+/// An owner on an interface without IPv6 claims nothing, says why, and claims all as soon as there is some; and it lets go of all when
+/// there is none any more.
+fn is_not_held_at_all(node: &Namespace, without: impl Fn(), with: impl Fn()) {
+    without();
     let owner = Owner::start(node, VIPS).unwrap();
     owner.grant(Lease::Rolling(EASY));
     eventually("the claim fails", || owner.handle.status().failures >= 2);
 
     let failure = owner.handle.status().last_failure.unwrap();
-    assert!(failure.starts_with("failed to add fd00::162/64 to eth0: "), "{failure}");
+    assert!(
+        failure
+            .starts_with("failed to add fd00::162/64 to eth0, which has no IPv6: its MTU is below 1280, or "),
+        "{failure}"
+    );
     assert_eq!(owner.handle.status().claims, 0);
-    node.enter(|| std::fs::write("/proc/sys/net/ipv6/conf/eth0/disable_ipv6", "0").unwrap());
+    with();
+    owner.becomes(State::Active);
+    without();
+    // Not at the end of the kernel's lifetimes, which are longer than this waits.
+    owner.becomes(State::Standby);
+    with();
     owner.becomes(State::Active);
     owner.stop();
+}
+
+#[test]
+fn a_group_that_the_kernel_takes_only_in_part_is_not_held_at_all() {
+    let Some(segment) = Segment::new(1) else { return };
+    let node = &segment.stations[0];
+    let disable = |word: &str| {
+        node.enter(|| std::fs::write("/proc/sys/net/ipv6/conf/eth0/disable_ipv6", word).unwrap())
+    };
+    is_not_held_at_all(node, || disable("1"), || disable("0"));
+    let resize = |mtu: u16| drop(node.ip(&format!("link set eth0 mtu {mtu}")));
+    is_not_held_at_all(node, || resize(1279), || resize(1280));
 }
 
 #[test]
