@@ -73,6 +73,8 @@ pub struct Dropped {
     pub unreadable: u64,
     /// Copies, recordings, and mail for a predecessor of this process.
     pub stale: u64,
+    /// The address that the latest of them came from, by its own word: whoever can forge a datagram can forge that.
+    pub latest: Option<SocketAddr>,
 }
 
 /// Something that begins to be wrong with a peer; given once, not per datagram.
@@ -256,6 +258,7 @@ impl Exchange {
             Some((peer, opened)) => (peer.clone(), opened),
             None => {
                 self.dropped.strangers += 1;
+                self.dropped.latest = Some(from);
                 return None;
             }
         };
@@ -263,6 +266,7 @@ impl Exchange {
             Ok(envelope) => envelope,
             Err(mismatch) => {
                 self.dropped.unreadable += 1;
+                self.dropped.latest = Some(from);
                 self.complain(&peer, mismatch, now);
                 return None;
             }
@@ -285,11 +289,13 @@ impl Exchange {
             }
             Verdict::Challenge(challenge) => {
                 self.dropped.stale += 1;
+                self.dropped.latest = Some(from);
                 self.answer(&peer, Answer::Hello { challenge });
                 true
             }
             Verdict::Stale => {
                 self.dropped.stale += 1;
+                self.dropped.latest = Some(from);
                 stranger
             }
         };

@@ -9,11 +9,12 @@ use std::{
 use tokio::time::sleep_until;
 use tracing::{debug, info, trace, warn};
 
+use super::flood::Floods;
 use super::*;
 use crate::{
     Leadership, NodeId,
     clock::{due, now},
-    exchange::Complaint,
+    exchange::{Complaint, Dropped},
     handle::{Command, Desk, Handle, Leaving, Word},
     quorum::{Arbitration, Event},
     wire::DATAGRAM_BYTES_MAX,
@@ -45,6 +46,7 @@ pub struct Driver {
     leaving: Option<Leaving>,
     status_due: Instant,
     counted: Traffic,
+    floods: Floods,
     /// Where a datagram is written before it is sent; empty in between.
     datagram: Vec<u8>,
 }
@@ -99,6 +101,7 @@ impl Driver {
             leaving: None,
             status_due: now,
             counted: Traffic::default(),
+            floods: Floods::default(),
             datagram: Vec::with_capacity(DATAGRAM_BYTES_MAX),
         };
         Ok((driver, handle, monitor))
@@ -266,7 +269,11 @@ impl Driver {
         if changed || self.status_due <= now {
             self.status_due = now + STATUS_INTERVAL;
             self.peers.send_modify(|peers| self.member.tell_peers(peers));
-            self.traffic.send_replace(Traffic { dropped: self.member.dropped(), ..self.counted });
+            let dropped = self.member.dropped();
+            self.traffic.send_replace(Traffic { dropped, ..self.counted });
+            if let Some(flood) = self.floods.look(dropped, now) {
+                tell_flood(flood);
+            }
             self.clients.send_if_modified(|known| {
                 let now = self.member.clients();
                 std::mem::replace(known, now) != now
@@ -282,6 +289,18 @@ impl Driver {
             info!(%leader, "follows");
         }
     }
+}
+
+fn tell_flood(flood: Dropped) {
+    let Dropped { strangers, unreadable, stale, latest } = flood;
+    let latest = latest.map(tracing::field::display);
+    warn!(
+        strangers,
+        unreadable,
+        stale,
+        latest,
+        "datagrams that are no peer's, or old ones, flood the peers' port: they are dropped. A firewall may let the peers alone use it"
+    );
 }
 
 /// Writes a change down, once.

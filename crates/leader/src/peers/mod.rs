@@ -28,6 +28,7 @@ pub use crate::{
 pub use driver::Driver;
 
 mod driver;
+mod flood;
 
 /// Why an election among peers can't begin, or went on no longer. No address is held on its account.
 #[derive(Debug, thiserror::Error)]

@@ -167,8 +167,10 @@ fn a_stranger_is_dropped_unread_and_counted() {
     let now = tape.now;
     let member = tape.members.get_mut(&to).unwrap();
     let before = member.dropped();
-    member.handle_datagram(SocketAddr::from(([10, 0, 1, 1], 7)), &bytes, now);
-    assert_eq!(member.dropped(), Dropped { strangers: before.strangers + 1, ..before });
+    let stranger = SocketAddr::from(([10, 0, 1, 1], 7));
+    member.handle_datagram(stranger, &bytes, now);
+    let strangers = before.strangers + 1;
+    assert_eq!(member.dropped(), Dropped { strangers, latest: Some(stranger), ..before });
     assert!(member.poll_datagram(now, &mut Vec::new()).is_none());
 }
 
