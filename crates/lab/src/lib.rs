@@ -17,6 +17,7 @@
 //! ```
 
 pub mod arp;
+pub mod attack;
 pub mod backend;
 pub mod balance;
 pub mod compare;

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
+use lab::attack::Attack;
 use lab::balance::{Contender, Load};
 use lab::compare::Matrix;
 use lab::control::Control;
@@ -70,6 +71,21 @@ enum Command {
         /// Write every single result to this file
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
+        #[command(flatten)]
+        setup: Setup,
+    },
+    /// Attack it, for a while each, and judge: the owner stays where it can, nobody else answers, memory and log lines are bounded, and
+    /// all is well again without a hand
+    Attack {
+        /// Which: forged, strangers, replayed, spoofed, syn-flood, slow-loris, mtu, tiny-mtu, renamed, overrun, disk-full
+        #[arg(long, value_delimiter = ',', default_values_t = Attack::ALL)]
+        attacks: Vec<Attack>,
+        /// How often each
+        #[arg(long, default_value_t = 10)]
+        tries: usize,
+        /// For how many seconds each time
+        #[arg(long, default_value_t = 8)]
+        seconds: u64,
         #[command(flatten)]
         setup: Setup,
     },
@@ -287,6 +303,7 @@ async fn run(command: Command) -> Result<u8> {
         Command::Demo { .. }
         | Command::Compare { .. }
         | Command::Storm { .. }
+        | Command::Attack { .. }
         | Command::Endure { .. }
         | Command::Starve { .. }
         | Command::Balance { .. }
@@ -327,6 +344,10 @@ async fn inside(command: Command, enclosure: &Enclosure) -> Result<u8> {
             let storm =
                 async |lab: &mut Lab, system| lab::storm::run(lab, system, &plan, json.as_deref()).await;
             judged(enclosure, &setup, storm).await
+        }
+        Command::Attack { attacks, tries, seconds, setup } => {
+            let plan = lab::attack::Plan { attacks, tries, lasts: std::time::Duration::from_secs(seconds) };
+            judged(enclosure, &setup, async |lab, system| lab::attack::run(lab, system, &plan).await).await
         }
         Command::Endure { failovers, seed, json, setup } => {
             let plan = lab::endurance::Plan::new(seed.unwrap_or_else(|| fastrand::u64(..)), failovers);
