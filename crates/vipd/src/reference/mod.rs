@@ -30,7 +30,7 @@ pub(crate) fn keep(file: &Path, text: &str) {
     let at = kept.lines().zip(text.lines()).position(|(kept, made)| kept != made);
     assert!(
         kept == text,
-        "{} is not what is generated (line {}): VIPD_BLESS=1 cargo test --workspace --bin vipd reference",
+        "{} is not what is generated (line {}): VIPD_BLESS=1 cargo test --workspace --lib reference",
         file.display(),
         at.map_or(0, |at| at + 1)
     );
