@@ -20,6 +20,7 @@ mod names;
 mod openmetrics;
 mod reload;
 mod rig;
+mod secrets;
 mod service;
 mod succession;
 mod traffic;

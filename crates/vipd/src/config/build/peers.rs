@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use leader::{NodeId, Timing};
+use zeroize::Zeroizing;
 
 use crate::config::file::{self, Election, File};
 use crate::config::reader::Reader;
@@ -377,6 +378,8 @@ fn keys(reader: &mut Reader<'_>, file: &File) -> Option<Vec<leader::peers::Key>>
             complete = false;
             continue;
         };
+        // A key keeps what it takes to sign, not the secret.
+        let secret = Zeroizing::new(secret);
         match leader::peers::Key::new(key.id, secret.trim_ascii()) {
             Ok(key) => keys.push(key),
             Err(error) => {
