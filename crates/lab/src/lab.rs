@@ -237,6 +237,18 @@ impl Lab {
         Ok(())
     }
 
+    /// Asks the system under test to end, on one node after the other, and waits for it. What it leaves behind stays.
+    ///
+    /// # Errors
+    /// If it doesn't end in time.
+    pub async fn end_system(&mut self) -> Result<()> {
+        for node in &mut self.nodes {
+            node.end_system().await?;
+        }
+        self.system = None;
+        Ok(())
+    }
+
     /// Ends what starves the machine, plugs everything in again, heals all cuts and starts missing backends: whatever a trial that failed left undone.
     ///
     /// # Errors
@@ -310,6 +322,20 @@ impl Lab {
             let words: Vec<String> = self.nodes.iter().map(|node| node.last_words_of_system()).collect();
             format!("no such owner within {patience:?}; the system's last words:\n{}", words.join("\n"))
         })
+    }
+
+    /// Waits until another node than this one holds the virtual IP, whether or not this one has let go.
+    ///
+    /// # Errors
+    /// If that does not happen in time.
+    pub async fn await_another(&self, than: usize, patience: Duration) -> Result<()> {
+        let vip: IpAddr = VIP.into();
+        let another = self.ownership.changes().wait_for(Instant::now() + patience, |changes| {
+            crate::ownership::holders(changes, vip).iter().any(|holder| *holder != than).then_some(())
+        });
+        another
+            .await
+            .with_context(|| format!("no other node than {} took the address in {patience:?}", NODES[than]))
     }
 
     /// Waits until one node has held the address, and every request has been answered, for a while; returns the node.

@@ -44,6 +44,7 @@ pub mod starve;
 pub mod storm;
 pub mod system;
 mod taken;
+pub mod upgrade;
 pub mod wall_clock;
 
 #[expect(

@@ -7,7 +7,6 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
-use lab::attack::Attack;
 use lab::balance::{Contender, Load};
 use lab::compare::Matrix;
 use lab::control::Control;
@@ -21,6 +20,10 @@ use lab::system::{Programs, System, Timing};
 use rustix::process::geteuid;
 use tracing_subscriber::EnvFilter;
 
+mod trials;
+
+use trials::Trial;
+
 /// Three nodes, a switch and a client in network namespaces of this machine. Needs root, touches nothing of the host.
 #[derive(Debug, Parser)]
 #[command(name = "vipd-lab", version)]
@@ -31,11 +34,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Break things one by one and show what a client sees
-    Demo {
-        #[command(flatten)]
-        setup: Setup,
-    },
+    #[command(flatten)]
+    Trial(Trial),
     /// Measure the same faults for several systems, in turn
     Compare {
         /// How often each cell is measured
@@ -56,61 +56,6 @@ enum Command {
         kubernetes: bool,
         #[command(flatten)]
         places: Places,
-    },
-    /// Let faults drawn from a seed happen in a row, and judge: never two nodes that answer, always one again
-    Storm {
-        /// How many faults
-        #[arg(long, default_value_t = 200)]
-        faults: usize,
-        /// The seed that they are drawn from [default: a new one]
-        #[arg(long)]
-        seed: Option<u64>,
-        /// Which faults are drawn [default: those that a system of this kind is to survive]
-        #[arg(long, value_delimiter = ',')]
-        scenarios: Option<Vec<Fault>>,
-        /// Write every single result to this file
-        #[arg(long, value_name = "FILE")]
-        json: Option<PathBuf>,
-        #[command(flatten)]
-        setup: Setup,
-    },
-    /// Attack it, for a while each, and judge: the owner stays where it can, nobody else answers, memory and log lines are bounded, and
-    /// all is well again without a hand
-    Attack {
-        /// Which: forged, strangers, replayed, spoofed, syn-flood, slow-loris, mtu, tiny-mtu, renamed, overrun, disk-full
-        #[arg(long, value_delimiter = ',', default_values_t = Attack::ALL)]
-        attacks: Vec<Attack>,
-        /// How often each
-        #[arg(long, default_value_t = 10)]
-        tries: usize,
-        /// For how many seconds each time
-        #[arg(long, default_value_t = 8)]
-        seconds: u64,
-        #[command(flatten)]
-        setup: Setup,
-    },
-    /// Let the address move thousands of times, by faults drawn from a seed, and judge: never two nodes that answer, always one again,
-    /// nothing that grows, nothing left behind
-    Endure {
-        /// How many failovers
-        #[arg(long, default_value_t = 5000)]
-        failovers: usize,
-        /// The seed that they are drawn from [default: a new one]
-        #[arg(long)]
-        seed: Option<u64>,
-        /// Write every single result to this file
-        #[arg(long, value_name = "FILE")]
-        json: Option<PathBuf>,
-        #[command(flatten)]
-        setup: Setup,
-    },
-    /// Take the machine's processors by eight busy loops for a while: the address is to stay where it is
-    Starve {
-        /// For how many seconds
-        #[arg(long, default_value_t = 300)]
-        seconds: u64,
-        #[command(flatten)]
-        setup: Setup,
     },
     /// Measure what a balancer costs: vipd, haproxy, nginx, the kernel's DNAT and none, under the same loads, in turn
     Balance {
@@ -149,12 +94,6 @@ enum Command {
         rate: f64,
         #[command(flatten)]
         places: Places,
-    },
-    /// Step the wall clock of one vipd after the other by an hour, forwards and back: nothing is to come of it. It takes a vipd that is
-    /// linked dynamically, by default the one beside this program
-    Clocks {
-        #[command(flatten)]
-        setup: Setup,
     },
     /// Run a command on the client, with three nodes running; its exit code is passed on
     Exec {
@@ -300,15 +239,10 @@ async fn run(command: Command) -> Result<u8> {
             let backend = lab::soak::Backend { listen, name, certificates, ledger, seed };
             lab::soak::serve(&backend).await.map(|()| 0)
         }
-        Command::Demo { .. }
+        Command::Trial(_)
         | Command::Compare { .. }
-        | Command::Storm { .. }
-        | Command::Attack { .. }
-        | Command::Endure { .. }
-        | Command::Starve { .. }
         | Command::Balance { .. }
         | Command::Soak { .. }
-        | Command::Clocks { .. }
         | Command::Exec { .. }
         | Command::Shell { .. } => {
             let Some(enclosure) = Enclosure::here() else {
@@ -328,36 +262,13 @@ async fn run(command: Command) -> Result<u8> {
 async fn inside(command: Command, enclosure: &Enclosure) -> Result<u8> {
     let began = Started::now();
     match command {
-        Command::Demo { setup } => {
-            judged(enclosure, &setup, async |lab, system| lab::demo::run(lab, system, began.at()).await).await
-        }
+        Command::Trial(trial) => trial.run(enclosure, began).await,
         Command::Compare { runs, systems, scenarios, json, kubernetes, places } => {
             let matrix = Matrix { runs, systems, faults: scenarios, json };
             let mut lab = build(enclosure, &places, kubernetes).await?;
             let done = lab::compare::run(&mut lab, &matrix).await;
             save_logs(&lab, &places)?;
             done.map(|()| 0)
-        }
-        Command::Storm { faults, seed, scenarios, json, setup } => {
-            let seed = seed.unwrap_or_else(|| fastrand::u64(..));
-            let plan = lab::storm::Plan::new(setup.system(), seed, faults, scenarios);
-            let storm =
-                async |lab: &mut Lab, system| lab::storm::run(lab, system, &plan, json.as_deref()).await;
-            judged(enclosure, &setup, storm).await
-        }
-        Command::Attack { attacks, tries, seconds, setup } => {
-            let plan = lab::attack::Plan { attacks, tries, lasts: std::time::Duration::from_secs(seconds) };
-            judged(enclosure, &setup, async |lab, system| lab::attack::run(lab, system, &plan).await).await
-        }
-        Command::Endure { failovers, seed, json, setup } => {
-            let plan = lab::endurance::Plan::new(seed.unwrap_or_else(|| fastrand::u64(..)), failovers);
-            let row =
-                async |lab: &mut Lab, system| lab::endurance::run(lab, system, &plan, json.as_deref()).await;
-            judged(enclosure, &setup, row).await
-        }
-        Command::Starve { seconds, setup } => {
-            let lasts = std::time::Duration::from_secs(seconds);
-            judged(enclosure, &setup, async |lab, system| lab::starve::run(lab, system, lasts).await).await
         }
         Command::Balance { rounds, contenders, loads, seconds, idle, json, places } => {
             let lasts = std::time::Duration::from_secs(seconds);
@@ -371,9 +282,6 @@ async fn inside(command: Command, enclosure: &Enclosure) -> Result<u8> {
             let plan = lab::soak::Plan { lasts, seed, rate };
             let passed = lab::soak::run(enclosure, &Programs { vipd: places.vipd }, &plan).await?;
             Ok(u8::from(!passed))
-        }
-        Command::Clocks { setup } => {
-            judged(enclosure, &setup, async |lab, system| lab::wall_clock::run(lab, system).await).await
         }
         Command::Exec { setup, bare, shutdown_delay, command } => {
             let mut lab = build_with_delay(enclosure, &setup, shutdown_delay).await?;
@@ -394,18 +302,6 @@ async fn inside(command: Command, enclosure: &Enclosure) -> Result<u8> {
             unreachable!("they need no lab and were handled before")
         }
     }
-}
-
-/// Carries something out in a lab, keeps the logs, and makes an exit code of its judgement.
-async fn judged(
-    enclosure: &Enclosure,
-    setup: &Setup,
-    body: impl AsyncFnOnce(&mut Lab, System) -> Result<bool>,
-) -> Result<u8> {
-    let mut lab = build(enclosure, &setup.places, setup.kubernetes).await?;
-    let passed = body(&mut lab, setup.system()).await;
-    save_logs(&lab, &setup.places)?;
-    Ok(u8::from(!passed?))
 }
 
 async fn build(enclosure: &Enclosure, places: &Places, kubernetes: bool) -> Result<Lab> {

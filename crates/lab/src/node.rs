@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use tokio::time::{Instant, timeout_at};
 
 use crate::network::{Host, nft, virtual_addresses};
-use crate::process::{Launch, Process};
+use crate::process::{Launch, Process, STOP_PATIENCE};
 use crate::system::{OWNERS, vipd_socket};
 
 /// A node: a host, what runs on it, and its folder.
@@ -128,6 +128,21 @@ impl Node {
         let deadline = Instant::now() + patience;
         let ended = timeout_at(deadline, self.process(name)?.ended()).await;
         ended.with_context(|| format!("{name} did not end within {patience:?}"))?
+    }
+
+    /// Asks the system under test to end, waits for it, and forgets it. What it leaves behind stays.
+    ///
+    /// # Errors
+    /// If it doesn't end in time.
+    pub async fn end_system(&mut self) -> Result<()> {
+        self.terminate_owner()?;
+        self.await_end_of_owner(STOP_PATIENCE).await?;
+        for process in self.processes.iter_mut().filter(|process| is_of_system(process.name())) {
+            process.stop().await?;
+        }
+        self.processes.retain(|process| !is_of_system(process.name()));
+        self.launches.retain(|launch| !is_of_system(launch.name));
+        Ok(())
     }
 
     /// Ends the system under test with SIGKILL and removes what it left on the interface and in nftables.

@@ -100,7 +100,7 @@ pub async fn run(lab: &mut Lab, system: System, plan: &Plan, json: Option<&Path>
         return Err(error.context(format!("once more with --seed {}", plan.seed)));
     }
     lab.set_probing(false).await?;
-    lab.remove_system().await?;
+    lab.end_system().await?;
     report.left_behind(&before, &traces(lab)?);
     Console.line(report.tell());
     Ok(report.passed())
@@ -136,13 +136,7 @@ async fn fail_over(lab: &mut Lab, fault: Fault, from: &mut Instant) -> Result<Fa
     let owner = lab.calm(CALM, PATIENCE).await?;
     others_are_fit(lab, owner).await?;
     lab.inflict(fault, owner).await?;
-    let another = lab.ownership.changes().wait_for(Instant::now() + PATIENCE, |changes| {
-        let holders = crate::ownership::holders(changes, crate::network::VIP.into());
-        holders.iter().any(|holder| *holder != owner).then_some(())
-    });
-    another
-        .await
-        .with_context(|| format!("no other node than {} took the address in {PATIENCE:?}", NODES[owner]))?;
+    lab.await_another(owner, PATIENCE).await?;
     // A client is answered before the fault is over, unless it is stuck; that shows in the calm.
     lab.undo(fault, owner).await?;
     let to = lab.calm(CALM, PATIENCE).await?;
