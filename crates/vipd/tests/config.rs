@@ -125,3 +125,18 @@ fn a_missing_file_and_a_folder_are_told_apart() {
     assert_eq!(code, Some(78));
     assert!(text.contains("is a directory"), "{text}");
 }
+
+/// What a released version took, each later one takes. A release adds a folder of its own, and none is ever changed.
+#[test]
+fn files_of_released_versions_are_taken() {
+    let mut files = 0;
+    for version in fs::read_dir(folder("released")).unwrap() {
+        for file in fs::read_dir(version.unwrap().path()).unwrap() {
+            let file = file.unwrap().path();
+            let (code, text) = check_file(&file);
+            assert_eq!(code, Some(0), "{}: {text}", file.display());
+            files += 1;
+        }
+    }
+    assert!(files > 40, "there are hardly any");
+}
