@@ -37,7 +37,12 @@ pub(super) fn log(event: &Event) {
             "another process writes this node's name into the Lease: give every node a name of its own (`node`)"
         ),
         Event::LongLease { holder, duration } => {
-            warn!(%holder, ?duration, "the Lease is held for longer than this node's own lease duration");
+            warn!(
+                %holder,
+                ?duration,
+                "the Lease is held for longer than this node's own lease duration: if that holder is gone, or none of yours, delete the \
+                 Lease (`kubectl delete lease`), and one of the nodes writes it anew"
+            );
         }
     }
 }
