@@ -18,6 +18,8 @@ use crate::taken::{Taken, taken};
 const MARGIN: (u64, u64) = (5, 1024);
 /// Descriptors that may be more: checks of backends have connections of their own, which come and go.
 const FILES_MARGIN: u64 = 4;
+/// Threads that may be more: those that wait for a file or a name end some seconds after their last one.
+const THREADS_MARGIN: u64 = 4;
 /// After fewer failovers than these, a process may still be warming up, and what it takes says nothing.
 const JUDGED_FROM: usize = 200;
 /// The parts of a distribution that are told, in thousandths.
@@ -47,9 +49,12 @@ impl Failover {
         }
     }
 
-    /// Whether never two nodes answered, and no two held the address where one could let go.
+    /// Whether never two nodes answered.
+    ///
+    /// How long two have the address is told and not judged: of two that have it one is silenced by the fence, and the kernel may need a
+    /// while to take an address off where other things hold its lock, as in hours there will be some.
     pub(super) fn passed(&self) -> bool {
-        self.answered_at_once <= 1 && self.overlap <= self.fault.overlap_allowed()
+        self.answered_at_once <= 1
     }
 
     pub(super) fn line(&self) -> String {
@@ -72,6 +77,8 @@ impl Failover {
 pub(super) struct Report {
     pub(super) failovers: Vec<Failover>,
     looks: Vec<Look>,
+    /// How often the address had moved by itself when it was to be moved.
+    pub(super) unasked: usize,
     /// What is other than it was before.
     left: Vec<String>,
 }
@@ -162,6 +169,7 @@ impl Report {
         for growth in self.growth() {
             text += &format!("{:<6} {}\n", if growth.holds { "ok" } else { "FAILED" }, growth.what);
         }
+        text += &format!("       {} moves that nobody asked for came in between\n", self.unasked);
         for line in &self.left {
             text += &format!("FAILED left behind on {line}\n");
         }
@@ -203,7 +211,7 @@ impl Report {
                 holds: same
                     && memory_last <= memory + memory * MARGIN.0 / 100 + MARGIN.1
                     && files_last <= files + FILES_MARGIN
-                    && threads_last <= threads,
+                    && threads_last <= threads + THREADS_MARGIN,
             });
         }
         told
@@ -289,7 +297,7 @@ mod tests {
                 holders: [1].into(),
             };
             let failovers = vec![Failover::new(Fault::StepDown, [0, 1], &seen); JUDGED_FROM];
-            Report { failovers, looks: (0..300).map(look).collect(), left: Vec::new() }
+            Report { failovers, looks: (0..300).map(look).collect(), ..Report::default() }
         };
         assert!(report(taken(10_100, 41)).passed());
         assert!(!report(taken(12_000, 41)).passed());
