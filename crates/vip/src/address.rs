@@ -174,6 +174,11 @@ mod tests {
     }
 
     #[test]
+    fn a_hardware_address_reads_as_other_programs_write_it() {
+        assert_eq!(Station([0x02, 0, 0xab, 0xcd, 0xef, 0x0a]).to_string(), "02:00:ab:cd:ef:0a");
+    }
+
+    #[test]
     fn a_written_prefix_is_kept() {
         let address: Address = "10.0.0.162/24".parse().unwrap();
         assert_eq!(address, Address { ip: "10.0.0.162".parse().unwrap(), prefix: 24 });

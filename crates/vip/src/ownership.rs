@@ -326,8 +326,8 @@ impl Ownership {
         let lease = timer(Timer::LeaseEnds, self.lease);
         match &self.phase {
             Phase::Standby => {
-                let wanted = self.lease.filter(|until| self.link_up && self.claim_at < *until);
-                [lease, timer(Timer::Claim, wanted.map(|_| self.claim_at)), None]
+                let wanted = self.lease.is_some() && self.link_up;
+                [lease, timer(Timer::Claim, wanted.then_some(self.claim_at)), None]
             }
             Phase::Claiming { .. } => [lease, None, None],
             Phase::Active(active) => {
@@ -367,7 +367,7 @@ impl Grip {
 
     /// When to renew, if the lease gives something to renew it with.
     fn refresh_at(&self, until: Instant) -> Option<Instant> {
-        if until < self.until && until + KERNEL_GRAIN < self.asked + self.lifetime {
+        if until + KERNEL_GRAIN < self.asked + self.lifetime {
             // The lease was cut short by more than the kernel's grain: so must the fence be.
             return Some(self.asked);
         }

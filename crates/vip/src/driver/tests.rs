@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant as VirtualInstant, advance, sleep};
 
+mod ending;
 mod relaying;
 
 #[tokio::test(start_paused = true)]

@@ -122,6 +122,19 @@ fn an_answer_is_counted_for_the_oldest_question_that_has_none() {
 }
 
 #[test]
+fn a_question_is_open_for_two_looks_and_not_a_moment_longer() {
+    let now = origin();
+    for (pause, counted_for) in
+        [(2 * LASTING - Duration::from_nanos(1), now), (2 * LASTING, now + 2 * LASTING)]
+    {
+        let mut lookout = lookout();
+        look(&mut lookout, now, &[]);
+        let second = look(&mut lookout, now + pause, &[answer().emit().to_vec()]);
+        assert_eq!((second.answered, second.asked), (true, counted_for));
+    }
+}
+
+#[test]
 fn an_ipv6_tie_break_is_asked_by_an_address_that_it_answers_to() {
     let [own, gateway, vip]: [Ipv6Addr; 3] =
         ["fe80::5", "fe80::1", "fd00::162"].map(|text| text.parse().unwrap());
@@ -141,6 +154,17 @@ fn an_ipv6_tie_break_is_asked_by_an_address_that_it_answers_to() {
     assert!(look(&mut lookout, now, &[answer(own, true)]).answered);
     assert!(!look(&mut lookout, now, &[answer(own, false)]).answered);
     assert!(!look(&mut lookout, now, &[answer(vip, true)]).answered);
+    // The owner answers this node as the gateway does, and is not the gateway.
+    let message = ndp::Message::Advertisement {
+        target: vip,
+        router: false,
+        solicited: true,
+        replace: true,
+        link_layer: Some(OTHER),
+    };
+    let theirs = ndp::Repr { destination: own, message, ..ndp::Repr::unsolicited_advertisement(OTHER, vip) };
+    let heard = look(&mut lookout, now, &[theirs.emit()]);
+    assert_eq!((heard.answered, heard.owner), (false, Some(OTHER)));
     let mut sourceless = Lookout::new(MINE, None, &[vip.into()], gateway.into());
     assert_eq!(sourceless.ask(LASTING, now).len(), 1, "no question that could not be answered to it");
     let owned = look(&mut lookout, now, &[ndp::Repr::unsolicited_advertisement(OTHER, vip).emit()]);

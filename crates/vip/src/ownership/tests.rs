@@ -109,13 +109,17 @@ fn a_long_lease_is_refreshed_seldom() {
 
 #[test]
 fn a_lease_that_is_not_renewed_is_not_refreshed_either() {
-    let t0 = origin();
-    let mut machine = active(t0, ms(900));
+    // The longer ends at the very instant from when on the kernel may let go.
+    for lease in [ms(900), ms(980)] {
+        let t0 = origin();
+        let mut machine = active(t0, lease);
 
-    machine.handle_timeout(t0 + ms(899));
+        assert_eq!(machine.poll_timeout(), Some(t0 + lease));
+        machine.handle_timeout(t0 + lease - NANO);
 
-    assert_eq!(actions(&mut machine), []);
-    assert_eq!(machine.poll_timeout(), Some(t0 + ms(900)));
+        assert_eq!(actions(&mut machine), []);
+        assert_eq!(machine.poll_timeout(), Some(t0 + lease));
+    }
 }
 
 #[test]
@@ -138,6 +142,43 @@ fn a_lease_cut_short_shortens_the_kernels_lifetime_too() {
     machine.set_lease(Some(t0 + ms(300)), t0 + ms(100));
 
     assert_eq!(actions(&mut machine), [Action::Hold { valid_for: ms(200) }]);
+}
+
+#[test]
+fn a_lease_cut_short_by_no_more_than_the_kernel_counts_is_not_told() {
+    let t0 = origin();
+    for shorter in [ms(14_999), ms(14_500), ms(14_000)] {
+        let mut machine = active(t0, ms(15_000));
+        machine.set_lease(Some(t0 + shorter), t0 + ms(100));
+        assert_eq!(actions(&mut machine), [], "{shorter:?}");
+    }
+    let mut machine = active(t0, ms(15_000));
+    machine.set_lease(Some(t0 + ms(14_000) - NANO), t0 + ms(100));
+    assert_eq!(actions(&mut machine), [Action::Hold { valid_for: ms(13_900) - NANO }]);
+}
+
+#[test]
+fn an_address_deleted_while_a_renewal_is_under_way_is_asked_for_again() {
+    let t0 = origin();
+    let mut machine = active(t0, ms(200));
+    machine.set_lease(Some(t0 + ms(600)), t0 + ms(100));
+    machine.handle_timeout(t0 + ms(400));
+    assert_eq!(actions(&mut machine), [Action::Hold { valid_for: ms(200) }]);
+
+    // The kernel may have renewed it before it was deleted.
+    machine.handle_missing(t0 + ms(401));
+
+    assert_eq!(actions(&mut machine), [Action::Hold { valid_for: ms(199) }]);
+}
+
+#[test]
+fn an_owner_that_is_not_told_the_time_is_none_once_the_kernel_may_have_let_go() {
+    let t0 = origin();
+    // The lease is longer than the lifetime that the kernel was given.
+    let machine = active(t0, ms(1500));
+
+    assert_eq!(machine.state(t0 + ms(980) - NANO), State::Active);
+    assert_eq!(machine.state(t0 + ms(980)), State::Claiming);
 }
 
 #[test]
@@ -288,6 +329,25 @@ fn a_hold_that_is_confirmed_after_the_lease_is_withdrawn_and_not_announced() {
     machine.handle_applied(Outcome::Held, t0 + ms(16));
 
     assert_eq!(actions(&mut machine), [Action::Withdraw]);
+}
+
+#[test]
+fn a_hold_that_is_confirmed_when_nothing_is_held_is_taken_back_until_no_lifetime_can_have_it_there() {
+    let t0 = origin();
+    let mut machine = on_a_live_link(t0);
+    let gone_by = t0 + ms(61_000);
+
+    machine.handle_applied(Outcome::Held, t0);
+
+    assert_eq!(actions(&mut machine), [Action::Withdraw]);
+    machine.handle_applied(Outcome::WithdrawFailed, gone_by - NANO);
+    assert_eq!(machine.state(gone_by - NANO), State::Releasing);
+    machine.handle_timeout(gone_by);
+    assert_eq!(
+        machine.state(gone_by),
+        State::Standby,
+        "the longest lifetime is 60 s, and the kernel's timer no second late"
+    );
 }
 
 #[test]

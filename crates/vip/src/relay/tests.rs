@@ -130,6 +130,58 @@ fn what_waits_is_bounded_in_number_and_in_octets() {
 }
 
 #[test]
+fn room_that_is_free_again_is_as_large_as_what_has_left_it() {
+    let t0 = origin();
+    let mut relay = relay(None, t0);
+    let large = |port, change: fn(&mut etherparse::TcpHeader)| {
+        let mut parcel = segment(false, port, &[], change);
+        parcel.resize(8192, 0);
+        parcel
+    };
+    let end_of = |port| large(port, |tcp| (tcp.ack, tcp.fin) = (true, true));
+    let fates = |relay: &mut Relay| [(); 2].map(|()| relay.handle_parcel(&mut end_of(1), t0));
+    assert_eq!(relay.handle_parcel(&mut large(2, |tcp| tcp.syn = true), t0), Fate::Held);
+    for _ in 1..HELD_OCTETS_MAX / 8192 {
+        assert_eq!(relay.handle_parcel(&mut end_of(1), t0), Fate::Held, "to the last octet");
+    }
+    assert_eq!(relay.handle_parcel(&mut end_of(1), t0), Fate::Dropped);
+
+    // One is forgotten, and one goes to the successor.
+    assert_eq!(relay.handle_parcel(&mut large(2, |tcp| tcp.ack = true), t0), Fate::Dropped);
+    assert_eq!(fates(&mut relay), [Fate::Held, Fate::Dropped]);
+    relay.set_errand(Errand { to: Some(NEXT), until: t0 + FOLLOWS_FOR });
+    assert!(relay.poll_held(t0).is_some());
+    relay.set_errand(Errand { to: None, until: t0 + FOLLOWS_FOR });
+    assert_eq!(fates(&mut relay), [Fate::Held, Fate::Dropped]);
+
+    let waiting = (HELD_OCTETS_MAX / 8192) as u64;
+    assert_eq!(relay.tally(), Tally { passed: 1, dropped: 5 + waiting }, "a forgotten one counts as dropped");
+}
+
+#[test]
+fn what_only_looks_like_a_segment_waits_like_anything_else() {
+    let t0 = origin();
+    let mut acknowledgement = segment(false, 1, &[], |tcp| tcp.ack = true);
+    assert_eq!(relay(None, t0).handle_parcel(&mut acknowledgement.clone(), t0), Fate::Dropped);
+    // The same octets as UDP.
+    acknowledgement[OFFLOAD_LEN + ETHERNET_LEN + 9] = 17;
+    assert_eq!(relay(None, t0).handle_parcel(&mut acknowledgement, t0), Fate::Held);
+    // TCP, of which the last octet is missing.
+    let short = &mut syn(CLIENT, 1, 64)[..OFFLOAD_LEN + ETHERNET_LEN + 20 + 19];
+    assert_eq!(relay(None, t0).handle_parcel(short, t0), Fate::Held);
+}
+
+#[test]
+fn a_packet_of_another_version_or_with_less_than_a_header_is_dropped() {
+    let t0 = origin();
+    for first in [0x44, 0x40, 0x65, 0x35] {
+        let mut parcel = syn(CLIENT, 1, 64);
+        parcel[OFFLOAD_LEN + ETHERNET_LEN] = first;
+        assert_eq!(relay(None, t0).handle_parcel(&mut parcel, t0), Fate::Dropped, "{first:#x}");
+    }
+}
+
+#[test]
 fn what_tells_of_a_connection_made_here_does_not_wait_nor_does_its_beginning() {
     let t0 = origin();
     for v6 in [false, true] {
