@@ -36,11 +36,8 @@ impl Election {
         if let Some(name) = to {
             self.check_successor(name, known)?;
         }
-        if self.departure == Departure::Staying {
-            self.departure = Departure::Resting { until: now + self.timing.lease_duration() };
-        }
+        self.departure = Departure::Resting { until: now + self.timing.lease_duration() };
         self.begin_hand_over(Cause::Command, to, now);
-        self.settle(now);
         Ok(self.heir().cloned())
     }
 
@@ -51,7 +48,6 @@ impl Election {
         if let Standing::Leading { .. } = self.standing {
             self.begin_hand_over(Cause::Shutdown, None, now);
         }
-        self.settle(now);
     }
 
     /// Whether a stopped participant has nothing left to do.
@@ -71,7 +67,6 @@ impl Election {
             self.quiet_until = now;
             self.standing = Standing::Releasing { term, give_up, not_before };
         }
-        self.settle(now);
     }
 
     /// Whether the node that an operator named is one that could take over. What no election tells here is whether a vipd

@@ -219,7 +219,6 @@ impl Election {
         self.expire(now);
         let Some(outstanding) = self.outstanding.take_if(|outstanding| outstanding.id == id) else { return };
         self.take_reply(&outstanding, reply, now);
-        self.settle(now);
     }
 
     /// Takes what a watch tells of the Lease; possibly late.
@@ -233,14 +232,12 @@ impl Election {
             // Which of the two is newer, only the store can tell.
             Some(None) => self.must_look = true,
         }
-        self.settle(now);
     }
 
     /// Takes the news of a watch that the Lease was deleted. A watch may lag, so the store is asked.
     pub fn handle_deleted(&mut self, now: Instant) {
         self.expire(now);
         self.must_look = true;
-        self.settle(now);
     }
 
     /// Says whether a watch is open: without one the Lease is looked at in turns.
@@ -251,13 +248,11 @@ impl Election {
             // What happened in between is not known.
             self.look_at = if watching { now + self.look_interval() } else { now };
         }
-        self.settle(now);
     }
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.expire(now);
-        self.settle(now);
     }
 
     /// Says whether this node is fit to lead, and who else is. An unfit leader hands over, so whoever says so has made sure
@@ -269,7 +264,6 @@ impl Election {
             self.begin_hand_over(Cause::Ineligible, None, now);
         }
         self.eligible = eligible;
-        self.settle(now);
     }
 
     /// Says what a probe for the virtual address has found just now. Where nobody has it, nobody acts upon a claim that was made
@@ -280,14 +274,12 @@ impl Election {
         if self.segment_free && self.blank {
             self.stray_claims_end = now;
         }
-        self.settle(now);
     }
 
     /// What made requests fail has changed: the next leaves at once.
     pub fn retry_now(&mut self, now: Instant) {
         self.expire(now);
         self.quiet_until = now;
-        self.settle(now);
     }
 
     /// A change that is worth a line in a log.
@@ -393,15 +385,6 @@ impl Election {
         self.standing = Standing::Following;
         self.draw_jitter();
         self.tell(Event::Lost { term, loss });
-    }
-
-    /// Takes the decisions that follow from the state after an input.
-    fn settle(&mut self, now: Instant) {
-        if let Departure::Resting { until } = self.departure
-            && until <= now
-        {
-            self.departure = Departure::Staying;
-        }
     }
 
     fn tell(&mut self, event: Event) {

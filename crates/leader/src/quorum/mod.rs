@@ -352,10 +352,8 @@ impl Election {
     /// Writes down what a message says of its sender, whatever else it is about.
     fn hear(&mut self, place: usize, from: &Process, gossip: Gossip, now: Instant) {
         self.term = self.term.max(gossip.term.min(Term::ADOPTED_MAX));
-        if gossip.lease > self.settings.timing.lease() {
-            // A predecessor of this process may have been configured like that peer, and have promised that much.
-            self.voter.abstain_longer(self.started + exclusion(gossip.lease), now);
-        }
+        // A predecessor of this process may have been configured like that peer, and have promised that much.
+        self.voter.abstain_longer(self.started + exclusion(gossip.lease), now);
         if !gossip.abstaining && std::mem::take(&mut self.bootstrap.right) {
             // From here on a majority is needed. The newcomer has kept its vote for this node, so ask for it at once.
             self.next_beat = now;

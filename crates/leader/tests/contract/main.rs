@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
 #![expect(clippy::wildcard_enum_match_arm, reason = "a test looks for one kind of message among all")]
 
+mod beats;
 mod bootstrap;
 mod candidates;
 mod clients;
@@ -14,6 +15,7 @@ mod order;
 mod recordings;
 mod rig;
 mod subject;
+mod telling;
 mod tie_break;
 mod voters;
 mod witness;

@@ -126,6 +126,21 @@ fn a_free_segment_says_nothing_about_a_claim_that_was_seen() {
 }
 
 #[test]
+fn an_occupied_or_unknown_segment_frees_nothing() {
+    for segment in [Segment::Occupied, Segment::Unknown] {
+        let mut one = One::seeing(held("me", 5));
+        one.election.set_segment(segment, one.now);
+        at(DURATION, one.writes_after());
+
+        let mut one = One::new();
+        assert_eq!(one.asks(), Some(Ask::Get));
+        one.reply(Reply::Absent);
+        one.election.set_segment(segment, one.now);
+        at(DURATION, one.writes_after());
+    }
+}
+
+#[test]
 fn a_segment_that_was_free_before_the_lease_was_looked_at_is_no_licence() {
     let mut one = One::new();
     one.election.set_segment(Segment::Free, one.now);
@@ -160,6 +175,35 @@ fn a_namespace_that_is_not_there_is_asked_for_once_a_retry_period() {
         one.wait(100 * MS);
     }
     assert!(asked < 30, "{asked} requests in ten retry periods");
+}
+
+#[test]
+fn a_holder_is_told_as_such_until_its_time_is_over_and_since_when_is_remembered() {
+    let mut one = One::new();
+    assert_eq!((one.asks(), one.election.record_seen()), (Some(Ask::Get), None));
+    one.wait(100 * MS);
+    one.done(held("other", 1));
+    let seen = one.now;
+    one.told(held("other", 1));
+    assert_eq!(one.election.record_seen(), Some(seen));
+    one.now = seen + DURATION - NS;
+    assert_eq!((one.follows(), one.election.record_seen()), (Some(name("other")), Some(seen)));
+    one.now += NS;
+    assert_eq!(one.follows(), None);
+}
+
+#[test]
+fn two_that_wait_for_the_same_lease_do_not_write_at_the_same_instant() {
+    let waits = [1, 2, 3, 4].map(|seed| {
+        let mut one = One::seeded(seed);
+        assert_eq!(one.asks(), Some(Ask::Get));
+        one.done(held("other", 1));
+        one.writes_after()
+    });
+    for (place, wait) in waits.iter().enumerate() {
+        at(DURATION, *wait);
+        assert!(!waits[..place].contains(wait), "{waits:?}");
+    }
 }
 
 #[test]

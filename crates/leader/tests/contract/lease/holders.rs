@@ -152,7 +152,10 @@ fn with_preserve_a_holder_that_reaches_nobody_leads_on_and_lets_go_at_the_first_
         }
     }
     assert!(one.leads());
-    assert!(one.events().contains(&Event::Preserved { term: Term(4) }));
+    let told = one.events().into_iter().filter(|event| *event == Event::Preserved { term: Term(4) });
+    assert_eq!(told.count(), 1, "once, however long it lasts");
+    one.wait(one.election.lease_end(one.now).unwrap() - one.now);
+    assert_eq!(one.election.lease_end(one.now), Some(one.now + 2 * RETRY));
     one.now += 2 * RETRY;
     assert!(!one.leads(), "a frozen process does not lead on");
     one.wait(Duration::ZERO);

@@ -11,6 +11,7 @@ mod candidates;
 mod claims;
 mod holders;
 mod release;
+mod requests;
 
 const S: Duration = Duration::from_secs(1);
 const MS: Duration = Duration::from_millis(1);
@@ -28,6 +29,10 @@ fn name(text: &str) -> NodeId {
     NodeId::new(text).unwrap()
 }
 
+fn config() -> Config {
+    Config { me: name("me"), timing: TIMING, preserve: false }
+}
+
 /// One participant, and a hand that answers for the API.
 struct One {
     election: Election,
@@ -42,11 +47,18 @@ impl One {
         Self::with(false)
     }
 
-    #[expect(clippy::disallowed_methods, reason = "any instant will do as an origin")]
     fn with(preserve: bool) -> Self {
+        Self::configured(&Config { preserve, ..config() }, 1)
+    }
+
+    fn seeded(seed: u64) -> Self {
+        Self::configured(&config(), seed)
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "any instant will do as an origin")]
+    fn configured(config: &Config, seed: u64) -> Self {
         let now = Instant::now();
-        let config = Config { me: name("me"), timing: TIMING, preserve };
-        Self { election: Election::new(&config, 1, now), now, stamp: 1_000, version: 10, asked: None }
+        Self { election: Election::new(config, seed, now), now, stamp: 1_000, version: 10, asked: None }
     }
 
     /// It has looked, and this is what the Lease says.

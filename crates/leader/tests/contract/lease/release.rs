@@ -171,6 +171,25 @@ fn after_a_command_the_lead_is_left_to_others_for_a_lease_duration() {
 }
 
 #[test]
+fn each_command_is_followed_by_a_rest() {
+    let mut one = One::leader();
+    for _ in 0..2 {
+        one.election.step_down(None, None, one.now).unwrap();
+        one.election.confirm_standby(one.now);
+        one.grant();
+        at(DURATION, one.writes_after());
+        let record = one.election.record().cloned().unwrap();
+        one.done(Record {
+            holder: Some("me".into()),
+            duration: Some(DURATION),
+            renewed: Some(Stamp(one.stamp)),
+            ..record
+        });
+        assert!(one.leads());
+    }
+}
+
+#[test]
 fn a_stop_while_the_lease_is_asked_for_gives_it_back() {
     let mut one = One::seeing(released(3));
     one.wait(JITTER);
