@@ -104,3 +104,16 @@ impl Sight {
 pub(super) fn claim_end(record: &Record, seen: Instant, fallback: Duration) -> Instant {
     seen + record.duration.unwrap_or(fallback)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_is_older_only_where_both_are_numbers_and_it_is_less() {
+        let older = |one: &str, other: &str| Version::new(one).is_older_than(&Version::new(other));
+        assert_eq!((older("9", "10"), older("10", "9")), (Some(true), Some(false)));
+        assert_eq!(older("10", "10"), Some(false));
+        assert_eq!((older("abc", "10"), older("10", "abc")), (None, None));
+    }
+}

@@ -8,11 +8,14 @@
 mod beats;
 mod bootstrap;
 mod candidates;
+mod canvasses;
 mod clients;
+mod configuration;
 mod handover;
 mod lease;
 mod order;
 mod recordings;
+mod releases;
 mod rig;
 mod subject;
 mod telling;

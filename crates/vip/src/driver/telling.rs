@@ -342,13 +342,13 @@ impl Telling {
 
 /// One line for each burst of one kind, with the count of those that were not told before it.
 #[derive(Debug, Default)]
-struct Warnings {
+pub(super) struct Warnings {
     last: Option<Instant>,
     suppressed: u64,
 }
 
 impl Warnings {
-    fn next(&mut self, now: Instant) -> Option<u64> {
+    pub(super) fn next(&mut self, now: Instant) -> Option<u64> {
         if self.last.is_some_and(|last| now < last + WARNING_INTERVAL) {
             self.suppressed += 1;
             return None;

@@ -9,6 +9,7 @@ use tokio::time::{Instant as VirtualInstant, advance, sleep};
 
 mod ending;
 mod relaying;
+mod status;
 
 #[tokio::test(start_paused = true)]
 async fn a_lease_makes_it_active_and_the_first_frames_leave_at_that_instant() {

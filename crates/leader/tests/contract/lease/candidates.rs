@@ -31,6 +31,13 @@ fn the_duration_is_that_of_the_record_whoever_wrote_it() {
     let mut one = One::seeing(longer);
     assert!(matches!(one.events()[..], [Event::LongLease { .. }]));
     at(30 * S, one.writes_after());
+    let mut longer = held("other", 1);
+    longer.duration = Some(30 * S);
+    let mut one = One::seeing(longer.clone());
+    one.events();
+    one.told(Record { renewed: Some(Stamp(2)), ..longer });
+    assert_eq!(one.events(), [], "it is told once");
+    assert_eq!(One::seeing(held("other", 1)).events(), [], "the same as here is none");
     let mut nonsense = held("other", 1);
     nonsense.duration = None;
     at(DURATION, One::seeing(nonsense).writes_after());
@@ -93,8 +100,16 @@ fn the_named_successor_goes_first_and_the_others_soon_after() {
 
     let other = Record { successor: Some(name("other")), ..released(3) };
     let mut one = One::seeing(held("another", 1));
-    one.told(other);
+    one.told(other.clone());
     at(500 * MS, one.writes_after());
+
+    // In a fast election, for half a retry period.
+    let timing = Timing::new(3 * S, 2 * S, 200 * MS).unwrap();
+    let mut one = One::configured(&Config { timing, ..config() }, 1);
+    assert_eq!(one.asks(), Some(Ask::Get));
+    one.done(other);
+    let wait = one.writes_after();
+    assert!((100 * MS..120 * MS).contains(&wait), "{wait:?}");
 }
 
 #[test]

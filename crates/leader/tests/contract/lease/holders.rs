@@ -50,6 +50,7 @@ fn renewals_keep_what_client_go_keeps() {
     let second = one.grant();
     assert_eq!((second.acquired, second.transitions), (first.acquired, 4));
     assert_ne!(second.renewed, first.renewed);
+    assert_eq!(one.asks(), None, "one write per retry period, from the second on as well");
     assert_eq!(one.election.lease_end(one.now), Some(one.now + DEADLINE));
 }
 
@@ -123,6 +124,17 @@ fn a_holder_whose_name_somebody_else_writes_is_out_and_says_so() {
     assert!(!one.leads());
     assert!(one.events().contains(&Event::Twin));
     at(DURATION, one.writes_after());
+}
+
+#[test]
+fn an_own_record_of_before_the_last_renewal_is_somebody_elses_when_it_is_back() {
+    let mut one = One::leader();
+    let first = one.election.record().cloned().unwrap();
+    one.wait(RETRY);
+    one.grant();
+    one.told(first);
+    assert!(!one.leads());
+    assert!(one.events().contains(&Event::Twin));
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! When the store is asked, and which answers count.
 
-use leader::lease::{Ask, Reply};
+use leader::{
+    lease::{Ask, Reply},
+    quorum::Segment,
+};
 
 use super::*;
 
@@ -108,4 +111,78 @@ fn an_answer_that_comes_when_another_request_is_under_way_counts_for_nothing() {
     assert_eq!(one.election.record(), None);
     one.done(held("third", 1));
     assert_eq!(one.follows(), Some(name("third")));
+}
+
+#[test]
+fn a_server_that_never_answers_is_not_asked_more_often_than_one_that_fails() {
+    // The patience is bounded, the pause of a slow election is not.
+    let timing = Timing::new(120 * S, 60 * S, 40 * S).unwrap();
+    let mut one = One::configured(&Config { timing, ..config() }, 1);
+    assert_eq!(one.asks(), Some(Ask::Get));
+    one.now += 10 * S - NS;
+    assert_eq!(one.asks(), None);
+    one.now += NS;
+    assert_eq!(one.asks(), Some(Ask::Get));
+}
+
+#[test]
+fn a_release_is_not_asked_for_while_it_is_asked_for() {
+    let mut one = One::leader();
+    one.election.stop(one.now);
+    one.election.confirm_standby(one.now);
+    assert_eq!(one.writes().holder, None);
+    one.wait(S);
+    assert_eq!(one.asks(), None);
+}
+
+#[test]
+fn writes_that_meet_another_version_three_times_in_a_row_are_followed_by_a_pause() {
+    let mut one = One::seeing(released(3));
+    for pause in [Duration::ZERO, Duration::ZERO, RETRY] {
+        one.writes();
+        one.reply(Reply::Conflict);
+        if !pause.is_zero() {
+            one.wait(pause - NS);
+            assert_eq!(one.asks(), None);
+            one.wait(NS);
+        }
+        assert_eq!(one.asks(), Some(Ask::Get));
+        one.done(released(3));
+    }
+}
+
+#[test]
+fn what_a_watch_tells_while_the_store_is_asked_is_not_taken_back_by_an_older_answer() {
+    let mut one = One::seeing(held("other", 1));
+    one.election.handle_deleted(one.now);
+    assert_eq!(one.asks(), Some(Ask::Get));
+    let before = one.next(held("other", 2));
+    one.wait(MS);
+    one.told(Record { transitions: 4, ..held("third", 3) });
+    one.reply(Reply::Done(before));
+    assert_eq!(one.follows(), Some(name("third")));
+}
+
+#[test]
+fn the_store_is_believed_when_its_versions_have_gone_back() {
+    // As after the restoration of a backup.
+    let mut one = One::seeing(held("other", 1));
+    one.election.handle_deleted(one.now);
+    assert_eq!(one.asks(), Some(Ask::Get));
+    one.reply(Reply::Done(Observed { version: Version::new("2"), record: held("third", 1) }));
+    assert_eq!(one.follows(), Some(name("third")));
+}
+
+#[test]
+fn an_absence_is_built_upon_for_three_retry_periods() {
+    let after = |gap: Duration| {
+        let mut one = One::new();
+        assert_eq!(one.asks(), Some(Ask::Get));
+        one.reply(Reply::Absent);
+        one.election.set_segment(Segment::Free, one.now);
+        one.now += gap;
+        one.asks()
+    };
+    assert!(matches!(after(3 * RETRY), Some(Ask::Create(_))));
+    assert_eq!(after(3 * RETRY + NS), Some(Ask::Get), "one may have been made and deleted since");
 }

@@ -110,3 +110,18 @@ async fn what_is_there_is_let_be() {
     assert_eq!(rig.memory.requests(), (1, 0));
     assert_eq!(rig.handle.status().repairs, 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_that_hears_nothing_more_is_as_patient_as_any() {
+    let (sender, events) = Events::new();
+    let mut rig = hearing(events).await;
+    rig.memory.fail(false, true);
+    let began = VirtualInstant::now();
+
+    rig.handle.stop();
+    sleep(ms(10)).await;
+    drop(sender);
+
+    assert!((&mut rig.task).await.unwrap().is_err());
+    assert_eq!(began.elapsed(), STOP_PATIENCE);
+}
