@@ -1,8 +1,11 @@
 //! Who should lead: eligibility before priority, preemption by choice, and what is gossiped for that.
 
-use leader::message::{Body, Gossip};
+use leader::{
+    message::{Body, Gossip},
+    quorum::Election,
+};
 
-use crate::rig::{EXCLUSION, LEASE, MS, One, Several, gossip, node, process};
+use crate::rig::{EXCLUSION, LEASE, MS, One, Several, config, gossip, node, process};
 
 fn prefer(config: &mut leader::quorum::Config, name: &str) {
     if config.me.as_str() == name {
@@ -139,4 +142,41 @@ fn every_message_carries_the_gossip() {
     let (leading, _, _) = One::leader("abc");
     assert!(leading.election.gossip(leading.now).leading);
     assert!(!leading.election.gossip(leading.now + LEASE).leading);
+}
+
+#[test]
+fn a_member_claims_its_right_from_a_leader_of_lower_priority_only() {
+    let claims = |priority| {
+        let mut member = One::with("abc", |config| config.preempt = true);
+        member.now += EXCLUSION;
+        member.hears_from(&process('b'), Body::Alive, |gossip| {
+            (gossip.leading, gossip.priority) = (true, priority)
+        });
+        member.election.gossip(member.now).preempting
+    };
+    assert!(claims(99) && !claims(100) && !claims(101));
+}
+
+#[test]
+fn the_waits_that_keep_candidates_apart_grow_with_each_candidacy_that_fails() {
+    let longest = |failures: usize| {
+        let wait = |seed: u64| {
+            let mut one = One::awake("abc");
+            one.election =
+                Election::new(&config('a', "abc"), "1.2.3", process('a').incarnation, seed, one.now).unwrap();
+            one.now += EXCLUSION;
+            for _ in 0..failures {
+                one.stand();
+                let given_up = one.runs_until(|body| matches!(body, Body::Release { .. }));
+                assert!(matches!(given_up, Body::Release { successor: None, .. }));
+            }
+            let began = one.now;
+            one.runs_until(|body| matches!(body, Body::Canvass { .. }));
+            one.now - began
+        };
+        (0..40).map(wait).max().unwrap()
+    };
+    let (none, one, three, many) = (longest(0), longest(1), longest(3), longest(9));
+    assert!(2 * none < one && 2 * one < three, "{none:?}, {one:?}, {three:?}");
+    assert!(many < three * 3 / 2, "{many:?}: not for ever");
 }

@@ -6,7 +6,7 @@ use leader::{
     Term, Timing,
     message::{Body, Gossip, Tie},
     node::Incarnation,
-    quorum::{Config, ConfigError, Election, Sight, TieBreak},
+    quorum::{Config, ConfigError, Election, Event, Sight, TieBreak},
 };
 
 use crate::rig::{EXCLUSION, HEARTBEAT, LEASE, MS, NS, One, config, gossip, node, origin, process};
@@ -112,6 +112,173 @@ fn a_peer_that_hears_a_leader_and_abstains_does_not_keep_the_segment_from_voting
         looks(&mut leader, HEARTBEAT, |_| {});
     }
     assert_eq!(leader.term(), Some(term));
+}
+
+#[test]
+fn a_sight_that_is_told_late_breaks_no_series() {
+    let mut follower = pair();
+    follower.hears('b', Body::Alive);
+    follower.waits(NS);
+    let sent = looks(&mut follower, EXCLUSION, |_| {});
+    assert!(!stands(&sent));
+    follower.election.handle_sight(good(follower.now - 30 * MS), follower.now);
+    assert!(stands(&looks(&mut follower, LOOK, |_| {})));
+}
+
+#[test]
+fn a_word_at_the_instant_of_a_sight_is_the_newer_of_the_two() {
+    let mut follower = pair();
+    follower.election.handle_sight(good(follower.now), follower.now);
+    follower.hears('b', Body::Alive);
+    let sent = looks(&mut follower, EXCLUSION + LOOK, |_| {});
+    assert!(!stands(&sent), "the series begins with the next look");
+    assert!(stands(&looks(&mut follower, 2 * LOOK, |_| {})));
+}
+
+#[test]
+fn one_good_sight_makes_no_candidate_of_a_member_that_canvasses() {
+    let mut follower = pair();
+    follower.runs_until(|body| matches!(body, Body::Canvass { .. }));
+    follower.election.handle_sight(good(follower.now), follower.now);
+    let sent = follower.drain();
+    assert!(!stands(&sent), "{sent:?}");
+}
+
+#[test]
+fn a_lead_is_the_segments_until_the_peer_renews_it() {
+    let (mut leader, term) = leader();
+    assert_eq!(leader.election.arbitration(leader.now).leads_until, None);
+    looks(&mut leader, 2 * LEASE, |_| {});
+    assert!(end(&leader).is_some());
+    assert_eq!(leader.election.arbitration(leader.now).leads_until, end(&leader));
+    let Body::Request { round, .. } = leader.runs_until(|body| matches!(body, Body::Request { .. })) else {
+        unreachable!()
+    };
+    leader.hears('b', Body::Grant { term, round });
+    assert!(end(&leader).is_some());
+    assert_eq!(leader.election.arbitration(leader.now).leads_until, None);
+}
+
+#[test]
+fn a_sight_as_old_as_a_lease_is_worth_nothing() {
+    let (mut leader, _) = leader();
+    let until = end(&leader);
+    leader.waits(PATIENCE);
+    for age in [LEASE, 2 * LEASE] {
+        leader.election.handle_sight(good(leader.now - age), leader.now);
+        assert_eq!(end(&leader), until);
+    }
+}
+
+#[test]
+fn what_the_peer_may_have_counted_is_over_after_an_exclusion() {
+    let (mut leader, term) = leader();
+    let over = leader.now + EXCLUSION;
+    let mut says = gossip('b', "ab", leader.now);
+    misses(&mut says);
+    leader.election.handle_sign(&node('b'), &says, leader.now);
+    for _ in 0..2 {
+        let Body::Request { round, .. } = leader.runs_until(|body| matches!(body, Body::Request { .. }))
+        else {
+            unreachable!()
+        };
+        leader.hears('b', Body::Grant { term, round });
+    }
+    leader.waits(over - NS - leader.now);
+    let until = end(&leader);
+    assert!(until.is_some_and(|until| until < over + LEASE));
+    leader.election.handle_sight(good(leader.now), leader.now);
+    assert_eq!(end(&leader), until);
+    leader.now += NS;
+    leader.election.handle_sight(good(leader.now), leader.now);
+    assert_eq!(end(&leader), Some(over + LEASE));
+}
+
+#[test]
+fn the_segments_vote_is_told_once_and_anew_after_the_peer_was_there() {
+    let (mut leader, term) = leader();
+    let told = |one: &mut One| {
+        std::iter::from_fn(|| one.election.poll_event())
+            .filter(|event| *event == Event::SegmentVoted { term })
+            .count()
+    };
+    let silent = |one: &mut One| {
+        let mut votes = 0;
+        for _ in 0..40 {
+            let asked = one.now;
+            one.now += LOOK;
+            one.election.handle_timeout(one.now);
+            one.election.handle_sight(good(asked), one.now);
+            votes += told(one);
+            one.drain();
+        }
+        votes
+    };
+    assert_eq!(silent(&mut leader), 1);
+    for _ in 0..20 {
+        let Body::Request { round, .. } = leader.runs_until(|body| matches!(body, Body::Request { .. }))
+        else {
+            unreachable!()
+        };
+        leader.hears('b', Body::Grant { term, round });
+    }
+    assert_eq!(silent(&mut leader), 1);
+    assert_eq!(leader.term(), Some(term));
+}
+
+#[test]
+fn a_member_that_misses_its_peer_says_so_at_once_and_then_with_its_beats() {
+    let mut follower = pair();
+    follower.waits(HEARTBEAT);
+    follower.hears('b', Body::Alive);
+    let alive = |sent: &[(char, Body)]| sent.iter().filter(|(_, body)| *body == Body::Alive).count();
+    follower.waits(PATIENCE - NS);
+    assert_eq!(alive(&follower.waits(NS)), 1);
+    // Looks go on, and show that the tie-break is gone, too.
+    let sent = looks(&mut follower, 8 * LEASE, |sight| sight.answered = false);
+    assert!(alive(&sent) <= 8 * 4, "{} in as many beats as 32", alive(&sent));
+    // Something is seen: the peer has to know.
+    let sight = good(follower.now);
+    follower.now += NS;
+    follower.election.handle_sight(sight, follower.now);
+    assert_eq!(alive(&follower.drain()), 1);
+    follower.now += NS;
+    follower.election.handle_sight(good(follower.now), follower.now);
+    assert_eq!(alive(&follower.drain()), 0);
+}
+
+#[test]
+fn who_was_stopped_looks_at_nothing() {
+    let mut follower = pair();
+    follower.waits(LEASE);
+    assert_eq!(follower.election.arbitration(follower.now).looks, Some(LOOK));
+    follower.election.stop(follower.now);
+    follower.waits(LEASE);
+    assert_eq!(follower.election.arbitration(follower.now).looks, None);
+}
+
+#[test]
+fn of_two_that_lead_in_the_same_term_the_smaller_name_leads_on() {
+    let asks = |leader: &mut One, rival, term| {
+        let round = leader::message::Round(1);
+        leader.hears(rival, Body::Request { term, round, released: None });
+    };
+    let (mut a, term) = leader();
+    asks(&mut a, 'b', term);
+    assert_eq!(a.term(), Some(term));
+
+    let mut b = One::with("ba", |config| {
+        tied(config);
+        config.me = node('b');
+    });
+    b.now += EXCLUSION;
+    let (term, round) = b.stand();
+    b.hears('a', Body::Grant { term, round });
+    assert_eq!(b.term(), Some(term));
+    asks(&mut b, 'a', Term(term.0 - 1));
+    assert_eq!(b.term(), Some(term), "what is over is nothing to it");
+    asks(&mut b, 'a', term);
+    assert_eq!(b.term(), None);
 }
 
 #[test]

@@ -181,3 +181,20 @@ fn a_leader_without_a_majority_is_a_follower_before_any_voter_is_free() {
     cluster.wait(LEASE / 2);
     assert_eq!(cluster.leaders(), "b");
 }
+
+#[test]
+fn a_promise_that_is_over_holds_nobody_to_its_term() {
+    let mut voter = One::awake("abc");
+    assert!(matches!(voter.asked_by(&process('b'), 9), Body::Grant { .. }));
+    voter.now += EXCLUSION;
+    assert!(matches!(voter.asked_by(&process('c'), 3), Body::Grant { .. }));
+}
+
+#[test]
+fn who_has_promised_its_vote_asks_nobody_before_it_is_free() {
+    let mut voter = One::awake("abc");
+    assert!(matches!(voter.asked_by(&process('b'), 9), Body::Grant { .. }));
+    let canvasses = |sent: &[(char, Body)]| sent.iter().any(|(_, body)| matches!(body, Body::Canvass { .. }));
+    assert!(!canvasses(&voter.waits(EXCLUSION - NS)));
+    assert!(canvasses(&voter.waits(LEASE)));
+}
