@@ -31,3 +31,24 @@ pub(crate) fn is_raised() -> bool {
     let class = unsafe { libc::sched_getscheduler(0) };
     class & !libc::SCHED_RESET_ON_FORK == libc::SCHED_RR
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_raised_thread_is_in_the_class_and_what_it_starts_is_not() {
+        let inside = std::thread::spawn(|| {
+            assert!(!is_raised(), "a thread is an ordinary one at first");
+            if let Err(error) = raise() {
+                assert!(!is_raised(), "a refusal changes nothing");
+                return eprintln!("SKIPPED: this machine permits no real-time class: {error}");
+            }
+            assert!(is_raised());
+            let started = std::thread::spawn(is_raised);
+            assert!(!started.join().expect("it only asks"), "a thread that it starts is an ordinary one");
+            assert!(is_raised(), "and the one that started it is what it was");
+        });
+        inside.join().expect("each of it held");
+    }
+}
