@@ -2,9 +2,10 @@
 
 use std::net::SocketAddr;
 use std::pin::pin;
+use std::time::Duration;
 
 use lb::Backend;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
@@ -14,6 +15,9 @@ use crate::rig::{Identity, Server, accept_any, backend, own_ip, read_head};
 /// What every request is answered.
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
+/// Between two bytes of a backend that trickles: a whole answer takes four seconds.
+const TRICKLE: Duration = Duration::from_millis(100);
+
 /// How a backend behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mood {
@@ -22,6 +26,8 @@ pub(crate) enum Mood {
     Frozen,
     /// It resets in the middle of an answer.
     BreaksOff,
+    /// It answers a byte at a time, some ten a second.
+    Trickles,
 }
 
 /// An HTTPS server that can be told how to behave, on a thread of its own.
@@ -69,7 +75,14 @@ async fn converse(stream: TcpStream, identity: Identity, mut mood: watch::Receiv
 async fn serve(stream: TcpStream, identity: &Identity, mood: watch::Receiver<Mood>) {
     let Ok(mut stream) = identity.accept(stream).await else { return };
     while read_head(&mut stream).await.is_some() {
-        let breaks_off = *mood.borrow() == Mood::BreaksOff;
+        let mood = *mood.borrow();
+        let breaks_off = mood == Mood::BreaksOff;
+        if mood == Mood::Trickles {
+            if trickle(&mut stream).await.is_err() {
+                return;
+            }
+            continue;
+        }
         let answer = if breaks_off { &ANSWER[..ANSWER.len() / 2] } else { ANSWER };
         if stream.write_all(answer).await.is_err() || stream.flush().await.is_err() {
             return;
@@ -79,6 +92,16 @@ async fn serve(stream: TcpStream, identity: &Identity, mood: watch::Receiver<Moo
             return;
         }
     }
+}
+
+async fn trickle(stream: &mut (impl AsyncWrite + Unpin)) -> std::io::Result<()> {
+    for byte in ANSWER {
+        stream.write_all(&[*byte]).await?;
+        stream.flush().await?;
+        // How it behaves, not a wait for something.
+        tokio::time::sleep(TRICKLE).await;
+    }
+    Ok(())
 }
 
 /// Clients of such a backend.

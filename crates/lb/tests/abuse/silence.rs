@@ -15,6 +15,9 @@ const MEANWHILE: usize = 50;
 /// How long a client waits for an answer that doesn't come.
 const GIVEN_UP: Duration = Duration::from_millis(1500);
 
+/// A client that waits for an answer of four seconds, and for what a busy machine adds.
+const PATIENT: Duration = Duration::from_secs(30);
+
 /// When a backend that has fallen silent must be known to be dead: three checks of half a second, and what a busy machine adds.
 const FOUND: Duration = Duration::from_secs(8);
 
@@ -85,6 +88,33 @@ async fn a_backend_that_falls_silent_is_found_by_its_checks_and_no_connection_fa
         assert!(share.failures.is_empty() && share.longest() < FOUND, "{share}: {:?}", share.failures);
     }
     assert_eq!(rig.backend("a").connections, 0);
+}
+
+/// Its check is answered a byte at a time, too, and so not in its time: new connections go to the others. Who has its answer from it gets
+/// it whole, however slowly.
+#[tokio::test]
+async fn a_backend_that_trickles_gets_nothing_new_once_that_is_known_and_its_answers_arrive_whole() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let elsewhere = Elsewhere::start();
+    let servers = three(&elsewhere).await;
+    let mut config = frontend(servers.iter().map(Moody::backend).collect());
+    config.check = quick();
+    let rig = Rig::judged(config).await;
+    let mut before = Bystanders::start(&https(rig.address).patient_for(PATIENT));
+    before.go_on(MEANWHILE).await;
+
+    servers[0].set(Mood::Trickles);
+    rig.wait_health("a", Health::Draining).await;
+    let known = rig.backend("a").total;
+    let mut after = Bystanders::start(&https(rig.address));
+    after.go_on(MEANWHILE).await;
+
+    after.stop("1 of 3 backends trickles, clients that came when it was known").await.was_nothing();
+    assert_eq!(rig.backend("a").total, known, "new connections went there");
+    let felt = before.stop("the same, clients that were there, some of them on it").await;
+    for share in [&felt.lasting, &felt.anew] {
+        assert!(share.failures.is_empty(), "{share}: {:?}", share.failures);
+    }
 }
 
 /// It was frozen when the balancer came; what the others speak tells that silence is not its protocol.
