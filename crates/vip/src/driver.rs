@@ -420,12 +420,9 @@ impl<N: Network> Driver<N> {
 }
 
 fn warn_of_secondaries(config: &Config) {
-    let shares_a_subnet = |address: &&Address| address.ip.is_ipv4() && address.prefix < 32;
-    let Some(vip) = config.addresses.iter().find(shares_a_subnet) else {
-        return;
-    };
     // Unreadable is no reason to worry anybody: a hardened container shows no such settings.
-    if !promotes_secondaries(&config.interface).unwrap_or(true) {
+    let promotes = promotes_secondaries(&config.interface).unwrap_or(true);
+    if let Some(vip) = endangers_primary(&config.addresses, promotes) {
         tracing::warn!(
             %vip,
             interface = config.interface,
@@ -433,6 +430,12 @@ fn warn_of_secondaries(config: &Config) {
              remove it: set net.ipv4.conf.all.promote_secondaries=1, or give the virtual IP no prefix"
         );
     }
+}
+
+/// An address that may be the first of its subnet when it goes, where the kernel then removes the others of it.
+fn endangers_primary(addresses: &[Address], promotes: bool) -> Option<&Address> {
+    let shares_a_subnet = |address: &&Address| address.ip.is_ipv4() && address.prefix < 32;
+    addresses.iter().find(shares_a_subnet).filter(|_| !promotes)
 }
 
 /// The addresses are compared with what should be this often, whatever the network tells.

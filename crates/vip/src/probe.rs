@@ -28,7 +28,7 @@ pub async fn owner_of(interface: &str, ip: IpAddr, within: Duration) -> Result<O
     let asker = Asker::open(interface, ip).await?;
     let start = Instant::now();
     for round in 1..=ROUNDS {
-        let answer = asker.ask(start + within * round / ROUNDS).await?;
+        let answer = asker.ask(start + share(within, round)).await?;
         if answer.is_some() {
             return Ok(answer);
         }
@@ -199,5 +199,21 @@ async fn answer(listener: &Listener, protocol: Protocol, own: Mac) -> io::Result
     }
 }
 
+/// The part of the time that is over with this round, of equal ones.
+fn share(within: Duration, round: u32) -> Duration {
+    within * round / ROUNDS
+}
+
 /// RFC 5227 probes three times (`PROBE_NUM`).
 const ROUNDS: u32 = 3;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn three_rounds_of_equal_length_take_as_long_as_was_allowed() {
+        let shares = [1, 2, 3].map(|round| share(Duration::from_millis(300), round).as_millis());
+        assert_eq!(shares, [100, 200, 300]);
+    }
+}

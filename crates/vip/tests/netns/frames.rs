@@ -209,9 +209,13 @@ fn a_probe_finds_the_owner_and_only_another_one() {
         );
         let entry = node.ip("neigh show dev eth0");
         assert!(!entry.contains("0.0.0.0"), "{entry}");
+        let took = asking.run(probe::round_trip("eth0", address, ms(3000))).unwrap();
+        assert!(took.is_some_and(|took| !took.is_zero() && took < ms(3000)), "{ip}: {took:?}");
     }
 
     owner.stop();
+    let lost = asking.run(probe::round_trip("eth0", "10.0.0.162".parse().unwrap(), ms(100))).unwrap();
+    assert_eq!(lost, None, "nobody answers, so nothing took any time");
     for ip in ["10.0.0.162", "fd00::162"] {
         let began = Instant::now();
         let found = asking.run(probe::owner_of("eth0", ip.parse().unwrap(), ms(300))).unwrap();

@@ -44,6 +44,43 @@ fn a_look_shows_the_tie_break_and_the_owner() {
 }
 
 #[test]
+fn a_segment_of_one_family_is_looked_at_by_that_alone() {
+    let Some(segment) = Segment::new(2) else { return };
+    let [asking, _] = &segment.stations[..] else { unreachable!() };
+    for (vip, tie_break) in [("10.0.0.162", "10.0.0.2"), ("fd00::162", "fd00::2")] {
+        let (vip, tie_break): (IpAddr, IpAddr) = (vip.parse().unwrap(), tie_break.parse().unwrap());
+        let seen = asking.run(async move {
+            let mut watch = Watch::open("eth0", &[vip], tie_break, || Duration::ZERO).await.unwrap();
+            watch.look(LASTING).await.unwrap()
+        });
+        assert!(seen.answered, "{tie_break}: {seen:?}");
+    }
+}
+
+#[test]
+fn a_look_during_which_the_interface_goes_down_is_no_failure_and_the_watch_stays_good() {
+    let Some(segment) = Segment::new(2) else { return };
+    let [asking, _] = &segment.stations[..] else { unreachable!() };
+    let tie_break: IpAddr = "10.0.0.2".parse().unwrap();
+    let answered = asking.run(async {
+        let mut watch = Watch::open("eth0", &vips(), tie_break, || Duration::ZERO).await.unwrap();
+        let down = async {
+            tokio::time::sleep(LASTING / 3).await;
+            asking.ip("link set eth0 down");
+        };
+        let (cut, ()) = tokio::join!(watch.look(LASTING), down);
+        cut.unwrap();
+        asking.ip("link set eth0 up");
+        let forwards = || segment.switch.ip("-d -o link show dev p1").contains("state forwarding");
+        eventually("the port forwards", forwards);
+        [watch.look(LASTING).await.unwrap(), watch.look(LASTING).await.unwrap()]
+            .iter()
+            .any(|look| look.answered)
+    });
+    assert!(answered);
+}
+
+#[test]
 fn a_look_past_a_link_that_is_down_shows_nothing_and_the_next_one_works_again() {
     let Some(segment) = Segment::new(2) else { return };
     let [asking, _] = &segment.stations[..] else { unreachable!() };

@@ -97,3 +97,13 @@ fn reasons_read_as_in_a_sentence() {
         assert_eq!(reason.to_string(), text);
     }
 }
+
+#[test]
+fn an_address_with_a_subnet_endangers_the_nodes_own_where_the_kernel_promotes_none() {
+    let parsed = |text: &str| text.parse::<Address>().unwrap();
+    let (alone, shared) = (parsed("10.0.0.161"), parsed("10.0.0.162/31"));
+    let (v6, both) = (parsed("fd00::162/64"), [parsed("10.0.0.161"), parsed("10.0.0.162/31")]);
+    assert_eq!(endangers_primary(&both, false), Some(&shared));
+    assert_eq!(endangers_primary(&both, true), None);
+    assert_eq!(endangers_primary(&[alone, v6], false), None);
+}
