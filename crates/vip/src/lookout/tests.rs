@@ -171,4 +171,7 @@ fn an_ipv6_tie_break_is_asked_by_an_address_that_it_answers_to() {
     assert_eq!(owned.owner, Some(OTHER));
     lookout.there = true;
     assert!(look(&mut lookout, now, &[ndp::Repr::probe(SMALLER, vip).emit()]).contested);
+    let of_a_client = ndp::Repr::solicitation(SMALLER, "fe80::77".parse().unwrap(), vip).emit();
+    assert!(!look(&mut lookout, now, &[of_a_client]).contested, "a client that asks is no rival");
+    assert!(!look(&mut lookout, now, &[ndp::Repr::probe(SMALLER, gateway).emit()]).contested);
 }
