@@ -26,3 +26,37 @@ impl Dice {
         std::time::Duration::from_nanos(self.throw().checked_rem(limit).unwrap_or(0))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn the_sequence_is_that_of_splitmix64() {
+        // As its author's program prints it.
+        let mut dice = Dice::seeded(1_234_567);
+        let expected = [
+            6_457_827_717_110_365_317,
+            3_203_168_211_198_807_973,
+            9_817_491_932_198_370_423,
+            4_593_380_528_125_082_431,
+            16_408_922_859_458_223_821,
+        ];
+        assert_eq!([(); 5].map(|()| dice.throw()), expected);
+    }
+
+    #[test]
+    fn what_is_thrown_lies_below_the_limit_and_not_always_at_one_place() {
+        let mut dice = Dice::seeded(7);
+        let limit = Duration::from_millis(10);
+        let mut tenths = [0; 10];
+        for _ in 0..1000 {
+            let thrown = dice.below(limit);
+            assert!(thrown < limit);
+            tenths[thrown.as_millis() as usize] += 1;
+        }
+        assert!(tenths.iter().all(|count| (50..150).contains(count)), "{tenths:?}");
+        assert_eq!(dice.below(Duration::ZERO), Duration::ZERO);
+    }
+}

@@ -13,6 +13,7 @@ mod clients;
 mod configuration;
 mod handover;
 mod lease;
+mod mismatches;
 mod order;
 mod recordings;
 mod releases;

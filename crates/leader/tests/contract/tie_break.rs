@@ -121,7 +121,7 @@ fn a_sight_that_is_told_late_breaks_no_series() {
     follower.waits(NS);
     let sent = looks(&mut follower, EXCLUSION, |_| {});
     assert!(!stands(&sent));
-    follower.election.handle_sight(good(follower.now - 30 * MS), follower.now);
+    follower.election.handle_sight(good(follower.now - 50 * MS), follower.now);
     assert!(stands(&looks(&mut follower, LOOK, |_| {})));
 }
 
@@ -130,7 +130,8 @@ fn a_word_at_the_instant_of_a_sight_is_the_newer_of_the_two() {
     let mut follower = pair();
     follower.election.handle_sight(good(follower.now), follower.now);
     follower.hears('b', Body::Alive);
-    let sent = looks(&mut follower, EXCLUSION + LOOK, |_| {});
+    follower.waits(NS);
+    let sent = looks(&mut follower, EXCLUSION, |_| {});
     assert!(!stands(&sent), "the series begins with the next look");
     assert!(stands(&looks(&mut follower, 2 * LOOK, |_| {})));
 }
@@ -142,6 +143,15 @@ fn one_good_sight_makes_no_candidate_of_a_member_that_canvasses() {
     follower.election.handle_sight(good(follower.now), follower.now);
     let sent = follower.drain();
     assert!(!stands(&sent), "{sent:?}");
+}
+
+#[test]
+fn one_good_sight_elects_nobody_whose_peer_was_there_a_moment_ago() {
+    let mut candidate = pair();
+    candidate.stand();
+    candidate.now += NS;
+    candidate.election.handle_sight(good(candidate.now), candidate.now);
+    assert_eq!(candidate.term(), None);
 }
 
 #[test]
