@@ -188,6 +188,19 @@ mod tests {
     }
 
     #[test]
+    fn pages_of_two_notes_make_none() {
+        let (mut writer, mut reader) = (Notes::default(), Notes::default());
+        let a = process("a", 7);
+        let first = pages(&mut writer, &text(PAGE_BYTES_MAX * 2));
+        let second = pages(&mut writer, &text(PAGE_BYTES_MAX + 9));
+        assert!(!reader.take(&a, second[0].clone(), now()));
+        assert!(!reader.take(&a, first[1].clone(), now()), "it was late");
+        assert_eq!(heard(&reader), None);
+        assert!(reader.take(&a, second[1].clone(), now()));
+        assert_eq!(heard(&reader), Some(text(PAGE_BYTES_MAX + 9)));
+    }
+
+    #[test]
     fn a_new_process_is_heard_although_it_counts_anew_and_the_old_note_stands_until_then() {
         let mut reader = Notes::default();
         let mut old = Notes::default();

@@ -51,6 +51,12 @@ fn a_client_has_some_bytes_and_not_too_many() {
 }
 
 #[test]
+fn a_change_takes_a_byte_beside_its_client_in_a_datagram() {
+    assert_eq!(Chapter::bytes(&Change::Came(Client::new(&[7; 12]).unwrap())), 13);
+    assert_eq!(Chapter::bytes(&gone(7)), 5);
+}
+
+#[test]
 fn a_book_forgets_the_oldest_and_counts_them() {
     let mut book = Book::new();
     let most = u32::try_from(CLIENTS_MAX).unwrap();

@@ -247,3 +247,27 @@ fn a_member_of_an_earlier_release_takes_part_and_is_told_nothing_beside_the_elec
     let complaints = tape.members.values_mut().any(|member| member.poll_complaint().is_some());
     assert!(!complaints && tape.member('a').peers().iter().any(|peer| peer.id == node('c')));
 }
+
+#[test]
+fn who_follows_tells_nobody_of_clients_and_waits_for_nothing_to_tell() {
+    let (mut tape, leader) = Tape::new().with_clients();
+    let now = tape.now;
+    assert!(tape.members[&leader].poll_timeout(now).is_some());
+    let other = *tape.members.keys().find(|address| **address != leader).unwrap();
+    tape.recorded.clear();
+    let follower = tape.members.get_mut(&other).unwrap();
+    assert_eq!(follower.poll_timeout(now), None);
+    follower.note_clients(came(4..=9));
+    tape.wait(A_WHILE);
+    let told = tape.recorded.iter().filter(|(from, _, bytes)| *from == other && bytes[2] == CHAPTER).count();
+    assert_eq!(told, 0);
+}
+
+#[test]
+fn clients_that_are_cleared_are_forgotten() {
+    let (mut tape, leader) = Tape::new().with_clients();
+    let member = tape.members.get_mut(&leader).unwrap();
+    assert_eq!(member.clients().own, 3);
+    member.clear_clients();
+    assert_eq!(member.clients().own, 0);
+}

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use leader::{
     Term,
-    member::{Config, Member},
+    member::{Config, ConfigError, Member},
     message::Version,
     peers::{Dropped, Mismatch},
     quorum::TieBreak,
@@ -186,4 +186,62 @@ fn what_differs_is_the_keys_or_what_the_two_are_configured_for() {
 fn a_term_and_a_version_read_as_what_they_are() {
     assert_eq!(Term(17).to_string(), "17");
     assert_eq!(Version::new("1.2.3").to_string(), "1.2.3");
+}
+
+#[test]
+fn each_peer_has_an_address_and_nobody_else_has() {
+    let refused = |change: &dyn Fn(&mut Config)| {
+        let mut config = member_config('a');
+        change(&mut config);
+        config.check().unwrap_err()
+    };
+    assert_eq!(member_config('a').check(), Ok(()));
+    let wrong = |name, what| ConfigError::Address { node: node(name), what };
+    let stranger = "given, but it is no other member";
+    assert_eq!(refused(&|config| drop(config.peers.insert(node('x'), address('x')))), wrong('x', stranger));
+    assert_eq!(refused(&|config| drop(config.peers.insert(node('a'), address('a')))), wrong('a', stranger));
+    assert_eq!(refused(&|config| drop(config.peers.remove(&node('c')))), wrong('c', "missing"));
+    let same = ConfigError::SameAddress { one: node('b'), other: node('c') };
+    assert_eq!(refused(&|config| drop(config.peers.insert(node('c'), address('b')))), same);
+    let keys = member_config('a').keys;
+    assert_eq!(refused(&|config| config.keys.extend(keys.clone())), ConfigError::SameKey { id: 1 });
+}
+
+#[test]
+fn what_is_overheard_is_judged_and_changes_nothing() {
+    let mut tape = Tape::new();
+    tape.wait(2 * LEASE);
+    let datagram = last_of_b(&tape);
+    let a = tape.member('a');
+    let before = a.dropped();
+    assert_eq!(a.overhear(address('b'), &datagram), Some((node('b'), None)));
+    let named = Some(Mismatch::Name { theirs: node('b') });
+    assert_eq!(a.overhear(address('c'), &datagram), Some((node('c'), named)));
+    assert_eq!(a.overhear(([10, 0, 1, 1], 7).into(), &datagram), None);
+    assert_eq!(a.dropped(), before);
+}
+
+#[test]
+fn only_who_was_heard_and_signs_is_shown_as_authentic() {
+    let mut tape = Tape::new();
+    assert!(tape.member('a').peers().iter().all(|peer| !peer.authenticated), "nobody was heard");
+    tape.wait(2 * LEASE);
+    assert!(tape.member('a').peers().iter().all(|peer| peer.authenticated));
+}
+
+#[test]
+fn a_note_is_heard_by_all_others_and_given_out_once() {
+    let mut tape = Tape::new();
+    tape.wait(2 * LEASE);
+    assert_eq!(tape.member('b').poll_notes(), None);
+    tape.member('a').tell_note(b"how I am");
+    // What comes after it takes no note away.
+    tape.wait(LEASE);
+    for other in ['b', 'c'] {
+        let notes = tape.member(other).poll_notes().unwrap();
+        let heard: Vec<_> = notes.iter().map(|(name, note)| (name.clone(), note.bytes.to_vec())).collect();
+        assert_eq!(heard, [(node('a'), b"how I am".to_vec())]);
+        assert_eq!(tape.member(other).poll_notes(), None);
+    }
+    assert_eq!(tape.member('a').poll_notes(), None);
 }

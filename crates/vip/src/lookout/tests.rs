@@ -43,6 +43,8 @@ fn it_asks_for_the_tie_break_by_its_own_address_and_for_the_first_virtual_ip_of_
     let vip6: Ipv6Addr = "fd00::162".parse().unwrap();
     let addresses = [VIP.into(), Ipv4Addr::new(10, 0, 0, 170).into(), vip6.into()];
     let mut lookout = Lookout::new(MINE, Some(OWN.into()), &addresses, TIE_BREAK.into());
+    let concerned: Vec<IpAddr> = lookout.concerns().collect();
+    assert_eq!(concerned, [VIP.into(), vip6.into(), IpAddr::from(TIE_BREAK)], "answers are about the same");
     let asked: Vec<Vec<u8>> = lookout.ask(LASTING, origin()).into_iter().map(|(_, frame)| frame).collect();
     let question = arp::Repr { sender_ip: OWN, ..arp::Repr::probe(MINE, TIE_BREAK) };
     let expected = [

@@ -69,6 +69,15 @@ fn what_rfc_4861_forbids_to_take_is_refused() {
 }
 
 #[test]
+fn a_question_by_an_own_address_says_where_the_answer_goes() {
+    let own: Ipv6Addr = "fe80::5".parse().unwrap();
+    let asked = Repr::parse(&Repr::solicitation(MAC, own, VIP).emit()).unwrap();
+    assert_eq!((asked.source, asked.source_mac), (own, MAC));
+    assert_eq!(asked.message, Message::Solicitation { target: VIP, link_layer: Some(MAC) });
+    assert_eq!(asked.destination, Repr::probe(MAC, VIP).destination, "its own group is asked");
+}
+
+#[test]
 fn a_cut_frame_is_refused_at_every_length() {
     let frame = Repr::unsolicited_advertisement(MAC, VIP).emit();
     for len in 0..frame.len() {
