@@ -227,6 +227,17 @@ fn only_who_was_heard_and_signs_is_shown_as_authentic() {
     assert!(tape.member('a').peers().iter().all(|peer| !peer.authenticated), "nobody was heard");
     tape.wait(2 * LEASE);
     assert!(tape.member('a').peers().iter().all(|peer| peer.authenticated));
+
+    // Without keys, whoever was heard may have been anybody.
+    let mut open = Tape::new();
+    open.members = ['a', 'b', 'c']
+        .map(|name| {
+            let config = Config { keys: Vec::new(), ..member_config(name) };
+            (address(name), Member::new(&config, 1, 7, open.now).unwrap())
+        })
+        .into();
+    open.wait(2 * LEASE);
+    assert!(open.member('a').peers().iter().all(|peer| peer.heard.is_some() && !peer.authenticated));
 }
 
 #[test]
