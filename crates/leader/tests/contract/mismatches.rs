@@ -198,11 +198,31 @@ fn each_peer_has_an_address_and_nobody_else_has() {
     assert_eq!(member_config('a').check(), Ok(()));
     let wrong = |name, what| ConfigError::Address { node: node(name), what };
     let stranger = "given, but it is no other member";
-    assert_eq!(refused(&|config| drop(config.peers.insert(node('x'), address('x')))), wrong('x', stranger));
-    assert_eq!(refused(&|config| drop(config.peers.insert(node('a'), address('a')))), wrong('a', stranger));
-    assert_eq!(refused(&|config| drop(config.peers.remove(&node('c')))), wrong('c', "missing"));
+    assert_eq!(
+        refused(&|config| {
+            config.peers.insert(node('x'), address('x'));
+        }),
+        wrong('x', stranger)
+    );
+    assert_eq!(
+        refused(&|config| {
+            config.peers.insert(node('a'), address('a'));
+        }),
+        wrong('a', stranger)
+    );
+    assert_eq!(
+        refused(&|config| {
+            config.peers.remove(&node('c'));
+        }),
+        wrong('c', "missing")
+    );
     let same = ConfigError::SameAddress { one: node('b'), other: node('c') };
-    assert_eq!(refused(&|config| drop(config.peers.insert(node('c'), address('b')))), same);
+    assert_eq!(
+        refused(&|config| {
+            config.peers.insert(node('c'), address('b'));
+        }),
+        same
+    );
     let keys = member_config('a').keys;
     assert_eq!(refused(&|config| config.keys.extend(keys.clone())), ConfigError::SameKey { id: 1 });
 }

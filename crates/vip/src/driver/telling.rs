@@ -209,11 +209,11 @@ impl Telling {
     }
 
     pub(super) fn lease(&self, lease: Option<Instant>) {
-        self.status.send_if_modified(|status| std::mem::replace(&mut status.lease, lease) != lease);
+        self.status.send_modify(|status| status.lease = lease);
     }
 
     pub(super) fn fenced(&self, fenced: bool) {
-        self.status.send_if_modified(|status| std::mem::replace(&mut status.fenced, fenced) != fenced);
+        self.status.send_modify(|status| status.fenced = fenced);
     }
 
     pub(super) fn link(&self, up: bool) {
