@@ -181,6 +181,22 @@ fn a_sight_as_old_as_a_lease_is_worth_nothing() {
 }
 
 #[test]
+fn a_grant_that_comes_a_lease_after_it_was_asked_for_is_worth_nothing() {
+    let (mut leader, term) = leader();
+    let Body::Request { round, .. } = leader.runs_until(|body| matches!(body, Body::Request { .. })) else {
+        unreachable!()
+    };
+    let over = leader.now + LEASE;
+    looks(&mut leader, LEASE - LOOK, |_| {});
+    let until = end(&leader);
+    assert!(until.is_some_and(|until| over < until), "it leads on by the segment");
+    leader.waits(over - NS - leader.now);
+    leader.now = over;
+    leader.hears('b', Body::Grant { term, round });
+    assert_eq!(end(&leader), until);
+}
+
+#[test]
 fn what_the_peer_may_have_counted_is_over_after_an_exclusion() {
     let (mut leader, term) = leader();
     let over = leader.now + EXCLUSION;
