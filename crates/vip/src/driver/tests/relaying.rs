@@ -42,6 +42,16 @@ async fn a_lease_given_up_has_frames_caught_before_the_address_goes_and_passed_o
 }
 
 #[tokio::test(start_paused = true)]
+async fn on_a_machine_that_slept_the_network_is_told_the_end_by_its_own_clock() {
+    ASLEEP.set(ms(3_600_000));
+    let rig = Rig::active().await;
+    rig.lease.send_replace(None);
+    rig.becomes(State::Standby).await;
+    let until = rig.memory.errand().unwrap().until;
+    assert_eq!(until, VirtualInstant::now().into_std() + SUCCESSOR_WITHIN);
+}
+
+#[tokio::test(start_paused = true)]
 async fn nothing_is_relayed_after_a_lease_that_ran_out_or_a_link_that_was_lost() {
     let rig = Rig::start();
     rig.grant(ms(200));
