@@ -105,9 +105,8 @@ impl Memory {
             match kind {
                 DONE => goes_on = false,
                 ERROR => {
-                    let code = body.first_chunk().map_or(0, |code| i32::from_ne_bytes(*code));
-                    if code != 0 {
-                        return Err(io::Error::from_raw_os_error(-code));
+                    if let Some(errno) = socket::failure(body) {
+                        return Err(errno.into());
                     }
                     goes_on = false;
                 }
@@ -151,7 +150,7 @@ fn named(flow: &Flow) -> Attributes {
 }
 
 /// A connection of a dump; `None` where it is of another protocol, or not whole.
-fn parse(body: &[u8]) -> Option<Flow> {
+pub(crate) fn parse(body: &[u8]) -> Option<Flow> {
     let (protocol, client, wanted) = ends(find(body, ORIGINAL)?)?;
     let (_, answering, _) = ends(find(body, REPLY)?)?;
     let status = find(body, STATUS).and_then(|status| Some(u32::from_be_bytes(*status.first_chunk()?)));

@@ -15,7 +15,7 @@ use rustix::net::RecvFlags;
 
 use crate::message::{Attributes, REQUEST, Step};
 use crate::reading::{DONE, DUMP, attributes, find, next_message};
-use crate::socket::{ERROR, Refusal, open, send};
+use crate::socket::{ERROR, Refusal, failure, open, send};
 use expression::{Matches, judge};
 
 pub use packet::{Packet, Transport};
@@ -95,20 +95,43 @@ impl Ruleset {
             chain.hook == Some(hook as u32) && [INET, packet.protocol_family()].contains(&place.family)
         });
         hooked.into_iter().find_map(|(place, chain)| {
-            let found = self.follow(place, packet, DEPTH);
+            let found = self.follow(place, packet, DEPTH, &mut BTreeMap::new());
             let dropped = found.dropped || (found.left && chain.drops);
             let passed = found.accepted || (found.left && !chain.drops);
             (dropped && !passed).then(|| place.to_string())
         })
     }
 
-    /// What may become of a packet in a chain and those that it leads to.
-    fn follow(&self, place: &Place, packet: &Packet, depth: usize) -> Outcomes {
+    /// What may become of a packet in a chain and those that it leads to. Each is gone through once: there may be as many ways to it as there
+    /// are chains before it, to the power of their rules.
+    fn follow(
+        &self,
+        place: &Place,
+        packet: &Packet,
+        depth: usize,
+        known: &mut BTreeMap<Place, Outcomes>,
+    ) -> Outcomes {
+        if let Some(outcomes) = known.get(place) {
+            return *outcomes;
+        }
+        let outcomes = self.go_through(place, packet, depth, known);
+        known.insert(place.clone(), outcomes);
+        outcomes
+    }
+
+    fn go_through(
+        &self,
+        place: &Place,
+        packet: &Packet,
+        depth: usize,
+        known: &mut BTreeMap<Place, Outcomes>,
+    ) -> Outcomes {
         let unknown = Outcomes { accepted: true, dropped: true, left: true };
         let (Some(chain), Some(depth)) = (self.chains.get(place), depth.checked_sub(1)) else {
             return unknown;
         };
-        let elsewhere = |name: String| self.follow(&Place { chain: name, ..place.clone() }, packet, depth);
+        let mut elsewhere =
+            |name: String| self.follow(&Place { chain: name, ..place.clone() }, packet, depth, known);
         let mut outcomes = Outcomes::default();
         for rule in &chain.rules {
             let (matches, verdict) = judge(rule, packet);
@@ -139,7 +162,7 @@ impl Ruleset {
         outcomes
     }
 
-    fn take_chain(&mut self, family: u8, attributes: &[u8]) {
+    pub(crate) fn take_chain(&mut self, family: u8, attributes: &[u8]) {
         let (Some(table), Some(chain)) = (text(attributes, 1), text(attributes, 3)) else { return };
         let hook = find(attributes, 4).and_then(|hook| number(hook, 1));
         let drops = number(attributes, 5) == Some(0);
@@ -147,7 +170,7 @@ impl Ruleset {
         self.chains.insert(place, Chain { hook, drops: hook.is_some() && drops, rules: Vec::new() });
     }
 
-    fn take_rule(&mut self, family: u8, attributes: &[u8]) {
+    pub(crate) fn take_rule(&mut self, family: u8, attributes: &[u8]) {
         let (Some(table), Some(chain)) = (text(attributes, 1), text(attributes, 2)) else { return };
         if let Some(chain) = self.chains.get_mut(&Place { family, table, chain }) {
             chain.rules.push(find(attributes, 4).unwrap_or_default().to_vec());
@@ -183,8 +206,8 @@ fn list(kind: u16, mut take: impl FnMut(u8, &[u8])) -> Result<(), Errno> {
             match kind {
                 DONE => return Ok(()),
                 ERROR => {
-                    let code = message.first_chunk().map_or(0, |code| i32::from_ne_bytes(*code));
-                    return Err(Errno::from_raw_os_error(-code));
+                    // One that tells of success ends nothing here.
+                    return failure(message).map_or(Ok(()), Err);
                 }
                 _ => {
                     if let Some((header, attributes)) = message.split_first_chunk::<4>() {

@@ -76,14 +76,27 @@ pub(crate) fn send(socket: &OwnedFd, messages: &[u8]) -> rustix::io::Result<()> 
 pub(crate) const ERROR: u16 = 2;
 
 /// The sequence number of the message that is answered, and how it failed (`NLMSG_ERROR`, with 0 for success).
-fn parse(answer: &[u8]) -> Option<(u32, Option<Errno>)> {
+pub(crate) fn parse(answer: &[u8]) -> Option<(u32, Option<Errno>)> {
     let number = |at: usize| <[u8; 4]>::try_from(answer.get(at..at + 4)?).ok();
     let kind = u16::from_ne_bytes(answer.get(4..6)?.try_into().ok()?);
     if kind != ERROR {
         return None;
     }
-    let code = i32::from_ne_bytes(number(16)?);
-    Some((u32::from_ne_bytes(number(8)?), (code != 0).then(|| Errno::from_raw_os_error(-code))))
+    number(16)?;
+    Some((u32::from_ne_bytes(number(8)?), failure(answer.get(16..)?)))
+}
+
+/// How a message failed, by what comes behind the header of an `NLMSG_ERROR`; `None` for success. What can't be an error's number
+/// (errno(3)) is `EIO`.
+pub(crate) fn failure(body: &[u8]) -> Option<Errno> {
+    const LARGEST: i32 = 4095;
+    match body.first_chunk().map_or(0, |code| i32::from_ne_bytes(*code)) {
+        0 => None,
+        code => {
+            let number = code.checked_neg().filter(|number| (1..=LARGEST).contains(number));
+            Some(number.map_or(Errno::IO, Errno::from_raw_os_error))
+        }
+    }
 }
 
 /// Longer than an answer, which repeats the message that it answers.
@@ -105,6 +118,10 @@ mod tests {
         answer[16..20].copy_from_slice(&(-1_i32).to_ne_bytes());
         assert_eq!(parse(&answer), Some((7, Some(Errno::PERM))));
         assert_eq!(parse(&answer[..19]), None);
+        for odd in [i32::MIN, 1, -4096] {
+            answer[16..20].copy_from_slice(&odd.to_ne_bytes());
+            assert_eq!(parse(&answer), Some((7, Some(Errno::IO))), "{odd}");
+        }
         answer[4..6].copy_from_slice(&3_u16.to_ne_bytes());
         assert_eq!(parse(&answer), None);
     }

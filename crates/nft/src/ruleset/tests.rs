@@ -124,3 +124,34 @@ fn bytes_that_are_cut_off_say_nothing() {
     assert_eq!(attributes(&message[20..]).count(), 0);
     assert_eq!(judge(&message, &datagram()).1, None);
 }
+
+/// Sixteen chains of which each jumps to the next from eight rules: 8^16 ways to the last one.
+#[test]
+fn chains_that_lead_to_each_other_from_many_rules_are_gone_through_once() {
+    let text = |text: &str| [text.as_bytes(), &[0]].concat();
+    let number = |number: i32| number.to_be_bytes();
+    let jump = |to: &str| {
+        let verdict = Attributes::default().bytes(1, &number(-3)).bytes(2, &text(to));
+        let value = Attributes::default().nest(2, &verdict);
+        let data = Attributes::default().bytes(1, &number(0)).nest(2, &value);
+        let expression = Attributes::default().bytes(1, &text("immediate")).nest(2, &data);
+        Attributes::default().nest(1, &expression)
+    };
+    let mut ruleset = Ruleset::default();
+    for place in 0..16 {
+        let (name, next) = (format!("c{place}"), format!("c{}", place + 1));
+        let mut chain = Attributes::default().bytes(1, &text("t")).bytes(3, &text(&name));
+        if place == 0 {
+            let hook = Attributes::default().bytes(1, &number(Hook::Input as i32)).bytes(2, &number(0));
+            chain = chain.nest(4, &hook).bytes(5, &number(0));
+        }
+        ruleset.take_chain(INET, chain.as_bytes());
+        for _ in 0..8 {
+            let rule = Attributes::default().bytes(1, &text("t")).bytes(2, &text(&name));
+            ruleset.take_rule(INET, rule.nest(4, &jump(&next)).as_bytes());
+        }
+    }
+    let last = Attributes::default().bytes(1, &text("t")).bytes(3, &text("c16"));
+    ruleset.take_chain(INET, last.as_bytes());
+    assert_eq!(ruleset.drops(Hook::Input, &datagram()), Some("inet t c0".to_owned()), "by its policy");
+}

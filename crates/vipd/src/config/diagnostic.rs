@@ -58,17 +58,19 @@ impl fmt::Display for Diagnostic {
             Severity::Error => "error",
             Severity::Warning => "warning",
         };
-        write!(f, "{severity}: {}", self.origin)?;
+        // Each part is one line and moves nothing on a terminal, whatever a text in the file has in it.
+        let printable = |text: &str| text.replace(char::is_control, " ");
+        write!(f, "{severity}: {}", printable(&self.origin))?;
         if let Some(Place { line, column }) = self.place {
             write!(f, ":{line}:{column}")?;
         }
-        write!(f, ": {}", self.message)?;
+        write!(f, ": {}", printable(&self.message))?;
         if let (Some(Place { line, column }), Some(text)) = (self.place, &self.line) {
             let number = line.to_string();
             let margin = " ".repeat(number.len());
             let indent = " ".repeat(column.saturating_sub(1));
-            write!(f, "\n  {number} | {text}\n  {margin} | {indent}^")?;
+            write!(f, "\n  {number} | {}\n  {margin} | {indent}^", printable(text))?;
         }
-        write!(f, "\n  help: {}", self.help)
+        write!(f, "\n  help: {}", printable(&self.help))
     }
 }

@@ -31,7 +31,7 @@ fn finding(source: &Text, error: &serde_yaml::Error) -> Diagnostic {
         let key = key.trim_matches('"');
         // serde_yaml gives the place of the map. At the top of the file, the key can be found by its line.
         let second =
-            source.text.lines().enumerate().filter(|(_, line)| line.starts_with(&format!("{key}:"))).nth(1);
+            source.lines().enumerate().filter(|(_, line)| line.starts_with(&format!("{key}:"))).nth(1);
         let place = second.map_or(place, |(index, _)| Some(Place { line: index + 1, column: 1 }));
         let message = format!("the key `{key}` stands here twice");
         return source.diagnose_at(Severity::Error, place, message, "keep one of the two");

@@ -1,12 +1,16 @@
 //! Collects findings while a [`super::file::File`] is turned into a [`super::Config`].
 
 use std::fs;
+use std::io::{self, Read as _};
 use std::net::IpAddr;
 use std::time::Duration;
 
 use super::diagnostic::{Diagnostic, Severity};
 use super::source::{Source, Step};
 use super::value;
+
+/// The largest file that a key names, in bytes, as of the configuration itself.
+const FILE_MAX: u64 = 1 << 20;
 
 /// Where the values come from, and all that was found wrong with them so far.
 pub(super) struct Reader<'a> {
@@ -95,8 +99,21 @@ impl<'a> Reader<'a> {
 
     /// The content of a file that the configuration names.
     pub(super) fn file(&mut self, path: &[Step], file: &str, what: &str) -> Option<Vec<u8>> {
-        match fs::read(file) {
-            Ok(bytes) => Some(bytes),
+        let read = || {
+            let mut bytes = Vec::new();
+            fs::File::open(file)?.take(FILE_MAX + 1).read_to_end(&mut bytes)?;
+            Ok::<_, io::Error>(bytes)
+        };
+        match read() {
+            Ok(bytes) if u64::try_from(bytes.len()).is_ok_and(|length| length <= FILE_MAX) => Some(bytes),
+            Ok(_) => {
+                self.error(
+                    path,
+                    format!("the {what} {file} has more than 1 MiB"),
+                    "name the file itself: certificates and keys have some kilobytes",
+                );
+                None
+            }
             Err(error) => {
                 self.error(
                     path,

@@ -145,6 +145,11 @@ impl Text {
         &self.text
     }
 
+    /// The lines as YAML counts them: a carriage return alone ends one, too (YAML 1.2.2 §5.4).
+    pub(super) fn lines(&self) -> impl Iterator<Item = &str> {
+        self.text.split('\n').flat_map(|line| line.strip_suffix('\r').unwrap_or(line).split('\r'))
+    }
+
     /// Makes a finding at a place.
     pub(super) fn diagnose_at(
         &self,
@@ -154,7 +159,7 @@ impl Text {
         help: &str,
     ) -> Diagnostic {
         let line = place
-            .and_then(|place| self.text.lines().nth(place.line.saturating_sub(1)))
+            .and_then(|place| self.lines().nth(place.line.saturating_sub(1)))
             .map(|line| line.trim_end().to_owned());
         let origin = self.file.display().to_string();
         Diagnostic { severity, origin, place, line, message, help: help.to_owned() }

@@ -261,3 +261,24 @@ fn a_load_balancer_chooses_as_its_keys_say() {
     assert_eq!(some, [lb::Network::new("10.1.0.0".parse().unwrap(), 16).unwrap()]);
     assert_eq!(frontend("choice-none", "slowStart: none, ").slow_start, None);
 }
+
+#[test]
+fn a_finding_has_its_lines_and_moves_nothing_on_a_terminal_whatever_is_in_the_file() {
+    let text = "vip: \"10.0.0.9\\n\\e[2Jok: all is well\" # \u{9b}2J\ninterface: eth0\n";
+    let findings = load_text(Text::of("config.yaml", text), Overrides::default()).unwrap_err();
+    let finding = findings.iter().find(|finding| finding.message.contains("all is well")).unwrap();
+    assert!(finding.message.contains("\n\u{1b}"), "it is in what is told: {finding:?}");
+    let shown = finding.to_string();
+    assert_eq!(shown.lines().count(), 4, "{shown:?}");
+    assert!(!shown.contains(|c: char| c.is_control() && c != '\n'), "{shown:?}");
+}
+
+/// Found by fuzzing: the place was right, and the line below it was another, or none.
+#[test]
+fn a_finding_shows_its_line_where_lines_end_with_carriage_returns_alone() {
+    let text = "localPeer: {id: a, address: 10.0.0.1, port: 1}\r\rinterface: eth0\r\nvip: 10.0.0.9.9\rsingleNode: true\r";
+    let findings = load_text(Text::of("config.yaml", text), Overrides::default()).unwrap_err();
+    let finding = findings.iter().find(|finding| finding.message.contains("10.0.0.9.9")).unwrap();
+    assert_eq!(finding.place.unwrap().line, 4);
+    assert_eq!(finding.line.as_deref(), Some("vip: 10.0.0.9.9"));
+}

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use leader::{Leadership, NodeId};
 
 /// As many moves are remembered, the latest.
-const MOVES_MAX: usize = 32;
+pub(crate) const MOVES_MAX: usize = 32;
 
 /// Why an address moved, as the node saw it that tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -216,7 +216,9 @@ impl Reporter {
         let mut snapshot = self.own();
         for owner in &mut snapshot.owners {
             let told = others.values().filter_map(|other| Some((other.told_ms, other.status.as_ref()?)));
-            let told = told.flat_map(|(age, status)| status.owners.iter().map(move |owner| (age, owner)));
+            let told = told.filter_map(|(age, status)| {
+                Some((age, status.owners.iter().find(|other| other.addresses == owner.addresses)?))
+            });
             owner.moves = timeline(owner, told);
         }
         Snapshot { others, ..snapshot }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use rustix::fs::{Mode, fchmod};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
+use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixListener;
 use tracing::debug;
@@ -104,8 +105,31 @@ pub(crate) fn ask(path: &Path) -> anyhow::Result<Snapshot> {
         Ok(answer)
     };
     let answer = read().map_err(|error| unanswered(error, path, READ_MAX))?;
-    serde_json::from_slice(&answer)
-        .with_context(|| format!("{} did not answer as a vipd does", path.display()))
+    parsed(&answer).with_context(|| format!("{} did not answer as a vipd does", path.display()))
+}
+
+/// Reads what a vipd tells of itself and of others. Some of it is these others' own words, and goes to a terminal: characters that would
+/// do something there become question marks.
+pub(super) fn parsed(answer: &[u8]) -> serde_json::Result<Snapshot> {
+    let mut told = serde_json::from_slice(answer)?;
+    make_printable(&mut told);
+    serde_json::from_value(told)
+}
+
+fn make_printable(told: &mut Value) {
+    let printable = |text: &str| text.replace(char::is_control, "?");
+    match told {
+        Value::String(text) => *text = printable(text),
+        Value::Array(items) => items.iter_mut().for_each(make_printable),
+        Value::Object(fields) => {
+            let named = std::mem::take(fields).into_iter().map(|(name, mut value)| {
+                make_printable(&mut value);
+                (printable(&name), value)
+            });
+            *fields = named.collect();
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
 }
 
 /// Why nobody answered on a socket within this time, and the way out.
@@ -138,4 +162,23 @@ pub(crate) fn connect(path: &Path) -> io::Result<UnixStream> {
     stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(READ_MAX))?;
     Ok(stream)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_another_node_says_of_itself_moves_nothing_on_the_screen() {
+        let sample = include_str!("sample.json");
+        // A title for the window, and a name that begins another line.
+        let hostile = sample.replace("\"standby\"", "\"\\u001b]0;all is well\\u0007\"");
+        let hostile =
+            hostile.replacen("\"node\": \"b\"", "\"node\": \"b\\nleader     this node\\u009b2J\"", 1);
+        assert_ne!(hostile, sample);
+        let shown = crate::status::show::text(&parsed(hostile.as_bytes()).unwrap());
+        assert!(shown.contains("?]0;all is well?"), "{shown}");
+        assert!(shown.starts_with("node       b?leader     this node?2J, "), "{shown}");
+        assert!(!shown.contains(|c: char| c.is_control() && c != '\n'), "{shown:?}");
+    }
 }

@@ -4,15 +4,17 @@
 //! node's own clock, so they are the same everywhere but for the way of a datagram.
 
 use super::owner::{Move, Owner};
+use crate::daemon::moves::MOVES_MAX;
 
 /// Two nodes mean the same move if they see it no further apart: leases are shorter, and two moves to the same node are not as close.
 const APART_MS: u64 = 3000;
 
-/// What `nodes` know of the moves of the address that `owner` has an eye on, the last first. Each comes with the age of what it says.
+/// What `nodes` know of the moves of the address that `owner` has an eye on, the last first. Each comes once, with the age of what it says.
 pub(crate) fn timeline<'a>(owner: &Owner, nodes: impl Iterator<Item = (u64, &'a Owner)>) -> Vec<Move> {
     let mut known: Vec<Move> = owner.moves.clone();
     for (age, other) in nodes.filter(|(_, other)| other.addresses == owner.addresses) {
-        for this in &other.moves {
+        // A node remembers no more, whatever it says: each is compared with all that are known, on the main loop.
+        for this in other.moves.iter().take(MOVES_MAX) {
             let ago_ms = this.ago_ms.saturating_add(age);
             let this = Move { ago_ms, ..this.clone() };
             match known.iter_mut().find(|seen| is_same(seen, &this)) {
@@ -82,5 +84,12 @@ mod tests {
         assert_eq!(timeline(&here, [(0, &other)].into_iter()).len(), 2);
         let elsewhere = Owner { addresses: vec!["10.9.9.9/32".to_owned()], ..other };
         assert_eq!(timeline(&here, [(0, &elsewhere)].into_iter()).len(), 1);
+    }
+
+    #[test]
+    fn a_node_that_tells_of_moves_without_end_is_heard_no_longer_than_others() {
+        let apart = |place: u64| seen(None, &format!("{place}"), "first", place * 2 * APART_MS, None);
+        let endless = owner((0..100_000).map(apart).collect());
+        assert_eq!(timeline(&owner(Vec::new()), [(0, &endless)].into_iter()).len(), MOVES_MAX);
     }
 }
