@@ -12,6 +12,9 @@ use super::value;
 /// The largest file that a key names, in bytes, as of the configuration itself.
 const FILE_MAX: u64 = 1 << 20;
 
+/// Spare room of a file's buffer, in bytes, by which the standard library reads to the end without a buffer of its own.
+const SPARE: usize = 64;
+
 /// Where the values come from, and all that was found wrong with them so far.
 pub(super) struct Reader<'a> {
     source: &'a Source,
@@ -100,8 +103,12 @@ impl<'a> Reader<'a> {
     /// The content of a file that the configuration names.
     pub(super) fn file(&mut self, path: &[Step], file: &str, what: &str) -> Option<Vec<u8>> {
         let read = || {
-            let mut bytes = Vec::new();
-            fs::File::open(file)?.take(FILE_MAX + 1).read_to_end(&mut bytes)?;
+            let file = fs::File::open(file)?;
+            // Room for all of it at once, and more than what asks for the end: a buffer that grows leaves copies behind, and it may be a
+            // secret.
+            let size = usize::try_from(file.metadata()?.len().min(FILE_MAX)).unwrap_or(0);
+            let mut bytes = Vec::with_capacity(size + SPARE);
+            file.take(FILE_MAX + 1).read_to_end(&mut bytes)?;
             Ok::<_, io::Error>(bytes)
         };
         match read() {
