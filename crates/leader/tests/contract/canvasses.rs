@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use leader::message::{Ballot, Body, Objection, Round};
 
-use crate::rig::{HEARTBEAT, LEASE, MS, NS, One};
+use crate::rig::{EXCLUSION, HEARTBEAT, LEASE, MS, NS, One};
 
 fn canvass(candidate: &mut One) -> Round {
     match candidate.runs_until(|body| matches!(body, Body::Canvass { .. })) {
@@ -59,6 +59,21 @@ fn a_canvass_that_a_majority_refused_is_not_repeated_before_one_of_them_is_free(
     canvass(&mut candidate);
     let waited = candidate.now - asked;
     assert!((90 * MS..93 * MS).contains(&waited), "{waited:?}");
+}
+
+#[test]
+fn a_refusal_that_time_does_not_mend_is_asked_about_again_after_an_exclusion() {
+    for objection in [Objection::Members, Objection::Lease, Objection::Released] {
+        let mut candidate = One::awake("abc");
+        let round = canvass(&mut candidate);
+        let asked = candidate.now;
+        for voter in ['b', 'c'] {
+            candidate.hears(voter, Body::Refuse { ballot: Ballot::Canvass { round }, objection });
+        }
+        canvass(&mut candidate);
+        let waited = candidate.now - asked;
+        assert!((EXCLUSION..EXCLUSION + 3 * MS).contains(&waited), "{objection:?}: {waited:?}");
+    }
 }
 
 #[test]

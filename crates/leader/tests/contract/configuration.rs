@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use leader::{
-    NodeId, Timing,
+    NodeId, Timing, lease,
     node::Incarnation,
     quorum::{Config, ConfigError, Election, Impediment, StepDownError, TieBreak},
 };
@@ -78,4 +78,13 @@ fn a_member_that_is_a_witness_for_itself_alone_or_for_others_alone_is_noticed() 
     let agrees = |name: char, gossip| election.agrees_on_witness(&process(name).node, &gossip);
     assert!(agrees('b', ordinary('b')) && agrees('c', witness('c')));
     assert!(!agrees('b', witness('b')) && !agrees('c', ordinary('c')));
+}
+
+#[test]
+fn what_an_election_runs_with_unless_it_is_told_otherwise_is_possible() {
+    let timing = Timing::default();
+    assert_eq!(Timing::new(timing.heartbeat(), timing.lease()), Ok(timing));
+    let slow = lease::Timing::default();
+    let made = lease::Timing::new(slow.lease_duration(), slow.renew_deadline(), slow.retry_period());
+    assert_eq!(made, Ok(slow));
 }
