@@ -18,6 +18,10 @@ pure:
 namespaces:
     ./test namespaces
 
+# The parsers, fuzzed for some seconds each
+fuzz:
+    ./test fuzz
+
 # The static binary
 static:
     .ci/build-static

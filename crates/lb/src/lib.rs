@@ -36,6 +36,8 @@ mod floor;
 mod flow;
 pub mod forward;
 mod frontend;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod health;
 mod http;
 mod lane;

@@ -63,6 +63,8 @@
 
 pub mod clients;
 pub mod clock;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod kubernetes;
 pub mod lease;
 pub mod member;

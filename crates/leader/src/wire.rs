@@ -30,7 +30,7 @@ use reader::Reader;
 pub(crate) const DATAGRAM_BYTES_MAX: usize = 1200;
 
 /// None of the election's is longer: it fits into every network's smallest packet with room for tunnels.
-const ELECTION_BYTES_MAX: usize = 512;
+pub(crate) const ELECTION_BYTES_MAX: usize = 512;
 
 /// The layout above.
 const WIRE_VERSION: u8 = 1;

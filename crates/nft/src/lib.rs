@@ -6,6 +6,8 @@
 
 pub mod attribute;
 pub mod conntrack;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod message;
 mod reading;
 pub mod rule;

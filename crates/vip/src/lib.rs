@@ -10,6 +10,8 @@ pub mod arp;
 mod clock;
 pub mod driver;
 pub mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod linux;
 pub mod lookout;
 pub mod memory;

@@ -6,6 +6,8 @@ mod delivery;
 mod fence;
 mod filter;
 mod forwarded;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod monitor;
 mod patience;
 mod requests;

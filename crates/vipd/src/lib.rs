@@ -18,6 +18,8 @@ mod config;
 mod confinement;
 mod convert;
 mod daemon;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod logging;
 mod manifest;
 mod memory;

@@ -116,7 +116,7 @@ fn authority(kubeconfig: &Kubeconfig) -> String {
 }
 
 /// A number that follows from the bytes of a kubeconfig and of every file that it names.
-fn fingerprint(text: &str, kubeconfig: &Kubeconfig) -> u64 {
+pub(super) fn fingerprint(text: &str, kubeconfig: &Kubeconfig) -> u64 {
     let mut hasher = DefaultHasher::new();
     text.hash(&mut hasher);
     let clusters = kubeconfig.clusters.iter().filter_map(|named| named.cluster.as_ref());

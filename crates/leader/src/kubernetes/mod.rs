@@ -49,6 +49,8 @@ mod driver;
 mod endpoints;
 mod event;
 mod failure;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod memory;
 mod nodes;
 mod object;

@@ -246,7 +246,7 @@ async fn send(client: &Client, errand: &Errand) -> Result<Result<String, RecordE
 }
 
 /// The nodes of a list.
-fn listed(text: &str) -> Result<Vec<Labelled>, RecordError> {
+pub(super) fn listed(text: &str) -> Result<Vec<Labelled>, RecordError> {
     let list: List = serde_json::from_str(text)
         .map_err(|error| RecordError::Refused(format!("the list of nodes can't be read: {error}")))?;
     let items = list.items.into_iter().flatten().map(|item| item.metadata);

@@ -191,7 +191,7 @@ impl Notifications {
 }
 
 /// Reads the messages of a datagram up to the first that is none.
-fn decode(mut datagram: &[u8]) -> Vec<RouteNetlinkMessage> {
+pub(super) fn decode(mut datagram: &[u8]) -> Vec<RouteNetlinkMessage> {
     let mut messages = Vec::new();
     while let Ok(message) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(datagram) {
         let length = usize::try_from(message.header.length).unwrap_or(usize::MAX).next_multiple_of(4);
@@ -208,7 +208,7 @@ fn decode(mut datagram: &[u8]) -> Vec<RouteNetlinkMessage> {
 
 /// Which other interface a message is about, and whether it is a port of the interface with this index that carries frames;
 /// `None` if it is no port of it.
-fn port(message: &RouteNetlinkMessage, of: Option<u32>) -> Option<(u32, Option<bool>)> {
+pub(super) fn port(message: &RouteNetlinkMessage, of: Option<u32>) -> Option<(u32, Option<bool>)> {
     let (RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link)) = message else {
         return None;
     };
@@ -220,7 +220,7 @@ fn port(message: &RouteNetlinkMessage, of: Option<u32>) -> Option<(u32, Option<b
     Some((link.header.index, is_port.then(|| is_up(link.header.flags))))
 }
 
-fn name(message: &LinkMessage) -> Option<&String> {
+pub(super) fn name(message: &LinkMessage) -> Option<&String> {
     message
         .attributes
         .iter()

@@ -183,7 +183,7 @@ impl Entry {
     }
 }
 
-fn to_entry(message: &AddressMessage) -> Option<Entry> {
+pub(super) fn to_entry(message: &AddressMessage) -> Option<Entry> {
     let (mut local, mut peer, mut protocol) = (None, None, None);
     let mut flags = AddressFlags::from_bits_retain(u32::from(message.header.flags.bits()));
     let (mut preferred, mut valid) = (u32::MAX, u32::MAX);
@@ -206,7 +206,7 @@ fn to_entry(message: &AddressMessage) -> Option<Entry> {
 }
 
 /// Reads what the kernel says of an interface; the length of its hardware address if that isn't an Ethernet one.
-fn to_link(message: &LinkMessage) -> Result<Link, usize> {
+pub(super) fn to_link(message: &LinkMessage) -> Result<Link, usize> {
     let (mut name, mut mac) = (String::new(), Err(0));
     for attribute in &message.attributes {
         if let LinkAttribute::IfName(text) = attribute {

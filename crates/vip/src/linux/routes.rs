@@ -75,7 +75,7 @@ pub async fn default_gateway(interface: &str, prefer_ipv4: bool) -> Result<Optio
 }
 
 /// The router of a route, or of that of its hops that leaves by this interface.
-fn gateway(route: &RouteMessage, index: u32) -> Option<IpAddr> {
+pub(super) fn gateway(route: &RouteMessage, index: u32) -> Option<IpAddr> {
     let (mut interface, mut gateway) = (None, None);
     for attribute in &route.attributes {
         if let RouteAttribute::Oif(number) = attribute {
@@ -106,7 +106,7 @@ fn to_ip(address: &RouteAddress) -> Option<IpAddr> {
 }
 
 /// Metric and interface of a default route of the main table.
-fn default_route(route: &RouteMessage) -> Option<(u32, u32)> {
+pub(super) fn default_route(route: &RouteMessage) -> Option<(u32, u32)> {
     if route.header.destination_prefix_length != 0 || route.header.kind != RouteType::Unicast {
         return None;
     }

@@ -19,6 +19,8 @@
 
 mod ask;
 mod backend;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod log_level;
 mod order;
 mod serve;

@@ -10,6 +10,8 @@
 mod build;
 mod diagnostic;
 mod file;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 pub(crate) mod kube_vip;
 mod parse;
 mod reader;

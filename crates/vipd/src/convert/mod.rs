@@ -11,6 +11,8 @@
 //!
 //! Everything but [`read`] and [`convert`] is a function of texts. What is printed has been loaded before.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod haproxy;
 mod hosts;
 mod keepalived;

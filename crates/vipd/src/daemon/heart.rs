@@ -30,6 +30,14 @@ struct Beat {
     punctuality: Punctuality,
 }
 
+#[cfg(any(test, fuzzing))]
+impl Pulse {
+    /// That of a heart that has beaten once.
+    pub(crate) fn of_one_beat() -> Self {
+        Heart::new(None).1
+    }
+}
+
 impl Heart {
     /// Beats for the first time. The timing is that of the election on the main loop, if one of milliseconds is.
     pub(super) fn new(timing: Option<&Timing>) -> (Self, Pulse) {

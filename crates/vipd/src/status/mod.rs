@@ -4,6 +4,8 @@
 //! change something has a socket of its own ([`crate::command`]).
 
 mod colour;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod health;
 mod owner;
 mod report;

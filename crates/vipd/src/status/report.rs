@@ -203,6 +203,23 @@ impl Reporter {
         }
     }
 
+    /// One without parts of its own.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn of_others(others: Told, pulse: Pulse) -> Self {
+        let (_, stopping) = watch::channel(false);
+        Self {
+            node: "master-1".to_owned(),
+            started: tokio::time::Instant::now(),
+            stopping,
+            pulse,
+            realtime: false,
+            owners: Vec::new(),
+            balancer: None,
+            health_check: None,
+            others: Some(others),
+        }
+    }
+
     /// Looks at everything once, and at what the other nodes have told.
     pub(crate) fn snapshot(&self) -> Snapshot {
         let now = leader::clock::now();

@@ -12,6 +12,8 @@
 
 mod answer;
 mod connection;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 pub(crate) mod health;
 mod listen;
 mod metrics;
