@@ -24,7 +24,8 @@ pub(super) enum Kind {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
+        // Some of it is a server's own words, which go into a line of the log and to a terminal.
+        f.write_str(&self.text.replace(char::is_control, " "))
     }
 }
 
@@ -114,4 +115,16 @@ fn tls_error(error: &Error) -> Option<&rustls::Error> {
         next = cause.source();
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_server_says_of_a_failure_is_told_in_one_line() {
+        let status = serde_json::json!({"code": 500, "message": "no\nquorum \u{1b}[2J", "status": "Failure"});
+        let error = Error::Api(serde_json::from_value(status).unwrap());
+        assert_eq!(Failure::of(&error).to_string(), "500: no quorum  [2J");
+    }
 }

@@ -239,7 +239,8 @@ async fn send(client: &Client, errand: &Errand) -> Result<Result<String, RecordE
         Ok(text) => Ok(Ok(text)),
         Err(Error::Api(status)) if status.code == 409 => Ok(Err(RecordError::Changed)),
         Err(Error::Api(status)) if matches!(status.code, 400 | 404 | 422) => {
-            Ok(Err(RecordError::Refused(format!("{}: {}", status.code, status.message.trim()))))
+            let message = status.message.trim().replace(char::is_control, " ");
+            Ok(Err(RecordError::Refused(format!("{}: {message}", status.code))))
         }
         Err(error) => Err(Failure::explained(&error, "`vipd manifest rbac` has the rule")),
     }
