@@ -148,7 +148,8 @@ mod tests {
         assert!(refused(10 * S, 10 * S, 2 * S).contains("must be shorter"));
         assert!(refused(15 * S, 12 * S, 10 * S).contains("longer than 12s"));
         assert!(refused(2 * S, S, S / 100).contains("spares the API"));
-        assert!(refused(100_000 * S, S, S / 2).contains("too long"));
+        assert!(refused(86_401 * S, S, S / 2).contains("too long"));
+        assert!(Timing::new(86_400 * S, S, S / 2).is_ok(), "a day is the longest");
     }
 
     #[test]
