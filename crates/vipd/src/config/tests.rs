@@ -264,7 +264,7 @@ fn a_load_balancer_chooses_as_its_keys_say() {
 
 #[test]
 fn a_finding_has_its_lines_and_moves_nothing_on_a_terminal_whatever_is_in_the_file() {
-    let text = "vip: \"10.0.0.9\\n\\e[2Jok: all is well\" # \u{9b}2J\ninterface: eth0\n";
+    let text = "vip: \"10.0.0.9\\n\\e[2J\\x9b2Jok: all is well\"\ninterface: eth0\n";
     let findings = load_text(Text::of("config.yaml", text), Overrides::default()).unwrap_err();
     let finding = findings.iter().find(|finding| finding.message.contains("all is well")).unwrap();
     assert!(finding.message.contains("\n\u{1b}"), "it is in what is told: {finding:?}");
