@@ -86,24 +86,5 @@ pub fn datagram(bytes: &[u8]) {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fs;
-    use std::path::Path;
-
-    use super::*;
-
-    /// Each input that fuzzing has found worth keeping.
-    #[test]
-    fn what_fuzzing_has_kept_holds() {
-        let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus");
-        for (name, target) in TARGETS {
-            let files = fs::read_dir(corpus.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
-            let mut ran = 0;
-            for file in files {
-                target(&fs::read(file.unwrap().path()).unwrap());
-                ran += 1;
-            }
-            assert!(ran > 0, "{name} has no corpus");
-        }
-    }
-}
+#[path = "../../../fuzz/kept.rs"]
+mod kept;
