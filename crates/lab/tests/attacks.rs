@@ -15,10 +15,10 @@ use lab::system::{System, Timing};
 /// Long enough for twenty-five leases of the default profile.
 const LASTS: Duration = Duration::from_secs(4);
 
-fn withstands(test: &str, system: System, attacks: &[Attack]) {
+fn withstands(test: &str, attacks: &[Attack]) {
     in_a_lab(test, async |mut lab| {
         let plan = Plan { attacks: attacks.to_vec(), tries: 1, lasts: LASTS };
-        ensure!(run(&mut lab, system, &plan).await?, "what failed is told above");
+        ensure!(run(&mut lab, System::Vipd(Timing::Default), &plan).await?, "what failed is told above");
         Ok(())
     });
 }
@@ -27,17 +27,7 @@ fn withstands(test: &str, system: System, attacks: &[Attack]) {
 fn floods_of_datagrams_and_of_connections_move_nothing() {
     withstands(
         "floods_of_datagrams_and_of_connections_move_nothing",
-        System::Vipd(Timing::Default),
         &[Attack::Forged, Attack::Strangers, Attack::Replayed, Attack::SynFlood],
-    );
-}
-
-#[test]
-fn a_flood_of_connections_through_the_kernel_moves_nothing() {
-    withstands(
-        "a_flood_of_connections_through_the_kernel_moves_nothing",
-        System::VipdKernel,
-        &[Attack::SynFlood],
     );
 }
 
@@ -45,7 +35,6 @@ fn a_flood_of_connections_through_the_kernel_moves_nothing() {
 fn a_station_that_claims_the_address_and_a_crowd_that_lingers_move_nothing() {
     withstands(
         "a_station_that_claims_the_address_and_a_crowd_that_lingers_move_nothing",
-        System::Vipd(Timing::Default),
         &[Attack::Spoofed, Attack::SlowLoris],
     );
 }
@@ -54,7 +43,6 @@ fn a_station_that_claims_the_address_and_a_crowd_that_lingers_move_nothing() {
 fn an_owner_whose_interface_kernel_or_disk_fails_it_keeps_the_address_or_hands_it_over() {
     withstands(
         "an_owner_whose_interface_kernel_or_disk_fails_it_keeps_the_address_or_hands_it_over",
-        System::Vipd(Timing::Default),
         &[Attack::Mtu, Attack::TinyMtu, Attack::Renamed, Attack::Overrun, Attack::DiskFull],
     );
 }
