@@ -140,9 +140,13 @@ impl Node {
         for process in self.processes.iter_mut().filter(|process| is_of_system(process.name())) {
             process.stop().await?;
         }
+        self.forget_system();
+        Ok(())
+    }
+
+    fn forget_system(&mut self) {
         self.processes.retain(|process| !is_of_system(process.name()));
         self.launches.retain(|launch| !is_of_system(launch.name));
-        Ok(())
     }
 
     /// Ends the system under test with SIGKILL and removes what it left on the interface and in nftables.
@@ -153,8 +157,7 @@ impl Node {
         for process in self.processes.iter_mut().filter(|process| is_of_system(process.name())) {
             process.kill().await?;
         }
-        self.processes.retain(|process| !is_of_system(process.name()));
-        self.launches.retain(|launch| !is_of_system(launch.name));
+        self.forget_system();
         self.remove_addresses().await?;
         // A killed vipd's fence outlives it, and would silence the next system.
         nft(Some(&self.host.namespace), "flush ruleset").await

@@ -52,3 +52,24 @@ pub(crate) fn open_files(pid: u32) -> Result<BTreeMap<String, usize>> {
     }
     Ok(sorts)
 }
+
+/// Memory may be so much larger at the end than at the beginning: this part of it, and so many kB.
+const MARGIN: (u64, u64) = (5, 1024);
+
+/// The medians of the first tenth of some figures after the warm-up, which is a tenth as well, and of the last.
+pub(crate) fn ends(figures: &[u64]) -> [u64; 2] {
+    let tenth = (figures.len() / 10).max(1);
+    let first = figures.iter().skip(tenth).take(tenth).copied().collect();
+    let last = figures.iter().rev().take(tenth).copied().collect();
+    [median(first), median(last)]
+}
+
+/// The most kB that memory may be in the end, where it was so many at first.
+pub(crate) fn flat(first: u64) -> u64 {
+    first + first * MARGIN.0 / 100 + MARGIN.1
+}
+
+fn median(mut numbers: Vec<u64>) -> u64 {
+    numbers.sort_unstable();
+    numbers.get(numbers.len() / 2).copied().unwrap_or(0)
+}

@@ -24,18 +24,13 @@ pub(super) fn gather(from: &Arc<Namespace>, target: SocketAddr) -> Result<Sender
     let mut here: Vec<Option<TcpStream>> = (0..CROWD).map(|_| None).collect();
     let mut turn = 0;
     let namespace = Arc::clone(from);
-    let mut entered = false;
     Sender::start(move || {
-        if !entered {
-            entered = namespace.enter().is_ok();
-            return 0;
-        }
         let byte = WORDS[turn % WORDS.len()];
         turn += 1;
         let mut said = 0;
         for place in &mut here {
             if place.is_none() {
-                *place = TcpStream::connect_timeout(&target, PATIENCE).ok();
+                *place = namespace.within(|| Ok(TcpStream::connect_timeout(&target, PATIENCE)?)).ok();
             }
             let wrote = place.as_mut().is_some_and(|stream| stream.write_all(&[byte]).is_ok());
             said += u64::from(wrote);

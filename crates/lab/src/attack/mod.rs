@@ -277,6 +277,7 @@ async fn begin(
         Attack::Replayed => {
             let heard = station::record(&lab.nodes[owner].host, RECORD).await?;
             anyhow::ensure!(!heard.is_empty(), "no peer said anything in {RECORD:?}");
+            under_way.began = Instant::now();
             under_way.senders.push(station::play_back(from, heard)?);
         }
         Attack::Spoofed => under_way.senders.push(station::spoof(attacker)?),

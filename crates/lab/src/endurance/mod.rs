@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use tokio::time::Instant;
 
-use crate::demo::{Console, readable};
+use crate::demo::Console;
 use crate::fault::Fault;
 use crate::lab::Lab;
 use crate::network::NODES;
@@ -173,11 +173,6 @@ async fn others_are_fit(lab: &Lab, owner: usize) -> Result<()> {
         }
         tokio::time::sleep(ASK_INTERVAL).await;
     }
-}
-
-/// What came of them, in words: [`readable`] durations, and no more than a screen holds.
-fn words(durations: &[Duration]) -> String {
-    durations.iter().map(|one| format!("{:>9}", readable(*one))).collect()
 }
 
 #[cfg(test)]

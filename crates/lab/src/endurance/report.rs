@@ -7,15 +7,12 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use serde_json::json;
 
-use super::words;
 use crate::demo::readable;
 use crate::fault::{Fault, Observation};
 use crate::lab::Lab;
 use crate::network::NODES;
-use crate::taken::{Taken, taken};
+use crate::taken::{Taken, ends, flat, taken};
 
-/// Memory may be so much larger at the end than at the beginning: this part of it, and so many kB.
-const MARGIN: (u64, u64) = (5, 1024);
 /// Descriptors that may be more: checks of backends have connections of their own, which come and go.
 const FILES_MARGIN: u64 = 4;
 /// Threads that may be more: those that wait for a file or a name end some seconds after their last one.
@@ -193,12 +190,8 @@ impl Report {
         }
         for (node, name) in NODES.iter().enumerate() {
             let looks: Vec<&Look> = self.looks.iter().filter(|look| look.node == node).collect();
-            let tenth = (looks.len() / 10).max(1);
-            let medians = |of: fn(&Taken) -> u64| {
-                let first = looks.iter().skip(tenth).take(tenth).map(|look| of(&look.taken));
-                let last = looks.iter().rev().take(tenth).map(|look| of(&look.taken));
-                [median(first.collect()), median(last.collect())]
-            };
+            let medians =
+                |of: fn(&Taken) -> u64| ends(&looks.iter().map(|look| of(&look.taken)).collect::<Vec<_>>());
             let [memory, memory_last] = medians(|taken| taken.rss);
             let [files, files_last] = medians(|taken| taken.descriptors as u64);
             let [threads, threads_last] = medians(|taken| taken.threads as u64);
@@ -209,7 +202,7 @@ impl Report {
                     if same { "" } else { ", not the same process" }
                 ),
                 holds: same
-                    && memory_last <= memory + memory * MARGIN.0 / 100 + MARGIN.1
+                    && memory_last <= flat(memory)
                     && files_last <= files + FILES_MARGIN
                     && threads_last <= threads + THREADS_MARGIN,
             });
@@ -260,9 +253,9 @@ fn part(sorted: &[Duration], thousandths: usize) -> Duration {
     sorted.get(rank - 1).copied().unwrap_or_default()
 }
 
-fn median(mut numbers: Vec<u64>) -> u64 {
-    numbers.sort_unstable();
-    numbers.get(numbers.len() / 2).copied().unwrap_or(0)
+/// Some of a distribution, as people read them.
+fn words(durations: &[Duration]) -> String {
+    durations.iter().map(|one| format!("{:>9}", readable(*one))).collect()
 }
 
 #[cfg(test)]

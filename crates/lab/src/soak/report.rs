@@ -8,9 +8,7 @@ use super::director::{Outcome, Sample};
 use super::kind::Kind;
 use super::totals::Check;
 use crate::demo::{Console, readable};
-
-/// Memory may be so much larger at the end than at the beginning: this part of it, and so many kB.
-const MARGIN: (u64, u64) = (5, 1024);
+use crate::taken;
 
 /// One figure of a sample.
 type Of = fn(&Sample) -> u64;
@@ -128,25 +126,16 @@ fn resources(outcome: &Outcome) -> String {
 
 fn memory(name: &str, outcome: &Outcome, of: Of) -> Check {
     let [first, last] = ends(&outcome.samples, of);
-    let most = first + first * MARGIN.0 / 100 + MARGIN.1;
+    let most = taken::flat(first);
     let what = format!(
         "{name}: median of the last tenth {last} kB ≤ {most} kB, that of the first after the warm-up {first} kB and a margin"
     );
     Check::new(what, !outcome.samples.is_empty() && last <= most)
 }
 
-/// The medians of the first tenth of the samples after the warm-up, which is a tenth as well, and of the last.
+/// One figure at the beginning and at the end.
 fn ends(samples: &[Sample], of: Of) -> [u64; 2] {
-    let tenth = (samples.len() / 10).max(1);
-    let first: Vec<u64> = samples.iter().skip(tenth).take(tenth).map(of).collect();
-    let last: Vec<u64> = samples.iter().rev().take(tenth).map(of).collect();
-    [median(first), median(last)]
-}
-
-fn median(numbers: Vec<u64>) -> u64 {
-    let mut numbers = numbers;
-    numbers.sort_unstable();
-    numbers.get(numbers.len() / 2).copied().unwrap_or(0)
+    taken::ends(&samples.iter().map(of).collect::<Vec<_>>())
 }
 
 #[cfg(test)]

@@ -37,6 +37,13 @@ async fn three(elsewhere: &Elsewhere) -> [Moody; 3] {
     ]
 }
 
+/// A balancer that knows of each of them what its checks say.
+async fn checked(servers: &[Moody]) -> Rig {
+    let mut config = frontend(servers.iter().map(Moody::backend).collect());
+    config.check = quick();
+    Rig::judged(config).await
+}
+
 /// Without checks nothing tells that it is silent; whoever comes to it waits until it gives up itself, and nobody else does.
 #[tokio::test]
 async fn a_backend_that_falls_silent_unchecked_harms_those_that_come_to_it_and_nobody_else() {
@@ -66,9 +73,7 @@ async fn a_backend_that_falls_silent_is_found_by_its_checks_and_no_connection_fa
     let _turn = ONE_AT_A_TIME.lock().await;
     let elsewhere = Elsewhere::start();
     let servers = three(&elsewhere).await;
-    let mut config = frontend(servers.iter().map(Moody::backend).collect());
-    config.check = quick();
-    let rig = Rig::judged(config).await;
+    let rig = checked(&servers).await;
     let mut before = Bystanders::start(&https(rig.address));
     before.go_on(MEANWHILE).await;
 
@@ -97,9 +102,7 @@ async fn a_backend_that_trickles_gets_nothing_new_once_that_is_known_and_its_ans
     let _turn = ONE_AT_A_TIME.lock().await;
     let elsewhere = Elsewhere::start();
     let servers = three(&elsewhere).await;
-    let mut config = frontend(servers.iter().map(Moody::backend).collect());
-    config.check = quick();
-    let rig = Rig::judged(config).await;
+    let rig = checked(&servers).await;
     let mut before = Bystanders::start(&https(rig.address).patient_for(PATIENT));
     before.go_on(MEANWHILE).await;
 
@@ -124,9 +127,7 @@ async fn a_backend_that_was_silent_from_the_beginning_is_not_taken_for_one_of_an
     let elsewhere = Elsewhere::start();
     let servers = three(&elsewhere).await;
     servers[0].set(Mood::Frozen);
-    let mut config = frontend(servers.iter().map(Moody::backend).collect());
-    config.check = quick();
-    let rig = Rig::judged(config).await;
+    let rig = checked(&servers).await;
 
     let mut others = Bystanders::start(&https(rig.address));
     others.go_on(MEANWHILE).await;
