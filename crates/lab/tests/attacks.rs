@@ -16,9 +16,13 @@ use lab::system::{System, Timing};
 const LASTS: Duration = Duration::from_secs(4);
 
 fn withstands(test: &str, attacks: &[Attack]) {
+    stands(test, System::Vipd(Timing::Default), attacks);
+}
+
+fn stands(test: &str, system: System, attacks: &[Attack]) {
     in_a_lab(test, async |mut lab| {
         let plan = Plan { attacks: attacks.to_vec(), tries: 1, lasts: LASTS };
-        ensure!(run(&mut lab, System::Vipd(Timing::Default), &plan).await?, "what failed is told above");
+        ensure!(run(&mut lab, system, &plan).await?, "what failed is told above");
         Ok(())
     });
 }
@@ -44,5 +48,15 @@ fn an_owner_whose_interface_kernel_or_disk_fails_it_keeps_the_address_or_hands_i
     withstands(
         "an_owner_whose_interface_kernel_or_disk_fails_it_keeps_the_address_or_hands_it_over",
         &[Attack::Mtu, Attack::TinyMtu, Attack::Renamed, Attack::Overrun, Attack::DiskFull],
+    );
+}
+
+/// The kernel remembers each connection that is begun, and gives it a port towards a backend, as long as its handshake may go on.
+#[test]
+fn a_flood_of_connections_takes_the_kernels_path_from_nobody() {
+    stands(
+        "a_flood_of_connections_takes_the_kernels_path_from_nobody",
+        System::VipdKernel,
+        &[Attack::SynFlood],
     );
 }

@@ -7,8 +7,9 @@
 //!                      └───────────────────────────────────────┘
 //!
 //!  table inet vipd-10.0.0.162-6443 {        # flags owner
+//!    ct timeout handshake { protocol tcp; policy = { syn_sent : 3s, syn_recv : 3s } }
 //!    chain balancer { ip daddr 10.0.0.162 tcp dport 6443 fib daddr type local tcp flags syn / syn,ack
-//!                     dnat ip to numgen inc mod 3 map { 0 : 10.0.0.163 . 6443, 1 : 10.0.0.164 . 6443, 2 : 10.0.0.165 . 6443 } }
+//!                     ct timeout set "handshake" dnat ip to numgen inc mod 3 map { 0 : 10.0.0.163 . 6443, 1 : 10.0.0.164 . 6443, 2 : 10.0.0.165 . 6443 } }
 //!    chain prerouting { type nat hook prerouting priority dstnat - 10; jump balancer }
 //!    chain output { type nat hook output priority -110; jump balancer }
 //!    chain postrouting { type nat hook postrouting priority srcnat - 10;
@@ -35,6 +36,7 @@ mod slots;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 use nft::set::Element;
 use nft::{Attributes, Batch, Connection, Family, Header, Kind, Meta, octets};
@@ -91,16 +93,24 @@ impl Choice {
 struct Table {
     names: Names,
     forward: Forward,
+    /// Half-open connections are forgotten after [`HANDSHAKE`], and not when the host forgets others.
+    hurries: bool,
 }
 
 impl Table {
     fn new(forward: Forward) -> Self {
-        Self { names: Names::new(forward.ips.iter().copied(), forward.protocol, forward.port), forward }
+        let names = Names::new(forward.ips.iter().copied(), forward.protocol, forward.port);
+        let hurries = forward.protocol == Protocol::Tcp;
+        Self { names, forward, hurries }
     }
 
     /// Everything but the backends.
     fn install(&self, tie: Tie) -> Batch {
         let mut batch = self.names.begin(tie);
+        if self.hurries {
+            let seconds = u32::try_from(HANDSHAKE.as_secs()).unwrap_or(u32::MAX);
+            batch.add_handshake_timeout(&self.names.rules, HANDSHAKES, seconds);
+        }
         self.names.lead(&mut batch, tie, self.forward.port);
         self.names.hook(&mut batch, LEAVING, POSTROUTING, BEFORE_OTHERS);
         batch
@@ -172,6 +182,7 @@ impl Table {
             }
             Protocol::Udp => rule,
         };
+        let rule = if self.hurries { rule.give_timeout(HANDSHAKES) } else { rule };
         let rule = if by_source {
             let (offset, length) = source(family);
             rule.load_hash(Header::Network, offset, length, below)
@@ -237,6 +248,20 @@ impl Table {
     }
 }
 
+/// Has a table made, with [`Table::hurries`] where the kernel can.
+fn hurried<R>(
+    table: &mut Table,
+    make: impl Fn(&Table) -> Result<R, redirect::Error>,
+) -> Result<R, redirect::Error> {
+    match make(table) {
+        Err(error) if error.is_about_timeouts() => {
+            table.hurries = false;
+            make(table)
+        }
+        made => made,
+    }
+}
+
 /// Tries whether the kernel would lead connections to backends, and changes nothing. False: it would, and would not tie that to
 /// the life of the process.
 ///
@@ -246,14 +271,16 @@ impl Table {
 pub fn rehearse() -> Result<bool, redirect::Error> {
     let ips = vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
     let forward = Forward { protocol: Protocol::Tcp, ips: ips.clone(), port: 1, keep_source: true };
-    let table = Table { names: Names::specimen(), forward };
+    let mut table = Table { names: Names::specimen(), ..Table::new(forward) };
     let backends: Vec<_> = ips.into_iter().map(|ip| (SocketAddr::new(ip, 1), 1)).collect();
-    kernel::rehearse(&table.names.rules, |tie| {
-        let mut batch = table.install(tie);
-        for by_source in [false, true] {
-            table.add(&mut batch, &Choice { by_source, backends: backends.clone() });
-        }
-        batch.rehearsal()
+    hurried(&mut table, |table| {
+        kernel::rehearse(&table.names.rules, |tie| {
+            let mut batch = table.install(tie);
+            for by_source in [false, true] {
+                table.add(&mut batch, &Choice { by_source, backends: backends.clone() });
+            }
+            batch.rehearsal()
+        })
     })
 }
 
@@ -274,6 +301,12 @@ fn with_port(address: SocketAddr) -> Vec<u8> {
 const TCP_FLAGS: u32 = 13;
 const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;
+/// How long the kernel remembers a connection whose handshake makes no step. A flood of them takes this host's ports towards the
+/// backends, some 64 500 for each, as long as they are remembered: a minute, if nobody says otherwise. Within this time a client that
+/// hears nothing has asked twice more, and a backend answered twice more.
+const HANDSHAKE: Duration = Duration::from_secs(3);
+/// The name of what says so.
+const HANDSHAKES: &str = "handshake";
 /// The chain of what leaves this host.
 const LEAVING: &str = "postrouting";
 /// `NF_INET_POST_ROUTING`

@@ -38,6 +38,14 @@ pub const SET_DESCRIPTION: u16 = 9;
 pub const SET_ID: u16 = 10;
 /// What `nft` wants to know when it prints the set.
 pub const SET_USER_DATA: u16 = 13;
+/// The table that an object is in.
+pub const OBJECT_TABLE: u16 = 1;
+/// Name of an object.
+pub const OBJECT_NAME: u16 = 2;
+/// What kind of object it is.
+pub const OBJECT_TYPE: u16 = 3;
+/// What the object says.
+pub const OBJECT_DATA: u16 = 4;
 /// The table that the set of these elements is in.
 pub const ELEMENTS_TABLE: u16 = 1;
 /// Their set.

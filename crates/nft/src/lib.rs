@@ -14,6 +14,7 @@ pub mod rule;
 pub mod ruleset;
 pub mod set;
 mod socket;
+mod timeout;
 
 pub use message::{Attributes, Batch, Family, Step, Verb};
 pub use rule::{Connection, Header, Meta, octets, protocol_family};

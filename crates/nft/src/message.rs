@@ -43,6 +43,8 @@ pub enum Step {
     Rule,
     /// Puts an element into a set, or takes it out.
     Element,
+    /// Makes a time limit of connections.
+    Timeout,
     /// Takes rules or the table away.
     Remove,
 }
@@ -70,6 +72,8 @@ pub enum Verb {
     NewElement,
     /// Takes elements out of a set.
     DeleteElement,
+    /// Makes an object that rules refer to by its name.
+    NewObject,
 }
 
 impl Batch {
@@ -104,6 +108,7 @@ impl Batch {
             Verb::NewSet => (9, CREATE),
             Verb::NewElement => (12, CREATE),
             Verb::DeleteElement => (14, 0),
+            Verb::NewObject => (18, CREATE),
         };
         self.last = self.bytes.len();
         self.put(step, (SUBSYSTEM << 8) | number, REQUEST | flags, attributes);

@@ -35,7 +35,7 @@ impl Attributes {
     }
 
     /// Adds an expression to the list of a rule's.
-    fn expression(self, name: &str, data: &Self) -> Self {
+    pub(crate) fn expression(self, name: &str, data: &Self) -> Self {
         const LIST_ELEMENT: u16 = 1;
         self.nest(LIST_ELEMENT, &Self::default().text(1, name).nest(2, data))
     }

@@ -127,6 +127,12 @@ impl Attack {
         }
     }
 
+    /// Whether it takes nothing from a client, who has what he had before: the lab's is on the attacked machine, so now and then one of his
+    /// requests may fail.
+    fn is_unfelt(self) -> bool {
+        self != Self::Spoofed && self.moves() == Some(false)
+    }
+
     /// What vipd is to say of it, on one node at least; `None` where there is nothing for an operator to do, or no room to say it.
     fn told(self) -> Option<&'static str> {
         match self {

@@ -59,6 +59,11 @@ impl Outcome {
         );
         let moves = self.seen.moves.len();
         not(self.attack.moves().is_none_or(|wanted| wanted == (moves > 0)), format!("{moves} moves"));
+        let (good, failed) = (self.seen.service.good, self.seen.service.failures());
+        not(
+            !self.attack.is_unfelt() || failed * 100 <= good,
+            format!("{failed} of {} requests", good + failed),
+        );
         not(self.grown <= MEMORY_MAX, format!("memory grew by {} kB", self.grown));
         not(self.lines() <= LINES_MAX, format!("{} lines in a log", self.lines()));
         not(self.told, format!("nobody said {:?}", self.attack.told().unwrap_or_default()));

@@ -12,7 +12,7 @@ use tokio::runtime::Builder;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::{Choice, Forward, Table};
+use super::{Choice, Forward, Table, hurried};
 use crate::Error;
 use crate::drain::{Orders, Phase};
 use crate::frontend::Shared;
@@ -51,10 +51,19 @@ impl Path {
         if let Some(setting) = forward.not_forwarding() {
             return Err(Error::NotForwarding { frontend: frontend.to_owned(), setting });
         }
-        let table = Table::new(forward.clone());
+        let mut table = Table::new(forward.clone());
         let error = |source| Error::Forward { frontend: frontend.to_owned(), port, source };
-        let made =
-            kernel::Table::install(&table.names.rules, |tie| table.install(tie).end()).map_err(error)?;
+        let made = hurried(&mut table, |table| {
+            kernel::Table::install(&table.names.rules, |tie| table.install(tie).end())
+        });
+        let made = made.map_err(error)?;
+        if forward.protocol == Protocol::Tcp && !table.hurries {
+            tracing::warn!(
+                frontend,
+                port,
+                "this kernel has one time limit for all handshakes (no CONFIG_NF_CONNTRACK_TIMEOUT): a flood of them can use up the ports towards the backends; lower net.netfilter.nf_conntrack_tcp_timeout_syn_recv"
+            );
+        }
         tracing::info!(
             frontend,
             port,

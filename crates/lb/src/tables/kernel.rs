@@ -41,6 +41,13 @@ pub(crate) struct Table {
     name: String,
 }
 
+impl Error {
+    /// All that is missing is a time limit for handshakes of their own.
+    pub(crate) fn is_about_timeouts(&self) -> bool {
+        matches!(self, Self::Unsupported { missing } if *missing == NO_TIMEOUTS)
+    }
+}
+
 impl Table {
     /// Makes the table, in place of one that an earlier process has left.
     pub(crate) fn install(name: &str, batch: impl Fn(Tie) -> Batch) -> Result<Self, Error> {
@@ -114,6 +121,7 @@ fn meaning_anywhere(refusal: Refusal) -> Error {
         Step::Rule => {
             ("rule", "expression `fib` or `nat` in nf_tables (CONFIG_NFT_FIB_INET, CONFIG_NFT_NAT)")
         }
+        Step::Timeout => ("time limit", NO_TIMEOUTS),
         Step::Set | Step::Element => ("set", "sets in nf_tables (CONFIG_NF_TABLES)"),
         Step::Remove => ("removal", "nf_tables (CONFIG_NF_TABLES)"),
     };
@@ -128,6 +136,9 @@ fn meaning_anywhere(refusal: Refusal) -> Error {
         errno => Error::Refused { what, source: errno.into() },
     }
 }
+
+/// What a kernel lacks that has one time limit of handshakes for all.
+const NO_TIMEOUTS: &str = "time limits of single connections (CONFIG_NF_CONNTRACK_TIMEOUT)";
 
 #[cfg(test)]
 mod tests {

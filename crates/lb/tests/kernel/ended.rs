@@ -191,3 +191,46 @@ fn the_kernel_goes_on_when_the_balancer_ends_and_another_takes_over() {
     };
     eventually("its predecessor's flows are counted", || backends() == [1, 1, 1, 1]);
 }
+
+/// A flood of them would take the host's ports towards its backends for as long as they are remembered.
+#[test]
+fn a_handshake_that_nobody_goes_on_with_is_forgotten_in_seconds_and_a_connection_is_not() {
+    let Some(segment) = Segment::new(3) else { return };
+    let [a, b, client] = &segment.stations[..] else { unreachable!("there are three") };
+    serve(a, 'a');
+    serve(b, 'b');
+    a.pass_packets_on();
+    let node = Node::start(a, forwarded(&[1, 2]));
+    settled(&node, a);
+    segment.move_to(0);
+    let mut flows = virtual_port().map(|vip| to_both(client, vip));
+
+    client.nft(
+        "-f -",
+        "table inet deaf { chain input { type filter hook input priority 0; \
+         tcp flags & (syn | ack) == syn | ack drop; }; }",
+    );
+    for vip in virtual_port().into_iter().cycle().take(4) {
+        client.enter(|| {
+            let socket =
+                socket2::Socket::new(socket2::Domain::for_address(vip), socket2::Type::STREAM, None).unwrap();
+            socket.set_nonblocking(true).unwrap();
+            // Closed at once, it asks no second time.
+            socket.connect(&vip.into()).expect_err("nobody hears the answer");
+        });
+    }
+    // ipv4 2 tcp 6 SECONDS STATE src=…
+    let half_open = || {
+        let table = a.enter(|| std::fs::read_to_string("/proc/thread-self/net/nf_conntrack").unwrap());
+        let of_vips = table.lines().filter(|flow| flow.contains("dst=10.0.0.9 ") || flow.contains(":0009 "));
+        let words = of_vips.map(|flow| flow.split_whitespace().collect::<Vec<_>>());
+        let waiting = words.filter(|words| words[5] == "SYN_RECV").map(|words| words[4].parse().unwrap());
+        waiting.collect::<Vec<u64>>()
+    };
+    eventually("the backends have answered", || half_open().len() == 4);
+    assert!(half_open().iter().all(|seconds| *seconds <= 3), "{:?}", half_open());
+    // A minute is what the kernel gives others.
+    eventually("they are forgotten", || half_open().is_empty());
+
+    flows.iter_mut().flatten().for_each(|flow| echo(flow).unwrap());
+}

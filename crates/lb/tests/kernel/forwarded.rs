@@ -280,8 +280,8 @@ fn the_rules_can_be_saved_and_end_with_the_balancer() {
 
     let ruleset = a.ruleset();
     for rule in [
-        "ip daddr 10.0.0.9 tcp dport 6443 fib daddr type local tcp flags syn / syn,ack dnat ip to numgen inc mod 2 map { 0 : 10.0.0.1 . 6443, 1 : 10.0.0.2 . 6443 }",
-        "ip6 daddr fd00::9 tcp dport 6443 fib daddr type local tcp flags syn / syn,ack dnat ip6 to numgen inc mod 2 map { 0 : fd00::1 . 6443, 1 : fd00::2 . 6443 }",
+        "ip daddr 10.0.0.9 tcp dport 6443 fib daddr type local tcp flags syn / syn,ack ct timeout set \"handshake\" dnat ip to numgen inc mod 2 map { 0 : 10.0.0.1 . 6443, 1 : 10.0.0.2 . 6443 }",
+        "ip6 daddr fd00::9 tcp dport 6443 fib daddr type local tcp flags syn / syn,ack ct timeout set \"handshake\" dnat ip6 to numgen inc mod 2 map { 0 : fd00::1 . 6443, 1 : fd00::2 . 6443 }",
         "ct original ip daddr 10.0.0.9 oif != \"lo\" masquerade",
         "flags owner",
     ] {

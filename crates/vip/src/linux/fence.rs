@@ -297,7 +297,8 @@ fn meaning(refusal: Refusal) -> FenceError {
             ("chain", "filters for IP or ARP in nf_tables (CONFIG_NF_TABLES_INET, CONFIG_NF_TABLES_ARP)")
         }
         Step::Set | Step::Element => ("set", "sets with timeouts in nf_tables (CONFIG_NF_TABLES)"),
-        Step::Rule => ("rule", "sets with timeouts in nf_tables (CONFIG_NF_TABLES)"),
+        // A fence limits no connection's time.
+        Step::Rule | Step::Timeout => ("rule", "sets with timeouts in nf_tables (CONFIG_NF_TABLES)"),
         Step::Remove => ("removal", "nf_tables (CONFIG_NF_TABLES)"),
     };
     match refusal.errno {
