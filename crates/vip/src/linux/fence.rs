@@ -327,3 +327,16 @@ const LATE: Duration = Duration::from_millis(10);
 
 /// How long an address waits for its fence: as long as for any answer of the kernel.
 const PATIENCE: Duration = Duration::from_millis(500);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Without it an element would live for a tick longer than the lease: the kernel rounds up.
+    #[test]
+    fn the_kernels_tick_is_known() {
+        let ticks = [100, 250, 300, 1000].map(|hertz| Duration::from_secs(1) / hertz);
+        let near = |wanted: &Duration| wanted.abs_diff(tick()) < Duration::from_micros(1);
+        assert!(ticks.iter().any(near), "{:?}", tick());
+    }
+}

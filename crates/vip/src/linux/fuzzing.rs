@@ -1,6 +1,6 @@
 //! What fuzzing calls of what the kernel tells. See [`crate::fuzzing`].
 
-use super::monitor::{decode, name, port};
+use super::monitor::{decode, port};
 use super::requests::{to_entry, to_link};
 use super::routes::{default_route, gateway};
 use netlink_packet_sock_diag::SockDiagMessage;
@@ -23,7 +23,7 @@ pub fn link_news(bytes: &[u8]) {
             RouteNetlinkMessage::NewLink(_) | RouteNetlinkMessage::DelLink(_)
         )));
         if let RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link) = message {
-            let _ = (name(link), to_link(link).map(|link| link.up));
+            let _ = to_link(link).map(|link| link.up);
         } else if let RouteNetlinkMessage::NewAddress(address) = message {
             assert!(to_entry(address).is_none_or(|entry| entry.index == address.header.index));
         } else if let RouteNetlinkMessage::NewRoute(route) = message {

@@ -6,7 +6,7 @@ use crate::network::{Event, Link};
 use futures_util::FutureExt as _;
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::RouteNetlinkMessage;
-use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
+use rtnetlink::packet_route::link::LinkAttribute;
 use rtnetlink::sys::{AsyncSocket as _, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE};
 use rtnetlink::{Handle, MulticastGroup};
 use std::collections::BTreeMap;
@@ -121,7 +121,8 @@ impl Monitor {
                 message
             {
                 let ours = Some(message.header.index) == index;
-                news.link |= ours || index.is_none() || name(&message) == Some(&self.interface);
+                // Who has no interface looks at any: it may have the name now.
+                news.link |= ours || index.is_none();
                 news.flapped |= ours && !is_up(message.header.flags);
             }
         }
@@ -198,10 +199,8 @@ pub(super) fn decode(mut datagram: &[u8]) -> Vec<RouteNetlinkMessage> {
         if let NetlinkPayload::InnerMessage(inner) = message.payload {
             messages.push(inner);
         }
-        match datagram.get(length..) {
-            Some(rest) if length > 0 => datagram = rest,
-            _ => break,
-        }
+        // None is empty: a header counts itself.
+        datagram = datagram.get(length..).unwrap_or_default();
     }
     messages
 }
@@ -216,15 +215,8 @@ pub(super) fn port(message: &RouteNetlinkMessage, of: Option<u32>) -> Option<(u3
     let controller = link.attributes.iter().find_map(|attribute| {
         if let LinkAttribute::Controller(controller) = attribute { Some(*controller) } else { None }
     });
-    let is_port = stays && controller.is_some() && controller == of;
+    let is_port = stays && of.is_some_and(|of| controller == Some(of));
     Some((link.header.index, is_port.then(|| is_up(link.header.flags))))
-}
-
-pub(super) fn name(message: &LinkMessage) -> Option<&String> {
-    message
-        .attributes
-        .iter()
-        .find_map(|attribute| if let LinkAttribute::IfName(name) = attribute { Some(name) } else { None })
 }
 
 /// Notifications that are taken together: when a node starts its pods there are hundreds, and one look is enough.
@@ -235,3 +227,64 @@ const DATAGRAM: usize = 64 * 1024;
 
 /// Between tries while the kernel fails us, which happens when it is out of memory or descriptors.
 const PAUSE: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rtnetlink::packet_core::NetlinkHeader;
+    use rtnetlink::packet_route::link::{LinkFlags, LinkMessage};
+
+    const BRIDGE: u32 = 2;
+
+    fn link(index: u32, controller: Option<u32>, flags: LinkFlags) -> LinkMessage {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.header.flags = flags;
+        message.attributes.extend(controller.map(LinkAttribute::Controller));
+        message
+    }
+
+    #[test]
+    fn a_port_is_one_of_this_interface_alone_as_long_as_it_stays() {
+        let up = LinkFlags::Up | LinkFlags::LowerUp;
+        let new = |controller, flags| RouteNetlinkMessage::NewLink(link(5, controller, flags));
+        assert_eq!(port(&new(Some(BRIDGE), up), Some(BRIDGE)), Some((5, Some(true))));
+        assert_eq!(port(&new(Some(BRIDGE), LinkFlags::Up), Some(BRIDGE)), Some((5, Some(false))));
+        let none = Some((5, None));
+        assert_eq!(port(&new(Some(BRIDGE + 1), up), Some(BRIDGE)), none, "another's");
+        assert_eq!(port(&new(None, up), Some(BRIDGE)), none, "nobody's");
+        assert_eq!(port(&new(None, up), None), none, "there is no interface that it could be one of");
+        let gone = RouteNetlinkMessage::DelLink(link(5, Some(BRIDGE), up));
+        assert_eq!(port(&gone, Some(BRIDGE)), none);
+        assert_eq!(port(&RouteNetlinkMessage::NewRoute(Default::default()), Some(BRIDGE)), None);
+    }
+
+    #[test]
+    fn a_port_that_is_as_it_was_is_no_news() {
+        let mut uplinks = Uplinks::default();
+        assert!(uplinks.note(5, Some(true)), "it was not known");
+        assert!(!uplinks.note(5, Some(true)));
+        assert!(uplinks.note(5, Some(false)) && uplinks.note(5, Some(true)));
+        assert!(uplinks.note(5, None));
+        assert!(!uplinks.note(5, None) && !uplinks.note(6, None));
+    }
+
+    /// As the kernel packs them when much changes at once.
+    #[test]
+    fn all_messages_of_a_datagram_are_read() {
+        let all: Vec<_> =
+            (1..4).map(|index| RouteNetlinkMessage::NewLink(link(index, None, LinkFlags::Up))).collect();
+        let mut datagram = Vec::new();
+        for message in &all {
+            let mut message = NetlinkMessage::new(NetlinkHeader::default(), message.clone().into());
+            message.finalize();
+            let begin = datagram.len();
+            datagram.resize(begin + message.buffer_len().next_multiple_of(4), 0);
+            message.serialize(&mut datagram[begin..][..message.buffer_len()]);
+        }
+        assert_eq!(decode(&datagram), all);
+        datagram.truncate(datagram.len() - 1);
+        assert_eq!(decode(&datagram), all[..2]);
+        assert_eq!(decode(&[]), []);
+    }
+}

@@ -56,11 +56,10 @@ impl Requests {
     /// Returns whether somebody has set the interface up, whatever its carrier; `None` if there is none of this name.
     pub(super) async fn is_enabled(&self, name: &str) -> Result<Option<bool>, Error> {
         let found = self.handle.link().get().match_name(name.to_owned()).execute().try_collect::<Vec<_>>();
-        let messages = match answered(found).await {
-            Err(error) if is(&error, rustix::io::Errno::NODEV) => return Ok(None),
-            other => other.map_err(|source| Error::List { what: "the interfaces", source })?,
-        };
-        Ok(messages.first().map(|message| message.header.flags.contains(LinkFlags::Up)))
+        let found = unless_gone(answered(found).await);
+        let messages = found.map_err(|source| Error::List { what: "the interfaces", source })?;
+        let first = messages.as_ref().and_then(|messages| messages.first());
+        Ok(first.map(|message| message.header.flags.contains(LinkFlags::Up)))
     }
 
     /// Another way to the same connection, which doesn't keep it open.
@@ -80,16 +79,11 @@ impl Requests {
     pub(super) async fn entries(&self, index: Option<u32>) -> Result<Vec<Entry>, Error> {
         let mut get = self.handle.address().get();
         get.message_mut().header.index = index.unwrap_or(0);
-        match answered(get.execute().try_collect::<Vec<_>>()).await {
-            Ok(messages) => Ok(messages
-                .iter()
-                .filter_map(to_entry)
-                // A kernel before 5.0 knows no strict check and lists all.
-                .filter(|entry| index.is_none_or(|index| entry.index == index))
-                .collect()),
-            Err(error) if is(&error, rustix::io::Errno::NODEV) => Ok(Vec::new()),
-            Err(source) => Err(Error::List { what: "the addresses", source }),
-        }
+        let found = unless_gone(answered(get.execute().try_collect::<Vec<_>>()).await);
+        let messages = found.map_err(|source| Error::List { what: "the addresses", source })?;
+        let entries = messages.iter().flatten().filter_map(to_entry);
+        // A kernel before 5.0 knows no strict check and lists all.
+        Ok(entries.filter(|entry| index.is_none_or(|index| entry.index == index)).collect())
     }
 
     /// Adds the address, or renews it.
@@ -139,11 +133,9 @@ const GONE: [rustix::io::Errno; 3] =
 /// Returns the interface of this name, if there is one.
 pub(super) async fn find_link(handle: &Handle, name: &str) -> Result<Option<Link>, Error> {
     let found = handle.link().get().match_name(name.to_owned()).execute().try_collect::<Vec<_>>();
-    let messages = match answered(found).await {
-        Err(error) if is(&error, rustix::io::Errno::NODEV) => return Ok(None),
-        other => other.map_err(|source| Error::List { what: "the interfaces", source })?,
-    };
-    match messages.first().map(to_link) {
+    let found = unless_gone(answered(found).await);
+    let messages = found.map_err(|source| Error::List { what: "the interfaces", source })?;
+    match messages.as_ref().and_then(|messages| messages.first()).map(to_link) {
         None => Ok(None),
         Some(Ok(link)) => Ok(Some(link)),
         Some(Err(octets)) => Err(Error::NotEthernet { interface: name.to_owned(), octets }),
@@ -228,6 +220,14 @@ pub(super) async fn answered<T>(request: impl Future<Output = Result<T, rtnetlin
     }
 }
 
+/// What the kernel answers about an interface; `None` where it says that there is none.
+fn unless_gone<T>(answer: io::Result<T>) -> io::Result<Option<T>> {
+    match answer {
+        Err(error) if is(&error, rustix::io::Errno::NODEV) => Ok(None),
+        other => other.map(Some),
+    }
+}
+
 fn is(error: &io::Error, errno: rustix::io::Errno) -> bool {
     error.raw_os_error() == Some(errno.raw_os_error())
 }
@@ -252,6 +252,18 @@ mod tests {
         ];
 
         assert_eq!(leftovers(&entries, 2).collect::<Vec<_>>(), [&ours]);
+    }
+
+    /// An owner lets go of everything where there is no interface, and of nothing because the kernel was busy.
+    #[test]
+    fn a_kernel_that_says_nothing_has_not_said_that_the_interface_is_gone() {
+        let failed = |errno: rustix::io::Errno| Err::<(), _>(io::Error::from(errno));
+        assert_eq!(unless_gone(Ok(7)).unwrap(), Some(7));
+        assert_eq!(unless_gone(failed(rustix::io::Errno::NODEV)).unwrap(), None);
+        let error = unless_gone(failed(rustix::io::Errno::NOBUFS)).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(rustix::io::Errno::NOBUFS.raw_os_error()));
+        let silence = Err::<(), _>(io::ErrorKind::TimedOut.into());
+        assert_eq!(unless_gone(silence).unwrap_err().kind(), io::ErrorKind::TimedOut);
     }
 
     #[test]

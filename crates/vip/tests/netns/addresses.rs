@@ -212,6 +212,24 @@ fn a_flush_and_a_removed_primary_are_repaired() {
 }
 
 #[test]
+fn what_becomes_of_other_addresses_is_no_reason_to_repair_ours() {
+    let Some(segment) = Segment::new(1) else { return };
+    let node = &segment.stations[0];
+    let owner = Owner::active(node, EASY);
+
+    for n in 50..55 {
+        node.ip(&format!("address add 10.0.0.{n}/24 dev eth0"));
+        node.ip(&format!("address del 10.0.0.{n}/24 dev eth0"));
+    }
+    // What is told later is looked at later.
+    node.ip(&format!("address del {} dev eth0", VIPS[0]));
+    eventually("it is back", || owner.handle.status().repairs > 0 && node.has("10.0.0.162"));
+
+    assert_eq!(owner.handle.status().repairs, 1);
+    owner.stop();
+}
+
+#[test]
 fn the_nodes_own_address_survives_a_release_only_where_the_kernel_promotes_secondaries() {
     let Some(segment) = Segment::new(2) else { return };
 
@@ -349,6 +367,41 @@ fn the_lists_for_a_check_name_interfaces_and_their_addresses() {
         "{texts:?}"
     );
     assert_eq!(missing.to_string(), "failed to find interface eth7");
+
+    let enabled = || node.run(vip::linux::is_enabled("eth0")).unwrap();
+    assert!(enabled());
+    segment.switch.ip("link set p1 down");
+    assert!(enabled(), "whatever its carrier");
+    node.ip("link set eth0 down");
+    assert!(!enabled());
+    let missing = node.run(vip::linux::is_enabled("eth7")).unwrap_err();
+    assert_eq!(missing.to_string(), "failed to find interface eth7");
+}
+
+#[test]
+fn a_check_learns_whose_an_address_is_and_which_interfaces_lead_to_it() {
+    let Some(segment) = Segment::new(1) else { return };
+    let node = &segment.stations[0];
+    node.ip("link add other type veth peer name end");
+    node.ip("address add 10.0.0.200/32 dev other");
+    let foreign = |wanted: &str| {
+        let wanted = [wanted.parse().unwrap(), "10.0.0.201/24".parse().unwrap()];
+        let found = node.run(vip::linux::foreign(&wanted)).unwrap();
+        found.into_iter().map(|one| format!("{} on {}", one.address, one.interface)).collect::<Vec<_>>()
+    };
+    assert_eq!(foreign("10.0.0.200/24"), ["10.0.0.200/32 on other"]);
+    assert_eq!(foreign("10.0.0.1/32"), ["10.0.0.1/24 on eth0"]);
+    let owner = Owner::active(node, EASY);
+    assert_eq!(foreign(VIPS[0]), <[String; 0]>::default(), "our own");
+    owner.stop();
+
+    let towards = |ip: &str| {
+        let found = node.run(vip::linux::interfaces_towards(ip.parse().unwrap())).unwrap();
+        found.into_iter().map(|(name, subnet)| format!("{subnet} by {name}")).collect::<Vec<_>>()
+    };
+    assert_eq!(towards("10.0.0.77"), ["10.0.0.1/24 by eth0"]);
+    assert_eq!(towards("10.0.0.1"), <[String; 0]>::default(), "it leads to nobody else");
+    assert_eq!(towards("10.1.0.1"), <[String; 0]>::default());
 }
 
 /// Deletes the address again and again; returns how long each time it took until the kernel had it again.

@@ -197,6 +197,7 @@ fn it_says_what_it_is_and_ends_with_its_driver() {
         assert!(ruleset.contains(line), "no '{line}' in\n{ruleset}");
     }
     assert!(!ruleset.contains("10.0.0.170 timeout"), "a standby's is closed: {ruleset}");
+    assert!(owner.handle.status().fenced && other.handle.status().fenced);
 
     other.stop();
     assert_eq!(tables(node), 3, "another's stay");
@@ -275,6 +276,7 @@ fn without_the_right_to_it_that_is_said_and_the_address_works_all_the_same() {
     owner.grant(Lease::Rolling(EASY));
     owner.becomes(State::Active);
     assert_eq!(Answers::of(peer), Answers::ALL);
+    assert!(!owner.handle.status().fenced);
     assert_eq!(node.nft("list ruleset"), "");
     owner.stop();
 }

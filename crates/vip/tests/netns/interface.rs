@@ -133,6 +133,24 @@ fn a_lost_carrier_is_seen_although_the_kernel_could_not_deliver_the_news() {
 }
 
 #[test]
+fn what_else_is_told_of_a_link_that_stays_up_moves_nothing() {
+    let Some(segment) = Segment::new(1) else { return };
+    let node = &segment.stations[0];
+    let owner = Owner::active(node, EASY);
+
+    for change in ["txqueuelen 500", "alias uplink", "mtu 1400", "promisc on"] {
+        node.ip(&format!("link set eth0 {change}"));
+    }
+    // What is told later is looked at later.
+    node.ip(&format!("address del {} dev eth0", VIPS[0]));
+    eventually("it is back", || owner.handle.status().repairs > 0 && node.has("10.0.0.162"));
+
+    let status = owner.handle.status();
+    assert_eq!((status.claims, status.releases), (1, 0));
+    owner.stop();
+}
+
+#[test]
 fn a_renamed_interface_is_left_clean_and_found_again() {
     let Some(segment) = Segment::new(1) else { return };
     let node = &segment.stations[0];

@@ -136,4 +136,10 @@ fn the_router_of_an_interface_is_that_of_its_best_default_route() {
     assert_eq!(router(false).as_deref(), Some("fd00::78"));
     node.ip("link add other0 type veth peer name other1");
     assert_eq!(node.run(default_gateway("other0", true)).unwrap(), None, "they lead elsewhere");
+    // Of several next hops the one that leaves by the interface.
+    node.ip("link set other0 up");
+    node.ip("link set other1 up");
+    node.ip("address add 10.1.0.1/24 dev other0");
+    node.ip("route add default metric 50 nexthop via 10.1.0.79 dev other0 nexthop via 10.0.0.79 dev eth0");
+    assert_eq!(router(true).as_deref(), Some("10.0.0.79"));
 }

@@ -1,10 +1,11 @@
 //! A client that only listens, when the owner of the address is gone.
 
-use crate::segment::{Namespace, PATIENCE, Segment};
+use crate::segment::{Namespace, PATIENCE, Segment, eventually};
+use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
-use vip::linux::{Sockets, Tickler};
+use vip::linux::{Forwarded, Sockets, Tickler};
 use vip::tickle::Connection;
 
 const VIPS: [&str; 2] = ["10.0.0.9", "fd00::9"];
@@ -154,4 +155,51 @@ fn thousands_of_connections_are_listed_whole() {
     let mut expected: Vec<_> = connections.iter().map(|(near, _)| near.local_addr().unwrap()).collect();
     expected.sort_unstable();
     assert_eq!(listed, expected);
+}
+
+/// No socket of the owner's has them: the kernel leads them elsewhere, here to another port of its own.
+#[test]
+fn connections_that_the_kernel_leads_elsewhere_are_found_in_its_memory() {
+    let Some(segment) = Segment::new(2) else { return };
+    let [client, owner] = &segment.stations[..] else { unreachable!("there are two") };
+    claim(owner);
+    owner.nft("add table inet led");
+    owner.nft("add chain inet led arriving { type nat hook prerouting priority -100 ; }");
+    let lead = |rule: &str| drop(owner.nft(&format!("add rule inet led arriving {rule}")));
+    lead("ip daddr 10.0.0.9 tcp dport 8443 dnat ip to 10.0.0.2:9000");
+    lead("ip daddr 10.0.0.9 tcp dport 8444 dnat ip to 10.0.0.77:9000");
+    lead("ip daddr 10.0.0.2 tcp dport 8443 dnat ip to 10.0.0.2:9000");
+    let listen = |at: &str| owner.enter(|| TcpListener::bind(at).unwrap());
+    let (backend, own) = (listen("10.0.0.2:9000"), listen("[fd00::9]:8443"));
+    let connect = |to: &str, listener: &TcpListener| {
+        let to: SocketAddr = to.parse().unwrap();
+        let near = client.enter(|| TcpStream::connect_timeout(&to, PATIENCE).unwrap());
+        (near, listener.accept().unwrap().0)
+    };
+    let mut led: Vec<_> = (0..3).map(|_| connect("10.0.0.9:8443", &backend)).collect();
+    let _elsewhere = [connect("10.0.0.2:8443", &backend), connect("[fd00::9]:8443", &own)];
+    // Nobody answers there.
+    client.enter(|| {
+        let unanswered = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        unanswered.set_nonblocking(true).unwrap();
+        let to: SocketAddr = "10.0.0.9:8444".parse().unwrap();
+        unanswered.connect(&to.into()).expect_err("nobody is there");
+    });
+
+    let forwarded = owner.enter(|| Forwarded::open(vec![8443, 8444])).unwrap();
+    let vips = VIPS.map(|vip| vip.parse().unwrap());
+    let found = |limit| {
+        let connections = owner.enter(|| forwarded.connections(&vips, limit)).unwrap();
+        connections.into_iter().collect::<BTreeSet<_>>()
+    };
+    let of = |led: &[(TcpStream, TcpStream)]| -> BTreeSet<_> {
+        let vip = servers()[0];
+        led.iter().map(|(near, _)| Connection::new(near.local_addr().unwrap(), vip).unwrap()).collect()
+    };
+    assert_eq!(found(10), of(&led));
+    assert_eq!(found(2).len(), 2);
+    assert!(owner.enter(|| forwarded.connections(&[], 10)).unwrap().is_empty());
+
+    drop(led.pop());
+    eventually("the one that has ended is none", || found(10) == of(&led));
 }
