@@ -10,6 +10,7 @@ pub mod arp;
 mod clock;
 pub mod driver;
 pub mod error;
+mod failure;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod linux;

@@ -3,12 +3,14 @@
 use crate::address::{Address, Mac};
 use crate::clock::Clock;
 use crate::error::Error;
+use crate::failure::unless;
 use crate::linux::{
     LONGEST_FRAME, Link, Protocol, claim, interface as find, interface_addresses, open_about, open_listener,
 };
 use crate::lookout::{Look, Lookout};
 use crate::rawsock::Listener;
 use crate::{arp, ndp};
+use rustix::io::Errno;
 use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -157,11 +159,11 @@ impl Watch {
                     return Ok(self.lookout.conclude().expect("it was begun above"));
                 }
             };
-            match heard {
-                Ok(frame) => self.lookout.hear(frame),
-                // The link went down; it is told once, and the socket stays good.
-                Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NETDOWN.raw_os_error()) => {}
-                Err(source) => return Err(Error::Packets { interface: self.interface.clone(), source }),
+            // Without a frame, the link went down; it is told once, and the socket stays good.
+            let heard = unless(Errno::NETDOWN, heard);
+            let failed = |source| Error::Packets { interface: self.interface.clone(), source };
+            if let Some(frame) = heard.map_err(failed)? {
+                self.lookout.hear(frame);
             }
         }
         sleep_until(end).await;

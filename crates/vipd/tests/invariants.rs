@@ -46,6 +46,7 @@ const PURE: &[&str] = &[
     "vip/src/address.rs",
     "vip/src/announce.rs",
     "vip/src/arp.rs",
+    "vip/src/failure.rs",
     "vip/src/linux/fence/tables.rs",
     "vip/src/lookout.rs",
     "vip/src/ndp.rs",

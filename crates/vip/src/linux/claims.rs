@@ -2,9 +2,11 @@
 
 use super::filter::{Instruction, Protocol};
 use crate::address::{Address, Mac};
+use crate::failure::{at_once, unless};
 use crate::network::{Event, Link};
 use crate::rawsock::Listener;
 use crate::{arp, ndp};
+use rustix::io::Errno;
 use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -68,18 +70,17 @@ impl Claims {
     ) -> Result<(), End> {
         let mut told: Vec<(IpAddr, Mac)> = Vec::new();
         for _ in 0..BATCH {
-            match received {
-                Ok(length) => {
+            match at_once(unless(Errno::NETDOWN, received)).map_err(End::Failed)? {
+                Some(Some(length)) => {
                     if let Some(claim) = claim(self.protocol, &frame[..length])
                         && !told.contains(&claim)
                     {
                         told.push(claim);
                     }
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 // The link went down; it is told once, and the socket stays good.
-                Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NETDOWN.raw_os_error()) => {}
-                Err(error) => return Err(End::Failed(error)),
+                Some(None) => {}
+                None => break,
             }
             received = listener.try_recv(&mut frame);
         }

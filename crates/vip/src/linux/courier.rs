@@ -2,6 +2,7 @@
 
 use super::filter::{Instruction, Protocol, packets_for};
 use crate::address::Address;
+use crate::failure::at_once;
 use crate::network::Link;
 use crate::rawsock::Tap;
 use crate::relay::{Errand, Fate, OFFLOAD_LEN, Relay};
@@ -112,13 +113,11 @@ impl Round {
         let tap = if ipv4 { &self.ipv4 } else { &self.ipv6 };
         let tap = tap.as_ref().expect("it was readable");
         for _ in 0..BATCH {
-            let length = match tap.try_recv(&mut self.buffer) {
+            let Some(length) = at_once(tap.try_recv(&mut self.buffer))? else { return Ok(()) };
+            if length == self.buffer.len() {
                 // Cut off, perhaps: longer than any frame that an interface passes up.
-                Ok(length) if length == self.buffer.len() => continue,
-                Ok(length) => length,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => return Err(error),
-            };
+                continue;
+            }
             let parcel = &mut self.buffer[..length];
             if self.relay.handle_parcel(parcel, now()) == Fate::Passed
                 && tap.send(parcel, OFFLOAD_LEN).is_err()

@@ -237,10 +237,7 @@ impl Keeper {
             self.restore(until);
         }
         self.is_open = open_for.is_some();
-        if let Some(until) = until
-            && until + LATE < self.clock.now()
-        {
-            // The kernel began to count only when it came to it, which was too late.
+        if until.is_some_and(|until| came_too_late(until, self.clock.now())) {
             let _ = self.socket.exchange(&self.tables.close());
             self.is_open = false;
         }
@@ -272,6 +269,12 @@ impl Keeper {
         let left = until?.saturating_duration_since(self.clock.now());
         (!left.is_zero()).then(|| milliseconds(left.min(LONGEST), self.tick))
     }
+}
+
+/// Whether what was to hold until then was carried out at this time only. The kernel began to count when it came to it, so it would go on
+/// beyond the lease.
+fn came_too_late(until: Instant, now: Instant) -> bool {
+    until + LATE < now
 }
 
 /// What it means that there is no fence.
@@ -331,6 +334,15 @@ const PATIENCE: Duration = Duration::from_millis(500);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_order_that_the_kernel_took_after_its_time_is_taken_back() {
+        let until = tokio::time::Instant::now().into_std();
+        assert!(!came_too_late(until + LATE * 2, until), "there is time left");
+        assert!(!came_too_late(until, until + LATE), "a tick does no harm");
+        assert!(came_too_late(until, until + LATE + Duration::from_nanos(1)));
+        assert!(came_too_late(until, until + Duration::from_mins(1)));
+    }
 
     /// Without it an element would live for a tick longer than the lease: the kernel rounds up.
     #[test]

@@ -2,6 +2,7 @@
 
 use super::requests::{find_link, is_up};
 use crate::error::Error;
+use crate::failure::unless;
 use crate::network::{Event, Link};
 use futures_util::FutureExt as _;
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
@@ -9,6 +10,7 @@ use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::LinkAttribute;
 use rtnetlink::sys::{AsyncSocket as _, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE};
 use rtnetlink::{Handle, MulticastGroup};
+use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::io;
@@ -102,13 +104,10 @@ impl Monitor {
     }
 
     fn weigh(&mut self, read: io::Result<Vec<RouteNetlinkMessage>>, news: &mut News) -> io::Result<()> {
-        let messages = match read {
-            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NOBUFS.raw_os_error()) => {
-                tracing::debug!(interface = self.interface, "the kernel's notifications overflowed");
-                *news = News { addresses: true, link: true, ..*news };
-                return Ok(());
-            }
-            other => other?,
+        let Some(messages) = unless(Errno::NOBUFS, read)? else {
+            tracing::debug!(interface = self.interface, "the kernel's notifications overflowed");
+            *news = News { addresses: true, link: true, ..*news };
+            return Ok(());
         };
         let index = self.link.borrow().as_ref().map(|link| link.index);
         for message in messages {

@@ -2,6 +2,7 @@
 
 use crate::address::{Address, Mac};
 use crate::error::Error;
+use crate::failure::{is, unless};
 use crate::network::Link;
 use crate::ownership::kernel_lifetime;
 use futures_util::TryStreamExt as _;
@@ -11,6 +12,7 @@ use rtnetlink::packet_route::address::{
     AddressAttribute, AddressFlags, AddressMessage, AddressProtocol, CacheInfo,
 };
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use rustix::io::Errno;
 use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -56,7 +58,7 @@ impl Requests {
     /// Returns whether somebody has set the interface up, whatever its carrier; `None` if there is none of this name.
     pub(super) async fn is_enabled(&self, name: &str) -> Result<Option<bool>, Error> {
         let found = self.handle.link().get().match_name(name.to_owned()).execute().try_collect::<Vec<_>>();
-        let found = unless_gone(answered(found).await);
+        let found = unless(Errno::NODEV, answered(found).await);
         let messages = found.map_err(|source| Error::List { what: "the interfaces", source })?;
         let first = messages.as_ref().and_then(|messages| messages.first());
         Ok(first.map(|message| message.header.flags.contains(LinkFlags::Up)))
@@ -79,7 +81,7 @@ impl Requests {
     pub(super) async fn entries(&self, index: Option<u32>) -> Result<Vec<Entry>, Error> {
         let mut get = self.handle.address().get();
         get.message_mut().header.index = index.unwrap_or(0);
-        let found = unless_gone(answered(get.execute().try_collect::<Vec<_>>()).await);
+        let found = unless(Errno::NODEV, answered(get.execute().try_collect::<Vec<_>>()).await);
         let messages = found.map_err(|source| Error::List { what: "the addresses", source })?;
         let entries = messages.iter().flatten().filter_map(to_entry);
         // A kernel before 5.0 knows no strict check and lists all.
@@ -127,13 +129,12 @@ impl Requests {
 }
 
 /// What the kernel answers where there is nothing to remove: no such address, no such interface, no IPv6 on it (its MTU is too small).
-const GONE: [rustix::io::Errno; 3] =
-    [rustix::io::Errno::ADDRNOTAVAIL, rustix::io::Errno::NODEV, rustix::io::Errno::NXIO];
+const GONE: [Errno; 3] = [Errno::ADDRNOTAVAIL, Errno::NODEV, Errno::NXIO];
 
 /// Returns the interface of this name, if there is one.
 pub(super) async fn find_link(handle: &Handle, name: &str) -> Result<Option<Link>, Error> {
     let found = handle.link().get().match_name(name.to_owned()).execute().try_collect::<Vec<_>>();
-    let found = unless_gone(answered(found).await);
+    let found = unless(Errno::NODEV, answered(found).await);
     let messages = found.map_err(|source| Error::List { what: "the interfaces", source })?;
     match messages.as_ref().and_then(|messages| messages.first()).map(to_link) {
         None => Ok(None),
@@ -220,18 +221,6 @@ pub(super) async fn answered<T>(request: impl Future<Output = Result<T, rtnetlin
     }
 }
 
-/// What the kernel answers about an interface; `None` where it says that there is none.
-fn unless_gone<T>(answer: io::Result<T>) -> io::Result<Option<T>> {
-    match answer {
-        Err(error) if is(&error, rustix::io::Errno::NODEV) => Ok(None),
-        other => other.map(Some),
-    }
-}
-
-fn is(error: &io::Error, errno: rustix::io::Errno) -> bool {
-    error.raw_os_error() == Some(errno.raw_os_error())
-}
-
 /// The kernel answers in microseconds, or after whoever holds its configuration lock: a long list of routes or rules
 /// takes tens of milliseconds. Beyond this the request counts as failed, and the address's lifetime as the fence.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -252,18 +241,6 @@ mod tests {
         ];
 
         assert_eq!(leftovers(&entries, 2).collect::<Vec<_>>(), [&ours]);
-    }
-
-    /// An owner lets go of everything where there is no interface, and of nothing because the kernel was busy.
-    #[test]
-    fn a_kernel_that_says_nothing_has_not_said_that_the_interface_is_gone() {
-        let failed = |errno: rustix::io::Errno| Err::<(), _>(io::Error::from(errno));
-        assert_eq!(unless_gone(Ok(7)).unwrap(), Some(7));
-        assert_eq!(unless_gone(failed(rustix::io::Errno::NODEV)).unwrap(), None);
-        let error = unless_gone(failed(rustix::io::Errno::NOBUFS)).unwrap_err();
-        assert_eq!(error.raw_os_error(), Some(rustix::io::Errno::NOBUFS.raw_os_error()));
-        let silence = Err::<(), _>(io::ErrorKind::TimedOut.into());
-        assert_eq!(unless_gone(silence).unwrap_err().kind(), io::ErrorKind::TimedOut);
     }
 
     #[test]

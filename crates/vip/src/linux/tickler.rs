@@ -3,8 +3,10 @@
 use std::io;
 use std::net::SocketAddr;
 
+use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::failure::unless;
 use crate::tickle::Connection;
 
 /// Raw sockets (raw(7)) that take whole IP packets. Needs the capability `NET_RAW`.
@@ -26,11 +28,7 @@ impl Tickler {
             // With this protocol a socket sends whole packets, and receives nothing.
             Socket::new(domain, Type::RAW.nonblocking().cloexec(), Some(Protocol::from(IPPROTO_RAW)))
         };
-        let ipv6 = match open(Domain::IPV6) {
-            Ok(socket) => Some(socket),
-            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error()) => None,
-            Err(error) => return Err(error),
-        };
+        let ipv6 = unless(Errno::AFNOSUPPORT, open(Domain::IPV6))?;
         Ok(Self { ipv4: open(Domain::IPV4)?, ipv6 })
     }
 
