@@ -121,10 +121,15 @@ impl Requests {
         message.header.prefix_len = address.prefix;
         message.attributes.push(AddressAttribute::Local(address.ip));
         message.attributes.push(AddressAttribute::Address(address.ip));
-        match answered(self.handle.address().del(message).execute()).await {
-            Err(error) if GONE.into_iter().any(|errno| is(&error, errno)) => Ok(()),
-            other => other,
-        }
+        unless_gone(answered(self.handle.address().del(message).execute()).await)
+    }
+}
+
+/// That there is nothing to remove is success.
+fn unless_gone(answer: io::Result<()>) -> io::Result<()> {
+    match answer {
+        Err(error) if GONE.into_iter().any(|errno| is(&error, errno)) => Ok(()),
+        other => other,
     }
 }
 
@@ -241,6 +246,21 @@ mod tests {
         ];
 
         assert_eq!(leftovers(&entries, 2).collect::<Vec<_>>(), [&ours]);
+    }
+
+    /// A node that took the one for the other would say that it has let go while it still answers.
+    #[test]
+    fn what_is_not_there_is_removed_and_what_the_kernel_did_not_remove_is_not() {
+        let answer = |errno: Errno| unless_gone(Err(errno.into()));
+        assert!(unless_gone(Ok(())).is_ok());
+        assert!(GONE.into_iter().all(|errno| answer(errno).is_ok()));
+        for failed in [Errno::PERM, Errno::BUSY, Errno::NOBUFS] {
+            assert!(is(&answer(failed).unwrap_err(), failed));
+        }
+        assert_eq!(
+            unless_gone(Err(io::ErrorKind::TimedOut.into())).unwrap_err().kind(),
+            io::ErrorKind::TimedOut
+        );
     }
 
     #[test]

@@ -229,6 +229,24 @@ fn a_fence_that_somebody_takes_away_silences_nobody_and_comes_back() {
     eventually("it falls silent", || Answers::of(peer) == Answers::NONE);
 }
 
+/// Another program has made a table of the same name its own, which the kernel lets nobody else touch.
+#[test]
+fn a_fence_that_cannot_be_put_back_is_told_as_none_until_it_is_there_again() {
+    let Some(segment) = Segment::new(1) else { return };
+    let node = &segment.stations[0];
+    let owner = Owner::active(node, EASY);
+    assert!(owner.handle.status().fenced);
+
+    let table = "table inet vipd-fence-10.0.0.162";
+    let mut usurper = node.nft_that_waits();
+    usurper.say(&format!("delete {table}; add {table} {{ flags owner; }}"));
+    eventually("there is none", || !owner.handle.status().fenced);
+    assert_eq!(owner.state(), State::Active);
+    drop(usurper);
+    eventually("it is there again", || owner.handle.status().fenced);
+    owner.stop();
+}
+
 #[test]
 fn a_standby_finds_the_owner_and_hears_of_the_next() {
     let Some(segment) = Segment::new(2) else { return };

@@ -22,6 +22,10 @@ struct Scene {
 
 impl Scene {
     fn new() -> Option<Self> {
+        Self::of(VIPS)
+    }
+
+    fn of(addresses: &[&str]) -> Option<Self> {
         let segment = Segment::new(3)?;
         let [client, first, second] = &segment.stations[..] else { unreachable!() };
         let listeners = [first, second].map(listen);
@@ -30,7 +34,9 @@ impl Scene {
         }
         // Nor does the new owner have to ask where the client is: that would tell the client where it is itself.
         second.ip("neigh replace fd00::1 lladdr 02:00:00:00:00:01 nud permanent dev eth0");
-        let (old, new) = (Owner::active(first, EASY), Owner::start(second, VIPS).unwrap());
+        let [old, new] = [first, second].map(|station| Owner::start(station, addresses).unwrap());
+        old.grant(Lease::Rolling(EASY));
+        old.becomes(State::Active);
         Some(Self { old, new, listeners, segment })
     }
 
@@ -147,6 +153,26 @@ fn a_connection_begun_at_the_old_owner_is_taken_by_the_new_one() {
         }
     }
     scene.ends();
+}
+
+#[test]
+fn addresses_of_one_family_alone_are_relayed_for_as_well() {
+    for (family, ip) in ips().into_iter().enumerate() {
+        let Some(scene) = Scene::of(&VIPS[family..=family]) else { return };
+        let sent = scene.segment.stations[1].capture();
+        std::thread::scope(|scope| {
+            let mut begun = None;
+            let took = scene.moves(|| {
+                begun = Some(scope.spawn(|| connect(scene.client(), ip, PATIENCE)));
+                sent.next(|frame| is_syn_to(frame, ip));
+            });
+            begun.unwrap().join().unwrap().unwrap();
+            if !is_late(took) {
+                assert_eq!(repeated_syns(scene.client()), 0, "{ip}: its first SYN arrived");
+            }
+        });
+        scene.ends();
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::os::fd::{AsFd as _, AsRawFd as _};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
@@ -61,6 +61,25 @@ impl Segment {
         let carrier = || station.ip("-o link show dev eth0").contains("LOWER_UP");
         let forwards = || self.switch.ip(&format!("-d -o link show dev p{n}")).contains("state forwarding");
         eventually("the port forwards", || carrier() && forwards());
+    }
+}
+
+/// An `nft` that waits for words. It ends with this.
+pub(crate) struct Nft(Child);
+
+impl Nft {
+    pub(crate) fn say(&mut self, words: &str) {
+        let input = self.0.stdin.as_mut().expect("it is piped");
+        writeln!(input, "{words}").expect("it reads");
+        input.flush().expect("it reads");
+    }
+}
+
+impl Drop for Nft {
+    fn drop(&mut self) {
+        // At the end of its input it ends by itself.
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
     }
 }
 
@@ -131,6 +150,14 @@ impl Namespace {
             self.enter(|| Command::new("nft").args(words.split(' ')).output().expect("nft is installed"));
         assert!(output.status.success(), "nft {words}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).expect("nft prints text")
+    }
+
+    /// Starts an `nft` that keeps what it makes for itself as long as it runs.
+    pub(crate) fn nft_that_waits(&self) -> Nft {
+        self.enter(|| {
+            let child = Command::new("nft").arg("-i").stdin(Stdio::piped()).stdout(Stdio::null()).spawn();
+            Nft(child.expect("nft is installed"))
+        })
     }
 
     /// Whether the address stands on eth0.
