@@ -57,4 +57,14 @@ mod tests {
         assert_eq!(look(62_998, 62), Some(strangers(60_000)));
         assert_eq!(look(63_000, 200), None, "it is over");
     }
+
+    #[test]
+    fn datagrams_of_all_kinds_count_together_and_are_told_apart() {
+        let (mut floods, start) = (Floods::default(), crate::clock::now());
+        let of = |strangers, unreadable, stale| Dropped { strangers, unreadable, stale, latest: None };
+        assert_eq!(floods.look(of(333, 333, 333), start), None);
+        assert_eq!(floods.look(of(733, 633, 633), start), Some(of(733, 633, 633)));
+        let later = start + TELL_INTERVAL;
+        assert_eq!(floods.look(of(1733, 2633, 3633), later), Some(of(1000, 2000, 3000)));
+    }
 }

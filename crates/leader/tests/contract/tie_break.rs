@@ -181,6 +181,14 @@ fn a_sight_as_old_as_a_lease_is_worth_nothing() {
 }
 
 #[test]
+fn a_sight_of_what_is_still_to_come_is_one_of_now() {
+    let (mut leader, _) = leader();
+    leader.waits(PATIENCE + 10 * MS);
+    leader.election.handle_sight(good(leader.now + 10 * LEASE), leader.now);
+    assert_eq!(end(&leader), Some(leader.now + LEASE));
+}
+
+#[test]
 fn a_grant_that_comes_a_lease_after_it_was_asked_for_is_worth_nothing() {
     let (mut leader, term) = leader();
     let Body::Request { round, .. } = leader.runs_until(|body| matches!(body, Body::Request { .. })) else {
