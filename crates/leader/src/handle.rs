@@ -238,3 +238,6 @@ impl Leaving {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

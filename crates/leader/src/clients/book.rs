@@ -41,8 +41,9 @@ impl Book {
                 self.enter(client);
                 self.forget_the_oldest();
             }
-            Change::Gone(client) if is_there => self.strike(&client),
-            Change::Came(_) | Change::Gone(_) => {}
+            Change::Came(_) => {}
+            // Nothing, if it isn't there.
+            Change::Gone(client) => self.strike(&client),
         }
         if self.lines.len() - self.present.len() > GONE_MAX {
             self.begin_volume();

@@ -95,22 +95,17 @@ impl Reader {
             Some(at) => {
                 self.sent.drain(..=at);
                 self.window = (2 * self.window).min(WINDOW_MAX);
-                self.patience = PATIENCE;
-                self.due = Some(now + PATIENCE);
             }
             // It says the same again; what is on its way may still come.
             None if self.read == Some(bookmark) && !self.sent.is_empty() => return,
             None => {
                 self.sent.clear();
                 self.window = 1;
-                self.due = Some(now + PATIENCE);
             }
         }
         self.read = Some(bookmark);
-        if bookmark == end {
-            self.patience = PATIENCE;
-            self.due = Some(now + ASK_INTERVAL);
-        }
+        self.patience = PATIENCE;
+        self.due = Some(now + if bookmark == end { ASK_INTERVAL } else { PATIENCE });
     }
 
     fn poll(&mut self, book: &Book, now: Instant) -> Option<Chapter> {
@@ -145,3 +140,6 @@ impl Reader {
         Chapter { volume, after: line, until: line, changes: Vec::new() }
     }
 }
+
+#[cfg(test)]
+mod tests;

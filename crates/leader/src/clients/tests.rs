@@ -87,6 +87,33 @@ fn a_book_stays_short_whatever_happens_and_tells_no_change_twice() {
 }
 
 #[test]
+fn a_volume_is_full_of_those_who_went_and_not_of_those_who_are_there() {
+    let mut book = Book::new();
+    (0..100).for_each(|number| book.write(came(number)));
+    let most = u32::try_from(GONE_MAX).unwrap();
+    for number in 100..100 + most {
+        book.write(came(number));
+        book.write(gone(number));
+    }
+    assert_eq!((book.end().volume, book.lines()), (1, 100 + GONE_MAX));
+    book.write(gone(0));
+    assert_eq!((book.end().volume, book.lines()), (2, 99));
+}
+
+#[test]
+fn a_chapter_begins_after_its_place_and_is_no_longer_than_a_datagram_holds() {
+    let mut book = Book::new();
+    (0..300).for_each(|number| book.write(came(number)));
+    let chapter = book.chapter(Bookmark { volume: 1, line: 7 });
+    assert_eq!(chapter.changes.first(), Some(&came(7)), "the eighth line is the first that is not read");
+    // 5 bytes each.
+    assert_eq!(chapter.changes.len(), Chapter::BYTES_MAX / 5);
+    let mut short = Book::new();
+    (0..=255).for_each(|number: u8| short.write(Change::Came(Client::new(&[number]).unwrap())));
+    assert_eq!(short.chapter(Bookmark { volume: 1, line: 0 }).changes.len(), Chapter::CHANGES_MAX);
+}
+
+#[test]
 fn who_reads_the_end_of_an_old_volume_reads_the_new_one_from_its_beginning() {
     let mut book = Book::new();
     let mut hearsay = Hearsay::default();
