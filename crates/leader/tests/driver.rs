@@ -140,7 +140,38 @@ async fn a_single_member_leads_at_once() {
     node.leads().await;
     assert!(begun.elapsed() < Timing::RELAXED.lease(), "took {:?}", begun.elapsed());
     assert_eq!(node.handle.step_down(None).await, Err(StepDownError::NoSuccessor));
+    let begun = Instant::now();
     node.shut_down().await;
+    assert!(
+        begun.elapsed() < Timing::RELAXED.lease(),
+        "it waited for the end of its lease: {:?}",
+        begun.elapsed()
+    );
+}
+
+#[tokio::test]
+async fn traffic_is_counted_and_told_a_few_times_a_second() {
+    let cluster = Cluster::new(3, moderate());
+    let mut config = cluster.config(0);
+    // Where the kernel lets nobody send to who hasn't asked for it.
+    let nowhere = SocketAddr::from((Ipv4Addr::BROADCAST, 10_240));
+    *config.peers.get_mut(&name(2)).unwrap() = nowhere;
+    let (a, b) = (Node::start(config, 1).await, cluster.start(1).await);
+    a.leads().await;
+    let mut traffic = a.monitor.traffic();
+    until(traffic.clone(), |traffic| traffic.sent > 9 && traffic.unsent > 9 && traffic.received > 9).await;
+    assert_eq!(b.monitor.traffic().borrow().unsent, 0);
+
+    let mut told = 0;
+    let _over = tokio::time::timeout(Duration::from_secs(2), async {
+        while traffic.changed().await.is_ok() {
+            told += 1;
+        }
+    })
+    .await;
+    assert!((1..50).contains(&told), "{told} times in two seconds, with nothing but heartbeats");
+    b.shut_down().await;
+    a.shut_down().await;
 }
 
 #[tokio::test]
@@ -275,6 +306,12 @@ async fn the_clients_of_a_leader_that_crashed_are_inherited_by_the_next() {
     let mut inherited = b.monitor.clients().inherit().await;
     inherited.sort_unstable();
     assert_eq!(inherited, clients);
+    until(c.monitor.clients().known(), |known| known.heard == 0).await;
+
+    b.monitor.clients().tell(&came[..1]).await;
+    until(c.monitor.clients().known(), |known| known.heard == 1).await;
+    until(b.monitor.clients().known(), |known| known.own == 1).await;
+    b.monitor.clients().clear().await;
     until(c.monitor.clients().known(), |known| known.heard == 0).await;
     c.shut_down().await;
     b.shut_down().await;
