@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use lb::{Check, CheckKind, Ended, Frontend, Health, Timeouts};
 
-use crate::forwarded::{forwarded, settled};
+use crate::forwarded::{forwarded, settled, three};
 use crate::segment::{
     Namespace, Node, Segment, echo, eventually, name, serve, serve_until_told, virtual_port,
 };
@@ -125,12 +125,8 @@ fn a_backend_that_has_closed_its_port_answers_what_it_has_begun_for_a_while() {
 
 #[test]
 fn who_sends_to_a_virtual_ip_that_has_left_is_reset_by_whoever_has_it() {
-    let Some(segment) = Segment::new(3) else { return };
+    let Some(segment) = three() else { return };
     let [a, b, client] = &segment.stations[..] else { unreachable!("there are three") };
-    serve(a, 'a');
-    serve(b, 'b');
-    a.pass_packets_on();
-    b.pass_packets_on();
     let nodes = [Node::start(a, forwarded(&[1, 2])), Node::start(b, forwarded(&[1, 2]))];
     settled(&nodes[0], a);
     settled(&nodes[1], b);
@@ -159,11 +155,8 @@ fn who_sends_to_a_virtual_ip_that_has_left_is_reset_by_whoever_has_it() {
 /// In a namespace where nobody else translates addresses: the kernel does so only as long as somebody has rules for it.
 #[test]
 fn the_kernel_goes_on_when_the_balancer_ends_and_another_takes_over() {
-    let Some(segment) = Segment::new(3) else { return };
-    let [a, b, client] = &segment.stations[..] else { unreachable!("there are three") };
-    serve(a, 'a');
-    serve(b, 'b');
-    a.pass_packets_on();
+    let Some(segment) = three() else { return };
+    let [a, _, client] = &segment.stations[..] else { unreachable!("there are three") };
     let node = Node::start(a, forwarded(&[1, 2]));
     settled(&node, a);
     segment.move_to(0);
@@ -195,11 +188,8 @@ fn the_kernel_goes_on_when_the_balancer_ends_and_another_takes_over() {
 /// A flood of them would take the host's ports towards its backends for as long as they are remembered.
 #[test]
 fn a_handshake_that_nobody_goes_on_with_is_forgotten_in_seconds_and_a_connection_is_not() {
-    let Some(segment) = Segment::new(3) else { return };
-    let [a, b, client] = &segment.stations[..] else { unreachable!("there are three") };
-    serve(a, 'a');
-    serve(b, 'b');
-    a.pass_packets_on();
+    let Some(segment) = three() else { return };
+    let [a, _, client] = &segment.stations[..] else { unreachable!("there are three") };
     let node = Node::start(a, forwarded(&[1, 2]));
     settled(&node, a);
     segment.move_to(0);

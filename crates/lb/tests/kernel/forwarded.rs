@@ -30,8 +30,8 @@ pub(crate) fn backend(address: SocketAddr) -> Backend {
     Backend { name: address.to_string(), address, cordoned: false }
 }
 
-/// Two servers and a client; the first server's host passes packets on.
-fn three() -> Option<Segment> {
+/// Two servers, whose hosts pass packets on, and a client.
+pub(crate) fn three() -> Option<Segment> {
     let segment = Segment::new(3)?;
     let [a, b, _] = &segment.stations[..] else { unreachable!("there are three") };
     serve(a, 'a');
