@@ -137,11 +137,10 @@ pub(super) async fn call(
 ) -> Outcome {
     let deadline = tokio::time::Instant::now() + patience;
     let mut failures = Vec::new();
-    let count = clients.len();
-    for (turn, (server, client)) in clients.into_iter().enumerate() {
+    let mut clients = clients.into_iter();
+    while let Some((server, client)) = clients.next() {
         let left = deadline.saturating_duration_since(tokio::time::Instant::now());
-        // Half of what is left for each, so that a server that only listens doesn't use up the others' time.
-        let share = if turn + 1 == count { left } else { left / 2 };
+        let share = share(left, clients.len());
         if share.is_zero() {
             break;
         }
@@ -164,6 +163,12 @@ pub(super) async fn call(
     Outcome { reply: Reply::Failed, lease: None, server: None, failures }
 }
 
+/// How long one server may take, where so much time is left, and so many other servers: half of it, so that one that only listens
+/// doesn't use up the others'.
+fn share(left: Duration, others: usize) -> Duration {
+    if others == 0 { left } else { left / 2 }
+}
+
 async fn ask(api: &Api<Lease>, name: &str, call: &Call) -> Result<(Reply, Option<Lease>), Failure> {
     let params = PostParams::default();
     let answer = match call {
@@ -176,5 +181,17 @@ async fn ask(api: &Api<Lease>, name: &str, call: &Call) -> Result<(Reply, Option
         Err(Error::Api(status)) if status.code == 409 => Ok((Reply::Conflict, None)),
         Err(Error::Api(status)) if status.code == 404 => Ok((Reply::Absent, None)),
         Err(error) => Err(Failure::of(&error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_only_listens_leaves_the_others_half_of_the_time() {
+        let all = Duration::from_secs(8);
+        assert_eq!([2, 1, 0].map(|others| share(all, others)), [all / 2, all / 2, all]);
+        assert_eq!(share(Duration::ZERO, 0), Duration::ZERO);
     }
 }

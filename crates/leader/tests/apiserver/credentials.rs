@@ -1,6 +1,8 @@
 //! Credentials that are not there yet, can't be used, or are not let in.
 
-use std::fs;
+use std::{fs, time::Duration};
+
+use tokio::time::sleep;
 
 use crate::scene::{Candidate, Scene, text_of};
 
@@ -60,5 +62,34 @@ async fn credentials_that_have_expired_are_named_and_their_successors_taken_up()
     let asked = node.monitor.status().borrow().requests;
     node.tells("it goes on", |status| status.requests > asked + 5).await;
     assert!(node.is_leader());
+    node.ends().await;
+}
+
+/// How often this process has read from files.
+fn reads() -> u64 {
+    let text = fs::read_to_string("/proc/self/io").unwrap();
+    let count = text.lines().find_map(|line| line.strip_prefix("syscr: ")).unwrap();
+    count.parse().unwrap()
+}
+
+/// They are looked at every ten seconds, and those that can't be used twice a second.
+#[tokio::test]
+async fn files_are_read_no_more_often_than_somebody_might_mend_them() {
+    let Some(scene) = Scene::open_alone("reads").await else { return };
+    let path = scene.folder.join("mended.conf");
+    fs::write(&path, "clusters: 7").unwrap();
+    let mut config = scene.config("a");
+    config.access.kubeconfigs = vec![path.clone()];
+    let node = Candidate::start(config);
+    node.complains("can't be used").await;
+    let before = reads();
+    sleep(Duration::from_secs(1)).await;
+    let broken = reads() - before;
+    fs::write(&path, text_of("admin")).unwrap();
+    node.leads().await;
+    let before = reads();
+    sleep(Duration::from_secs(2)).await;
+    let in_use = reads() - before;
+    assert!(broken < 100 && in_use < 100, "{broken} reads in a second, {in_use} in two");
     node.ends().await;
 }
