@@ -108,6 +108,10 @@ async fn a_command_is_answered_and_a_driver_that_is_gone_answers_too() {
     Leaving { deadline: now(), done: vec![done] }.answer();
     waiting.await.unwrap();
 
+    let sight = Sight { asked: now(), answered: true, owned: false, contested: true };
+    handle.saw(sight).await;
+    assert!(matches!(desk.next().await, Word::Command(Command::Saw(told)) if told == sight));
+
     drop(desk);
     assert_eq!(handle.step_down(None).await, Err(StepDownError::Stopped));
     handle.shutdown().await;

@@ -176,6 +176,11 @@ async fn ask(api: &Api<Lease>, name: &str, call: &Call) -> Result<(Reply, Option
         Call::Create(lease) => api.create(&params, lease).await,
         Call::Replace(lease) => api.replace(name, &params, lease).await,
     };
+    meaning(answer)
+}
+
+/// What an answer is to an election. Who came too late with a write, or finds no Lease, was answered all the same.
+fn meaning(answer: Result<Lease, Error>) -> Result<(Reply, Option<Lease>), Failure> {
     match answer {
         Ok(lease) => Ok((Reply::Done(super::object::observed(&lease)), Some(lease))),
         Err(Error::Api(status)) if status.code == 409 => Ok((Reply::Conflict, None)),
@@ -193,5 +198,17 @@ mod tests {
         let all = Duration::from_secs(8);
         assert_eq!([2, 1, 0].map(|others| share(all, others)), [all / 2, all / 2, all]);
         assert_eq!(share(Duration::ZERO, 0), Duration::ZERO);
+    }
+
+    #[test]
+    fn who_comes_too_late_or_finds_nothing_was_answered_all_the_same() {
+        let meant = |code| {
+            let status = kube::core::Status { code, ..kube::core::Status::default() };
+            meaning(Err(Error::Api(Box::new(status)))).map(|(reply, lease)| (reply, lease.is_some()))
+        };
+        assert_eq!(meant(409).unwrap(), (Reply::Conflict, false));
+        assert_eq!(meant(404).unwrap(), (Reply::Absent, false));
+        assert_eq!(meant(500).unwrap_err().kind, Kind::Server);
+        assert_eq!(meant(403).unwrap_err().kind, Kind::Credentials);
     }
 }

@@ -42,3 +42,23 @@ pub(super) fn remember(what: &impl Serialize, file: &Path) -> io::Result<()> {
     out.sync_all()?;
     std::fs::rename(part, file)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{env, fs};
+
+    use super::*;
+
+    #[test]
+    fn a_memory_of_many_nodes_is_read_and_a_file_without_end_is_not() {
+        let file = env::temp_dir().join(format!("vipd-memory-{}", std::process::id()));
+        let of_length = |length: usize| {
+            fs::write(&file, format!("[7]{}", " ".repeat(length - 3))).unwrap();
+            recall::<Vec<u8>>(&file)
+        };
+        assert_eq!(of_length(64 * 1024).unwrap(), [7]);
+        assert_eq!(of_length(64 * 1024 + 1).unwrap_err().to_string(), "is 65537 bytes long");
+        fs::remove_file(&file).unwrap();
+        assert_eq!(recall::<Vec<u8>>(&file).unwrap(), [0; 0]);
+    }
+}
