@@ -303,7 +303,7 @@ const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;
 /// How long the kernel remembers a connection whose handshake makes no step. A flood of them takes this host's ports towards the
 /// backends, some 64 500 for each, as long as they are remembered: a minute, if nobody says otherwise. Within this time a client that
-/// hears nothing has asked twice more, and a backend answered twice more.
+/// hears nothing has asked once more, and a backend answered once more, after a second (RFC 6298).
 const HANDSHAKE: Duration = Duration::from_secs(3);
 /// The name of what says so.
 const HANDSHAKES: &str = "handshake";

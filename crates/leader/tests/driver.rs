@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
 
+mod consumer;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{Ipv4Addr, SocketAddr},
@@ -9,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use consumer::consumer;
 use leader::{
     Handle, Leadership, NodeId, Timing,
     peers::{Change, Client, Config, Driver, Key, Mismatch, Monitor, NOTE_BYTES_MAX, PeerStatus},
@@ -82,16 +85,7 @@ impl Node {
     async fn start(config: Config, incarnation: u64) -> Self {
         let (driver, handle, monitor) = Driver::bind(config, incarnation, incarnation).await.unwrap();
         let driver = tokio::spawn(async move { driver.run().await.unwrap() });
-        // Stands for the owner of the address: it holds nothing as soon as it is told to let go.
-        let mut leadership = handle.leadership();
-        let confirming = handle.clone();
-        let consumer = tokio::spawn(async move {
-            while leadership.changed().await.is_ok() {
-                if matches!(*leadership.borrow_and_update(), Leadership::Follower { .. }) {
-                    confirming.confirm_standby();
-                }
-            }
-        });
+        let consumer = consumer(&handle);
         Self { handle, monitor, driver, consumer }
     }
 

@@ -130,9 +130,7 @@ fn nobody_waits_for_a_backend_that_has_closed_the_port_that_is_checked() {
     let mut frontend = datagrams(&[1, 2]);
     // What connections would have.
     frontend.timeouts = Timeouts { closing: Duration::from_secs(3600), ..frontend.timeouts };
-    let node = Node::start(a, frontend);
-    crate::forwarded::settled(&node, a);
-    segment.move_to(0);
+    let _node = crate::forwarded::leading(&segment, frontend);
     let ends: Vec<_> =
         virtual_port().into_iter().flat_map(|vip| [end(client, vip), end(client, vip)]).collect();
     let names: BTreeSet<_> = ends.iter().map(|end| ask(end).0).collect();

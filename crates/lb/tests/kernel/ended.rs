@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use lb::{Check, CheckKind, Ended, Frontend, Health, Timeouts};
 
-use crate::forwarded::{forwarded, settled, three};
+use crate::forwarded::{forwarded, leading, settled, three};
 use crate::segment::{
     Namespace, Node, Segment, echo, eventually, name, serve, serve_until_told, virtual_port,
 };
@@ -55,9 +55,7 @@ fn who_sends_to_a_backend_whose_host_is_gone_is_reset_and_the_others_go_on() {
     serve(a, 'a');
     serve(b, 'b');
     a.pass_packets_on();
-    let mut node = Node::start(a, soon_dead(&[1, 2]));
-    settled(&node, a);
-    segment.move_to(0);
+    let mut node = leading(&segment, soon_dead(&[1, 2]));
     let mut flows = virtual_port().map(|vip| to_both(client, vip));
     eventually("the flows are counted", || node.balancer.status().frontends[0].connections == 4);
 
@@ -93,9 +91,7 @@ fn a_backend_that_has_closed_its_port_answers_what_it_has_begun_for_a_while() {
     let closing = Duration::from_secs(5);
     let mut frontend = soon_dead(&[1, 2]);
     frontend.timeouts = Timeouts { closing, ..frontend.timeouts };
-    let mut node = Node::start(a, frontend);
-    settled(&node, a);
-    segment.move_to(0);
+    let mut node = leading(&segment, frontend);
     let mut flows = virtual_port().map(|vip| to_both(client, vip));
     flows.iter_mut().flatten().for_each(|flow| echo(flow).unwrap());
 
@@ -157,9 +153,7 @@ fn who_sends_to_a_virtual_ip_that_has_left_is_reset_by_whoever_has_it() {
 fn the_kernel_goes_on_when_the_balancer_ends_and_another_takes_over() {
     let Some(segment) = three() else { return };
     let [a, _, client] = &segment.stations[..] else { unreachable!("there are three") };
-    let node = Node::start(a, forwarded(&[1, 2]));
-    settled(&node, a);
-    segment.move_to(0);
+    let node = leading(&segment, forwarded(&[1, 2]));
     let mut flows = virtual_port().map(|vip| to_both(client, vip));
 
     drop(node);
@@ -190,9 +184,7 @@ fn the_kernel_goes_on_when_the_balancer_ends_and_another_takes_over() {
 fn a_handshake_that_nobody_goes_on_with_is_forgotten_in_seconds_and_a_connection_is_not() {
     let Some(segment) = three() else { return };
     let [a, _, client] = &segment.stations[..] else { unreachable!("there are three") };
-    let node = Node::start(a, forwarded(&[1, 2]));
-    settled(&node, a);
-    segment.move_to(0);
+    let _node = leading(&segment, forwarded(&[1, 2]));
     let mut flows = virtual_port().map(|vip| to_both(client, vip));
 
     client.nft(

@@ -47,6 +47,15 @@ pub(crate) fn settled(node: &Node, station: &Namespace) {
     eventually("the rules name what is ready", || node.healthy() == 4 && leads());
 }
 
+/// Starts it on the first station, which has the virtual addresses then, and waits until the kernel leads there.
+pub(crate) fn leading(segment: &Segment, frontend: Frontend) -> Node {
+    let first = &segment.stations[0];
+    let node = Node::start(first, frontend);
+    settled(&node, first);
+    segment.move_to(0);
+    node
+}
+
 /// Connections enough to reach each of two.
 fn ask_twice(station: &Namespace, to: SocketAddr) -> BTreeSet<char> {
     (0..2).map(|_| station.ask(to)).collect()
@@ -89,9 +98,7 @@ fn connect_twice(station: &Namespace, to: SocketAddr) -> [(char, TcpStream); 2] 
 fn a_backend_beside_the_owner_sees_its_clients_and_the_others_see_the_owner() {
     let Some(segment) = three() else { return };
     let [a, b, client] = &segment.stations[..] else { unreachable!("there are three") };
-    let node = Node::start(a, forwarded(&[1, 2]));
-    settled(&node, a);
-    segment.move_to(0);
+    let _node = leading(&segment, forwarded(&[1, 2]));
 
     for (family, vip) in virtual_port().into_iter().enumerate() {
         let address = |n: u8| -> IpAddr {
@@ -119,9 +126,7 @@ fn with_routes_that_lead_back_every_backend_sees_its_clients() {
         port: PORT,
         keep_source: true,
     });
-    let node = Node::start(a, frontend);
-    settled(&node, a);
-    segment.move_to(0);
+    let _node = leading(&segment, frontend);
     // What the network does where the balancer is the way to the clients.
     b.ip("route add 10.0.0.3/32 via 10.0.0.1 dev eth0");
     b.ip("route add fd00::3/128 via fd00::1 dev eth0");
@@ -172,9 +177,8 @@ fn by_source_a_client_always_comes_to_the_same_backend_whichever_host_leads_it()
 fn a_backend_that_has_come_back_gets_little_at_first() {
     let Some(segment) = three() else { return };
     let [a, _, client] = &segment.stations[..] else { unreachable!("there are three") };
-    let node = Node::start(a, Frontend { slow_start: Some(Duration::from_secs(3600)), ..forwarded(&[1, 2]) });
-    settled(&node, a);
-    segment.move_to(0);
+    let node =
+        leading(&segment, Frontend { slow_start: Some(Duration::from_secs(3600)), ..forwarded(&[1, 2]) });
     let rules = || a.nft("list chain inet vipd-10.0.0.9-6443 balancer", "");
 
     let _ = node.balancer.backends().set_drained("10.0.0.2", true);
@@ -216,9 +220,7 @@ fn without_a_virtual_ip_every_address_of_the_host_leads_to_backends() {
 fn backends_come_and_go_and_no_connection_fails() {
     let Some(segment) = three() else { return };
     let [a, _, client] = &segment.stations[..] else { unreachable!("there are three") };
-    let node = Node::start(a, forwarded(&[1, 2]));
-    settled(&node, a);
-    segment.move_to(0);
+    let node = leading(&segment, forwarded(&[1, 2]));
     let all = forwarded(&[1, 2]).backends;
     let stop = AtomicBool::new(false);
 
@@ -250,9 +252,7 @@ fn backends_come_and_go_and_no_connection_fails() {
 fn one_that_is_drained_by_command_gets_nothing_new_and_keeps_what_it_has() {
     let Some(segment) = three() else { return };
     let [a, _, client] = &segment.stations[..] else { unreachable!("there are three") };
-    let node = Node::start(a, forwarded(&[1, 2]));
-    settled(&node, a);
-    segment.move_to(0);
+    let node = leading(&segment, forwarded(&[1, 2]));
     let vip = virtual_port()[0];
     let mut streams = connect_twice(client, vip);
 

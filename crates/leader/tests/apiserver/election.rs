@@ -52,10 +52,7 @@ async fn a_candidate_takes_the_lease_renews_it_and_gives_it_back() {
 #[tokio::test]
 async fn a_lease_that_is_given_back_is_taken_by_who_watches_it_and_long_before_its_end() {
     let Some(scene) = Scene::open("given-back").await else { return };
-    let first = scene.start("a");
-    first.leads().await;
-    let second = scene.start("b");
-    second.follows("a").await;
+    let [first, second] = scene.pair().await;
     second.tells("it watches", |status| status.watching && status.holder.as_deref() == Some("a")).await;
     let before = second.monitor.status().borrow().transitions;
 
@@ -87,10 +84,7 @@ async fn a_leader_that_steps_down_gives_the_lead_to_the_other() {
 #[tokio::test]
 async fn a_leader_that_can_serve_no_more_gives_the_lead_to_one_that_can() {
     let Some(scene) = Scene::open("ineligible").await else { return };
-    let first = scene.start("a");
-    first.leads().await;
-    let second = scene.start("b");
-    second.follows("a").await;
+    let [first, second] = scene.pair().await;
     first.handle.set_successor(Some(NodeId::new("b").unwrap()));
     first.handle.set_eligible(false);
     second.leads().await;
@@ -102,8 +96,7 @@ async fn a_leader_that_can_serve_no_more_gives_the_lead_to_one_that_can() {
 #[tokio::test]
 async fn what_others_do_to_the_lease_is_seen_at_once() {
     let Some(scene) = Scene::open("others").await else { return };
-    let node = scene.start("a");
-    node.leads().await;
+    let node = scene.leader().await;
     node.tells("it watches", |status| status.watching).await;
 
     let leases = scene.leases();
@@ -141,12 +134,10 @@ async fn a_namespace_that_is_not_there_is_named_and_needs_no_restart() {
     node.ends().await;
 }
 
-/// A watch shows what happens; a participant whose watch shows nothing any more finds out by its looks, and opens another.
 #[tokio::test]
 async fn a_leader_whose_lease_is_its_own_renews_it_and_reads_nothing_else() {
     let Some(scene) = Scene::open("quiet").await else { return };
-    let node = scene.start("a");
-    node.leads().await;
+    let node = scene.leader().await;
     node.tells("it watches", |status| status.watching).await;
     let before = node.monitor.status().borrow().requests;
     sleep(5 * LEASE).await;

@@ -7,6 +7,8 @@
 #![expect(clippy::print_stderr, reason = "a skipped test says so")]
 
 mod beside;
+#[path = "../consumer/mod.rs"]
+mod consumer;
 mod control_plane;
 mod credentials;
 mod election;

@@ -24,6 +24,8 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
+use crate::consumer::consumer;
+
 /// What is awaited here takes milliseconds, or a lease or two. The machine may be busy.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -125,6 +127,21 @@ impl Scene {
         Candidate::start(self.config(me))
     }
 
+    /// One that leads.
+    pub(crate) async fn leader(&self) -> Candidate {
+        let node = self.start("a");
+        node.leads().await;
+        node
+    }
+
+    /// One that leads, and one that follows it.
+    pub(crate) async fn pair(&self) -> [Candidate; 2] {
+        let first = self.leader().await;
+        let second = self.start("b");
+        second.follows("a").await;
+        [first, second]
+    }
+
     pub(crate) fn leases(&self) -> Api<Lease> {
         Api::namespaced(self.client.clone(), NAMESPACE)
     }
@@ -179,15 +196,7 @@ impl Candidate {
     pub(crate) fn start(config: Config) -> Self {
         let (driver, handle, monitor) = Driver::start(config, "a test", 1);
         let driver = tokio::spawn(driver.run());
-        let mut leadership = handle.leadership();
-        let confirming = handle.clone();
-        let consumer = tokio::spawn(async move {
-            while leadership.changed().await.is_ok() {
-                if matches!(*leadership.borrow_and_update(), Leadership::Follower { .. }) {
-                    confirming.confirm_standby();
-                }
-            }
-        });
+        let consumer = consumer(&handle);
         Self { handle, monitor, driver, consumer }
     }
 

@@ -60,8 +60,7 @@ async fn where_nobody_listens_the_next_is_asked() {
 #[tokio::test]
 async fn a_leader_whose_own_apiserver_falls_silent_goes_on_with_another() {
     let Some(scene) = Scene::open_alone("silent").await else { return };
-    let node = scene.start("a");
-    node.leads().await;
+    let node = scene.leader().await;
     node.tells("its own answers", |status| status.server == Some(servers()[0])).await;
     let frozen = Frozen::new("master-1");
     node.tells("another answers", |status| status.server == Some(servers()[1])).await;
@@ -82,8 +81,7 @@ async fn a_leader_whose_own_apiserver_falls_silent_goes_on_with_another() {
 #[tokio::test]
 async fn a_leader_that_reaches_nobody_lets_go_and_leads_again_when_somebody_answers() {
     let Some(scene) = Scene::open_alone("all-silent").await else { return };
-    let node = scene.start("a");
-    node.leads().await;
+    let node = scene.leader().await;
     let frozen = [Frozen::new("master-1"), Frozen::new("master-2")];
     let mut leadership = node.handle.leadership();
     let follower = leadership.wait_for(|now| matches!(now, Leadership::Follower { .. }));

@@ -57,11 +57,8 @@ impl Requests {
 
     /// Returns whether somebody has set the interface up, whatever its carrier; `None` if there is none of this name.
     pub(super) async fn is_enabled(&self, name: &str) -> Result<Option<bool>, Error> {
-        let found = self.handle.link().get().match_name(name.to_owned()).execute().try_collect::<Vec<_>>();
-        let found = unless(Errno::NODEV, answered(found).await);
-        let messages = found.map_err(|source| Error::List { what: "the interfaces", source })?;
-        let first = messages.as_ref().and_then(|messages| messages.first());
-        Ok(first.map(|message| message.header.flags.contains(LinkFlags::Up)))
+        let found = find_message(&self.handle, name).await?;
+        Ok(found.map(|message| message.header.flags.contains(LinkFlags::Up)))
     }
 
     /// Another way to the same connection, which doesn't keep it open.
@@ -138,14 +135,17 @@ const GONE: [Errno; 3] = [Errno::ADDRNOTAVAIL, Errno::NODEV, Errno::NXIO];
 
 /// Returns the interface of this name, if there is one.
 pub(super) async fn find_link(handle: &Handle, name: &str) -> Result<Option<Link>, Error> {
+    let found = find_message(handle, name).await?;
+    let link = found.as_ref().map(to_link).transpose();
+    link.map_err(|octets| Error::NotEthernet { interface: name.to_owned(), octets })
+}
+
+/// Returns what the kernel says of the interface of this name, if there is one.
+async fn find_message(handle: &Handle, name: &str) -> Result<Option<LinkMessage>, Error> {
     let found = handle.link().get().match_name(name.to_owned()).execute().try_collect::<Vec<_>>();
     let found = unless(Errno::NODEV, answered(found).await);
     let messages = found.map_err(|source| Error::List { what: "the interfaces", source })?;
-    match messages.as_ref().and_then(|messages| messages.first()).map(to_link) {
-        None => Ok(None),
-        Some(Ok(link)) => Ok(Some(link)),
-        Some(Err(octets)) => Err(Error::NotEthernet { interface: name.to_owned(), octets }),
-    }
+    Ok(messages.and_then(|messages| messages.into_iter().next()))
 }
 
 /// Returns whether an interface with these flags carries frames.
