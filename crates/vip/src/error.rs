@@ -147,3 +147,21 @@ impl Error {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_ipv6_address_that_the_kernel_has_no_room_for_is_told_as_ipv6_that_is_off() {
+        let refused = |ip: &str, number| {
+            let address = Address::host(ip.parse().unwrap());
+            Error::hold(address, "eth0".to_owned(), io::Error::from_raw_os_error(number))
+        };
+        for number in [libc::EACCES, libc::EINVAL] {
+            assert!(matches!(refused("fd00::7", number), Error::NoIpv6 { .. }), "{number}");
+            assert!(matches!(refused("10.0.0.7", number), Error::Hold { .. }), "{number}");
+        }
+        assert!(matches!(refused("fd00::7", libc::EPERM), Error::Hold { .. }), "a right that is missing");
+    }
+}

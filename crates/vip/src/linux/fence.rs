@@ -344,6 +344,16 @@ mod tests {
         assert!(came_too_late(until, until + Duration::from_mins(1)));
     }
 
+    #[test]
+    fn a_refusal_is_told_in_one_line_with_its_cause_or_with_what_the_kernel_lacks() {
+        let refused = |errno| told(Refusal { step: Step::Chain, errno });
+        let missing = refused(Errno::OPNOTSUPP);
+        assert!(missing.contains("filters for IP or ARP in nf_tables"), "{missing}");
+        let (what, cause) = (refused(Errno::NOMEM), io::Error::from(Errno::NOMEM).to_string());
+        assert!(what.contains("chain") && what.ends_with(&format!(": {cause}")), "{what}");
+        assert!(refused(Errno::PERM).contains("NET_ADMIN"));
+    }
+
     /// Without it an element would live for a tick longer than the lease: the kernel rounds up.
     #[test]
     fn the_kernels_tick_is_known() {

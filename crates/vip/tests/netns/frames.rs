@@ -1,12 +1,12 @@
 //! What the other stations of the segment see and do.
 
-use crate::owner::{EASY, Lease, Owner, VIPS, ms};
+use crate::owner::{EASY, Lease, Owner, VIPS, ms, vips};
 use crate::segment::{Namespace, Segment, eventually, mac};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 use vip::announce::{BURST, Frame};
 use vip::linux::Linux;
-use vip::network::Network as _;
+use vip::network::{Event, Network as _};
 use vip::{State, arp, ndp, probe};
 
 #[test]
@@ -113,7 +113,7 @@ fn each_kind_of_gratuitous_frame_moves_a_brand_new_entry_alone() {
 
     for (ip, frame) in cases {
         peer.ip(&format!("neigh replace {ip} lladdr 02:00:00:00:00:99 nud reachable dev eth0"));
-        send(node, frame);
+        send(node, vec![frame]);
         let moved = || peer.ip(&format!("neigh show {ip} dev eth0")).contains("02:00:00:00:00:01");
         eventually("the entry moves", moved);
     }
@@ -173,6 +173,31 @@ fn a_conflicting_station_is_counted_and_overruled() {
     assert_eq!(owner.state(), State::Active, "a claim by another is no reason to let go");
     assert_eq!(owner.handle.status().conflicts, *owner.handle.conflict().borrow());
     owner.stop();
+}
+
+#[test]
+fn claims_that_have_come_together_are_told_once_for_each_station() {
+    let Some(segment) = Segment::new(2) else { return };
+    let [node, rogue] = &segment.stations[..] else { unreachable!() };
+    let (ip, claimant) = (IpAddr::from([10, 0, 0, 162]), |n| gratuitous(n, "10.0.0.162"));
+
+    let told = node.run(async {
+        let (_network, mut events) = Linux::open("eth0", &vips()[..1]).await.unwrap();
+        while tokio::time::timeout(ms(20), events.next()).await.is_err() {
+            claim_from(rogue, 9, "10.0.0.162");
+        }
+        // On this thread nothing is read meanwhile.
+        let pairs = [claimant(2), claimant(3)].into_iter().cycle().take(24);
+        send(rogue, pairs.chain([claimant(4)]).collect());
+        let mut told = 0;
+        while events.next().await != Some(Event::Claimed { ip, mac: mac(4) }) {
+            told += 1;
+        }
+        told
+    });
+
+    // Two, and some of the first; more where the machine was too busy to deliver all at once.
+    assert!((2..12).contains(&told), "told {told} times");
 }
 
 #[test]
@@ -253,11 +278,15 @@ fn a_probe_asks_three_times_and_moves_nobodys_entry() {
 
 /// Lets a station claim an address that it doesn't have.
 pub(crate) fn claim_from(station: &Namespace, n: usize, ip: &str) {
-    let frame = match ip.parse().unwrap() {
+    send(station, vec![gratuitous(n, ip)]);
+}
+
+/// A frame in which station n claims an address.
+pub(crate) fn gratuitous(n: usize, ip: &str) -> Vec<u8> {
+    match ip.parse().unwrap() {
         IpAddr::V4(ip) => arp::Repr::gratuitous_reply(mac(n), ip).emit().to_vec(),
         IpAddr::V6(ip) => ndp::Repr::unsolicited_advertisement(mac(n), ip).emit(),
-    };
-    send(station, frame);
+    }
 }
 
 /// Picks a gratuitous ARP frame for this address.
@@ -277,9 +306,12 @@ fn is_claim(frame: &[u8]) -> bool {
     claimed_v4(frame, "10.0.0.162").or_else(|| claimed_v6(frame, "fd00::162")).is_some()
 }
 
-fn send(station: &Namespace, frame: Vec<u8>) {
+/// Sends these frames from a station, one after the other.
+pub(crate) fn send(station: &Namespace, frames: Vec<Vec<u8>>) {
     station.run(async {
         let (network, _events) = Linux::open("eth0", &[]).await.unwrap();
-        network.announce(Frame(frame)).await.unwrap();
+        for frame in frames {
+            network.announce(Frame(frame)).await.unwrap();
+        }
     });
 }

@@ -1,9 +1,11 @@
 //! Looks at a real segment: a tie-break that answers, an owner, and a rival.
 
+use crate::frames::{gratuitous, send};
 use crate::owner::{EASY, Owner};
 use crate::segment::{Namespace, Segment, eventually, mac};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
+use vip::arp;
 use vip::linux::default_gateway;
 use vip::lookout::Look;
 use vip::probe::Watch;
@@ -98,6 +100,32 @@ fn a_look_past_a_link_that_is_down_shows_nothing_and_the_next_one_works_again() 
     });
     let shown = seen.map(|look| (look.answered, look.whole));
     assert_eq!(shown, [(false, true), (true, false), (true, true)]);
+}
+
+#[test]
+fn a_look_that_is_flooded_shows_nothing_although_it_was_answered_before() {
+    let Some(segment) = Segment::new(3) else { return };
+    let [flooding, asking, asked] = &segment.stations[..] else { unreachable!() };
+    let tie_break: Ipv4Addr = "10.0.0.3".parse().unwrap();
+    let looks = |lasting: Duration| {
+        asking.run(async move {
+            let mut watch = Watch::open("eth0", &vips(), tie_break.into(), || Duration::ZERO).await.unwrap();
+            watch.look(lasting).await.unwrap()
+        })
+    };
+    assert!(looks(LASTING).answered, "without a flood");
+
+    let capture = asked.capture();
+    let seen = std::thread::scope(|scope| {
+        scope.spawn(move || {
+            capture.next(|frame| (arp::Repr::parse(frame)?.target_ip == tie_break).then_some(()));
+            send(flooding, vec![gratuitous(1, "10.0.0.162"); 1000]);
+        });
+        // A thousand frames take milliseconds.
+        looks(LASTING * 5)
+    });
+    assert!(!seen.answered, "{seen:?}");
+    assert_eq!(seen.owner, Some(mac(1)), "the flood was heard");
 }
 
 #[test]
