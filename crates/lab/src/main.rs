@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use clap::{Args, Parser, Subcommand};
 use lab::balance::{Contender, Load};
 use lab::compare::Matrix;
@@ -18,7 +18,9 @@ use lab::lab::{Lab, Plan};
 use lab::network::{CLIENT, NODES, ONLOOKER};
 use lab::system::{Programs, System, Timing};
 use rustix::process::geteuid;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 mod trials;
 
@@ -197,6 +199,8 @@ impl Setup {
     }
 }
 
+/// sysexits(3): it was called with something that means nothing.
+const EX_USAGE: u8 = 64;
 /// sysexits(3): not permitted.
 const EX_NOPERM: u8 = 77;
 /// sysexits(3): an error of the lab itself.
@@ -204,8 +208,15 @@ const EX_SOFTWARE: u8 = 70;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let filter = EnvFilter::try_from_env("VIPD_LAB_LOG").unwrap_or_else(|_| EnvFilter::new("warn,lab=info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let level = std::env::var("VIPD_LAB_LOG").unwrap_or_else(|_| "warn,lab=info".to_owned());
+    let Ok(filter) = level.parse::<Targets>() else {
+        Complaint::print(&anyhow!(
+            "VIPD_LAB_LOG is `{level}`, which is no log level; write debug, or info,lab=debug"
+        ));
+        return ExitCode::from(EX_USAGE);
+    };
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    tracing_subscriber::registry().with(filter).with(lines).init();
     // The observers have threads of their own; the rest waits most of the time.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let done = runtime.context("failed to start the runtime").and_then(|it| it.block_on(run(cli.command)));

@@ -15,7 +15,9 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::Context;
-use tracing_subscriber::fmt;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{fmt, reload};
 
 use crate::cli::LogFormat;
 use journal::Prioritised;
@@ -29,16 +31,6 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// How long a panic does, which should let go as soon as it can: in this time a reader that reads has read.
 const PANIC_PATIENCE: Duration = Duration::from_millis(100);
 
-/// Puts a subscriber in force whose level can be changed. Each format is a type of its own.
-macro_rules! changeable {
-    ($level:expr, $builder:expr) => {{
-        let builder = $builder.with_filter_reloading();
-        let handle = builder.reload_handle();
-        builder.init();
-        level::begin($level, Box::new(move |filter| Ok(handle.reload(filter)?)));
-    }};
-}
-
 static QUEUE: OnceLock<Queue> = OnceLock::new();
 
 /// Begins to log.
@@ -49,24 +41,27 @@ pub(crate) fn begin(level: &str, format: LogFormat) -> anyhow::Result<()> {
     let filter = filter(level)?;
     let opened = Queue::open().context("failed to start the thread that writes the log")?;
     let queue = QUEUE.get_or_init(|| opened);
-    let builder = fmt()
-        .with_env_filter(filter)
+    let (filter, changeable) = reload::Layer::new(filter);
+    let begun = tracing_subscriber::registry().with(filter);
+    let lines = fmt::layer()
         .with_writer(move || queue)
         .with_ansi(io::stderr().is_terminal())
         // Of a line that can't be written nothing can be said either: the attempt would end the process, and the address with it.
         .log_internal_errors(false);
     let journal = journal::reads_stderr();
+    // Each format is a type of its own.
     match format {
         LogFormat::Text if journal => {
-            let builder = builder.without_time().map_event_format(|format| Prioritised { format, journal });
-            changeable!(level, builder);
+            let lines = lines.without_time().map_event_format(|format| Prioritised { format, journal });
+            begun.with(lines).init();
         }
-        LogFormat::Text => changeable!(level, builder),
+        LogFormat::Text => begun.with(lines).init(),
         LogFormat::Json => {
-            let builder = builder.json().flatten_event(true);
-            changeable!(level, builder.map_event_format(|format| Prioritised { format, journal }));
+            let lines = lines.json().flatten_event(true);
+            begun.with(lines.map_event_format(|format| Prioritised { format, journal })).init();
         }
     }
+    level::begin(level, Box::new(move |filter| Ok(changeable.reload(filter)?)));
     std::panic::set_hook(Box::new(panicked));
     Ok(())
 }
