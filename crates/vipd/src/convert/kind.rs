@@ -48,12 +48,14 @@ pub(super) fn of(text: &str) -> Option<Kind> {
             .next()
             .unwrap_or_default();
         let braces = trimmed.contains('{');
+        // nginx has `listen`, too: a line of haproxy's has no such end.
+        let ended = trimmed.ends_with(';');
         let at_top = !line.starts_with(char::is_whitespace);
         let key = first.strip_suffix(':').filter(|_| at_top);
         let found = [
             KEEPALIVED.contains(&first),
-            HAPROXY.contains(&first) && !braces,
-            NGINX.contains(&first) && (braces || trimmed.ends_with(';')),
+            HAPROXY.contains(&first) && !braces && !ended,
+            NGINX.contains(&first) && (braces || ended),
             key.is_some_and(|key| matches!(key, "apiVersion" | "kind")),
             key.is_some_and(|key| CONFIG.contains(&key))
                 || (at_top && CONFIG.iter().any(|key| trimmed.starts_with(&format!("{key}:")))),
@@ -76,6 +78,7 @@ mod tests {
             ("! a comment\n\tvrrp_instance VI_1{\n}\n", Kind::Keepalived),
             ("  frontend a\n bind *:1\n", Kind::Haproxy),
             ("stream{\n upstream a { server 10.0.0.1:1; }\n}\n", Kind::Nginx),
+            ("stream {\n server {\n  listen 1;\n }\n server {\n  listen 2;\n }\n}\n", Kind::Nginx),
             ("apiVersion: v1\nkind: Pod\n", Kind::Manifest),
             ("vip: 10.0.0.162\n", Kind::Config),
         ] {
