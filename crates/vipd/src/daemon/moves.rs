@@ -426,4 +426,15 @@ mod tests {
         assert_eq!(*story.moves.tally().took().0, took);
         assert_eq!(story.moves.recent().count(), MOVES_MAX);
     }
+
+    #[test]
+    fn each_reason_is_in_the_manual_of_metrics_by_its_name() {
+        let manual = include_str!("../../../../docs/reference/metrics.md");
+        let row = manual.lines().find(|line| line.contains("`vipd_failovers_total`")).unwrap();
+        for reason in Reason::ALL {
+            let name = reason.to_string();
+            let named = row.split(|c: char| c != '_' && !c.is_ascii_lowercase()).any(|word| word == name);
+            assert!(named, "{name}");
+        }
+    }
 }

@@ -224,6 +224,30 @@ mod tests {
     }
 
     #[test]
+    fn what_is_asked_names_the_order_and_its_backend() {
+        let asked = |keys: &[Key]| {
+            let mut view = View::new();
+            assert_eq!(pressed(&mut view, keys), Outcome::Shown);
+            view.footer()
+        };
+        assert!(asked(&[Key::Character('s')]).contains("hand the address to the best other node"));
+        assert!(asked(&[Key::Character('d')]).contains("give 10.0.0.163:6443 no new connections"));
+        assert!(
+            asked(&[Key::Down, Key::Character('e')]).contains("give 10.0.0.164:6443 new connections again")
+        );
+        assert!(asked(&[Key::Character('/'), Key::Character('x')]).contains("filter: x"));
+        assert!(asked(&[Key::Up]).starts_with("q quit"));
+    }
+
+    #[test]
+    fn escape_leaves_no_filter_behind_while_it_is_typed_and_q_ends_the_view() {
+        let mut view = View::new();
+        let typed = [Key::Character('/'), Key::Character('x'), Key::Up, Key::Escape];
+        assert_eq!((pressed(&mut view, &typed), view.filter.as_str()), (Outcome::Shown, ""));
+        assert_eq!(pressed(&mut view, &[Key::Character('q')]), Outcome::Leave);
+    }
+
+    #[test]
     fn without_a_vipd_there_is_no_backend_and_no_panic() {
         let mut view = View::new();
         for key in [Key::Down, Key::Up, Key::Character('d'), Key::Enter, Key::Character('x')] {

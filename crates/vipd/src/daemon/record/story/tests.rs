@@ -196,3 +196,16 @@ fn the_lease_has_a_remark_while_the_address_is_here() {
     scene.releases(20_000, Release::LeaseGivenUp);
     assert_eq!(remark(&scene, 20_000), None);
 }
+
+#[test]
+fn each_kind_of_event_is_in_the_manual_by_its_reason_and_a_move_is_rationed_as_one() {
+    let manual = include_str!("../../../../../../docs/kubernetes.md");
+    let moves = [What::Claimed, What::Released];
+    for what in moves.into_iter().chain([What::Conflict, What::Restored, What::Refused]) {
+        let row = format!("| `{}` |", what.reason());
+        assert_eq!(manual.matches(&row).count(), 1, "{row}");
+        assert_eq!(what.is_move(), moves.contains(&what), "{row}");
+        // events.k8s.io/v1 takes neither an empty action nor a longer one.
+        assert!((1..=128).contains(&what.action().len()), "{row}");
+    }
+}
