@@ -27,7 +27,7 @@ fn soon_dead(backends: &[u8]) -> Frontend {
 /// A connection to each of `a` and `b`, in this order.
 fn to_both(client: &Namespace, vip: SocketAddr) -> [TcpStream; 2] {
     let mut streams = BTreeMap::new();
-    // Mostly by two. Where a busy machine has a check fail, the rules are written anew in between, and begin with the first again.
+    // Mostly two are enough. Rules that are written anew in between, as when a check fails for once, begin with the first again.
     for _ in 0..20 {
         let mut stream = client.connect(vip).unwrap();
         streams.entry(name(&mut stream)).or_insert(stream);

@@ -34,7 +34,7 @@ pub(crate) fn filter(level: &str) -> anyhow::Result<Targets> {
     }
     for word in level.split(',').map(str::trim) {
         let (part, name) = word.split_once('=').map_or((None, word), |(part, name)| (Some(part), name));
-        // None at all would be taken for an error's.
+        // An empty one would be read as `error`.
         let found = name.parse().ok().filter(|_| !name.is_empty());
         let found: LevelFilter = found.ok_or_else(|| refused(format!("there is no level `{name}`")))?;
         filter = match part {
