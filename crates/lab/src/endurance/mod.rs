@@ -154,8 +154,13 @@ async fn fail_over(lab: &mut Lab, fault: Fault, from: &mut Instant, report: &mut
     Ok(Failover::new(fault, [owner, to], &seen))
 }
 
-/// Waits until the owner says that both others are there, and could take over. A vipd tells nobody when that becomes true, so it's asked.
-async fn others_are_fit(lab: &Lab, owner: usize) -> Result<()> {
+/// Waits until the owner of the first address says that both others are there, and could take over. A vipd tells nobody when that
+/// becomes true, so it's asked.
+///
+/// # Errors
+///
+/// It doesn't answer, or does not say so for a minute.
+pub async fn others_are_fit(lab: &Lab, owner: usize) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let status = lab.vipd_status(owner)?;
