@@ -27,8 +27,8 @@ fn soon_dead(backends: &[u8]) -> Frontend {
 /// A connection to each of `a` and `b`, in this order.
 fn to_both(client: &Namespace, vip: SocketAddr) -> [TcpStream; 2] {
     let mut streams = BTreeMap::new();
-    // Mostly two are enough. Rules that are written anew in between, as when a check fails for once, begin with the first again.
-    for _ in 0..20 {
+    // Two are enough, but where the rules are written anew in between, as when a check fails for once: they begin with the first again.
+    for _ in 0..4 {
         let mut stream = client.connect(vip).unwrap();
         streams.entry(name(&mut stream)).or_insert(stream);
         if streams.len() == 2 {
