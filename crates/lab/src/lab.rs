@@ -28,6 +28,8 @@ use crate::wall_clock::environment;
 
 /// How often something is asked that tells nothing by itself (is the server up?).
 const ASK_INTERVAL: Duration = Duration::from_millis(50);
+/// A peer that was heard by then is there: three heartbeats of the slowest timing.
+const HEARD_MS: u64 = 1000;
 /// A stand-in backend needs milliseconds, three real apiservers half a minute.
 const READY_PATIENCE: Duration = Duration::from_secs(120);
 
@@ -359,6 +361,35 @@ impl Lab {
         };
         let calm = prober.attempts().wait_for(began + patience, question).await;
         calm.with_context(|| format!("not calm for {lasting:?} within {patience:?}"))
+    }
+
+    /// Waits until the vipd that owns the first address says that both others are there, and could take over. It tells nobody when that
+    /// becomes true, so it's asked.
+    ///
+    /// # Errors
+    /// If it doesn't answer, or that does not happen in time.
+    pub async fn others_are_fit(&self, owner: usize, patience: Duration) -> Result<()> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let status = self.vipd_status(owner)?;
+            let peers = status["owners"][0]["peers"].as_array().context("a status names its peers")?;
+            let fit = |peer: &&serde_json::Value| {
+                peer["heard_ms"].as_u64().is_some_and(|ago| ago < HEARD_MS)
+                    && peer["eligible"] == true
+                    && peer["resting"] != true
+            };
+            if peers.iter().filter(fit).count() == NODES.len() - 1 {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                bail!(
+                    "{} has no two fit peers in {patience:?}: {}",
+                    NODES[owner],
+                    status["owners"][0]["peers"]
+                );
+            }
+            tokio::time::sleep(ASK_INTERVAL).await;
+        }
     }
 
     /// Cuts a node from the other nodes, both ways; the client still reaches it.

@@ -9,13 +9,14 @@
 
 mod commands;
 mod enclosed;
+mod handover;
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use commands::{obeyed, step_down};
 use enclosed::in_a_lab;
+use handover::hand_over;
 use lab::lab::Lab;
 use lab::namespace::Namespace;
 use lab::network::{NODES, VIP, virtual_addresses};
@@ -141,22 +142,6 @@ async fn restart(lab: &mut Lab, owner: usize) -> Result<usize> {
     Ok(successor)
 }
 
-/// Has the owner step down in favour of a node that was started a moment ago, as soon as that can take over: from then on all three
-/// vote again.
-async fn hand_over(lab: &Lab, owner: usize, next: usize) -> Result<usize> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let output = step_down(lab, owner, &["--to", NODES[next]]).await?;
-        // "Try again in a moment": it abstains for a lease.
-        if output.status.code() == Some(75) && Instant::now() < deadline {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            continue;
-        }
-        ensure!(obeyed(&output)? == NODES[next]);
-        return await_owner(lab, |node| node == next).await;
-    }
-}
-
 async fn no_connect_suffers(lab: &mut Lab, system: System) -> Result<()> {
     lab.start_backends().await?;
     lab.start_system(system)?;
@@ -173,7 +158,8 @@ async fn no_connect_suffers(lab: &mut Lab, system: System) -> Result<()> {
     for _ in 0..MOVES {
         let started = owner;
         owner = restart(lab, started).await?;
-        owner = hand_over(lab, owner, started).await?;
+        hand_over(lab, owner, started, PATIENCE).await?;
+        owner = await_owner(lab, |node| node == started).await?;
     }
     if stop.send(()).is_err() {
         bail!("the client has ended: {:?}", connecting.await?);

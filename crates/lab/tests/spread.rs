@@ -13,7 +13,6 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use commands::{obeyed, step_down};
 use enclosed::in_a_lab;
-use lab::endurance::others_are_fit;
 use lab::lab::Lab;
 use lab::network::{NODES, VIP, VIP6};
 use lab::ownership::{Change, holders};
@@ -74,7 +73,7 @@ fn each_address_lives_on_its_own_node_and_moves_alone() {
         ensure!(!moved(&lab, FIRST, began), "the first address has moved along");
 
         // One by command, of the two that the node might have; the other stays. It is the next by name once that can lead again.
-        others_are_fit(&lab, 0).await?;
+        lab.others_are_fit(0, PATIENCE).await?;
         let asked = Instant::now();
         let named = obeyed(&step_down(&lab, 0, &["--vip", "10.0.0.162"]).await?)?;
         ensure!(named == NODES[1], "{named}");

@@ -7,13 +7,12 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use tokio::time::Instant;
 
 use crate::demo::Console;
 use crate::fault::Fault;
 use crate::lab::Lab;
-use crate::network::NODES;
 use crate::system::System;
 
 mod report;
@@ -25,10 +24,6 @@ use report::{Failover, Report};
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Before and after a failover all must be well for this long: two owners that follow each other show in it.
 const CALM: Duration = Duration::from_millis(150);
-/// A peer that was heard by then is there: three heartbeats of the slowest timing.
-const HEARD: u64 = 1000;
-/// How often vipd is asked whether the others could take over.
-const ASK_INTERVAL: Duration = Duration::from_millis(50);
 /// At least so often is looked at what processes take, where there are as many failovers.
 const LOOKS: usize = 160;
 /// So many failovers are between two lines that tell how far it has come.
@@ -136,7 +131,7 @@ async fn all(lab: &mut Lab, plan: &Plan, report: &mut Report) -> Result<()> {
 async fn fail_over(lab: &mut Lab, fault: Fault, from: &mut Instant, report: &mut Report) -> Result<Failover> {
     let owner = loop {
         let owner = lab.calm(CALM, PATIENCE).await?;
-        others_are_fit(lab, owner).await?;
+        lab.others_are_fit(owner, PATIENCE).await?;
         let inflicted = lab.inflict(fault, owner).await;
         // On a machine that stalls for longer than a lease it moves by itself as well, and whoever had it hasn't any more.
         if lab.owner() != Some(owner) && inflicted.is_err() {
@@ -152,32 +147,6 @@ async fn fail_over(lab: &mut Lab, fault: Fault, from: &mut Instant, report: &mut
     let to = lab.calm(CALM, PATIENCE).await?;
     let seen = lab.observe(std::mem::replace(from, Instant::now()));
     Ok(Failover::new(fault, [owner, to], &seen))
-}
-
-/// Waits until the owner of the first address says that both others are there, and could take over. A vipd tells nobody when that
-/// becomes true, so it's asked.
-///
-/// # Errors
-///
-/// It doesn't answer, or does not say so for a minute.
-pub async fn others_are_fit(lab: &Lab, owner: usize) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let status = lab.vipd_status(owner)?;
-        let peers = status["owners"][0]["peers"].as_array().context("a status names its peers")?;
-        let fit = |peer: &&serde_json::Value| {
-            peer["heard_ms"].as_u64().is_some_and(|ago| ago < HEARD)
-                && peer["eligible"] == true
-                && peer["resting"] != true
-        };
-        if peers.iter().filter(fit).count() == NODES.len() - 1 {
-            return Ok(());
-        }
-        if Instant::now() > deadline {
-            bail!("{} has no two fit peers in {PATIENCE:?}: {}", NODES[owner], status["owners"][0]["peers"]);
-        }
-        tokio::time::sleep(ASK_INTERVAL).await;
-    }
 }
 
 #[cfg(test)]

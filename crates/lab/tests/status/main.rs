@@ -6,14 +6,16 @@
 mod commands;
 #[path = "../enclosed/mod.rs"]
 mod enclosed;
+#[path = "../handover/mod.rs"]
+mod handover;
 mod terminal;
 
 use std::process::Output;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use commands::{obeyed, step_down};
 use enclosed::in_a_lab;
+use handover::hand_over;
 use lab::lab::Lab;
 use lab::network::NODES;
 use lab::system::{Programs, System, Timing};
@@ -83,21 +85,6 @@ fn last_move(seen: &Value, from: usize, to: usize, reason: &str) -> Result<()> {
     Ok(())
 }
 
-/// Has the owner step down in favour of a node, as soon as that can take over: it was started a moment ago.
-async fn hand_over(lab: &Lab, owner: usize, next: usize) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let output = step_down(lab, owner, &["--to", NODES[next]]).await?;
-        // "Try again in a moment": it abstains for a lease.
-        if output.status.code() == Some(75) && Instant::now() < deadline {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            continue;
-        }
-        ensure!(obeyed(&output)? == NODES[next]);
-        return Ok(());
-    }
-}
-
 #[test]
 fn each_node_tells_of_all_where_the_address_is_and_why_it_moved() {
     in_a_lab("each_node_tells_of_all_where_the_address_is_and_why_it_moved", async |mut lab| {
@@ -118,7 +105,7 @@ fn each_node_tells_of_all_where_the_address_is_and_why_it_moved() {
 
         let second = (first + 1) % NODES.len();
         let third = (first + 2) % NODES.len();
-        hand_over(&lab, first, second).await?;
+        hand_over(&lab, first, second, PATIENCE).await?;
         for place in all {
             eventually(&lab, place, |seen| {
                 has_it(seen, second, &all)?;
